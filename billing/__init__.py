@@ -1,0 +1,1 @@
+"""Steelyard: metering, rating, ledgers, invoices and margin for AI factories."""
