@@ -1,0 +1,1 @@
+"""What is counted: meters, usage events, token classes."""
