@@ -1,0 +1,1 @@
+"""What listens: the metering proxy, the tenant and operator API, webhooks."""

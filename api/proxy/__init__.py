@@ -1,0 +1,1 @@
+"""The metering proxy: the OpenAI-shaped data plane in front of the inference backends."""

@@ -1,0 +1,1 @@
+"""Who may send which request now: decisions over a frozen snapshot, without I/O."""
