@@ -1,0 +1,1 @@
+"""The money ledger's values: accounts, postings, transactions, templates."""

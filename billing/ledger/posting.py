@@ -1,0 +1,107 @@
+"""Postings and transactions: L1 holds in the constructor already.
+
+A transaction sums to zero per currency, touches at most one tenant and one legal entity, and is
+never changed. A correction is another transaction that names the one it reverses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+from billing.errors import LedgerError
+from billing.ledger.account import Account
+from billing.money import EXACT, LEDGER_LIMIT, to_ledger
+from billing.period import require_utc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineRef:
+    """The rated line that an accrual belongs to: (contract, billing period, line key)."""
+
+    contract_id: int
+    period_start: datetime
+    line_key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posting:
+    """One side of a transaction.
+
+    Attributes:
+        amount: major units at 12 decimals; positive is a debit, negative a credit; never 0.
+        line: the rated line whose revenue this is, for accruals.
+    """
+
+    account: Account
+    amount: Decimal
+    line: LineRef | None = None
+
+    def __post_init__(self) -> None:
+        if self.amount == 0 or abs(self.amount) >= LEDGER_LIMIT:
+            raise LedgerError("a posting must be non-zero and fit the ledger", field="amount")
+        if to_ledger(self.amount) != self.amount:
+            raise LedgerError("a posting has at most 12 decimals", field="amount")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transaction:
+    """Postings that belong together and sum to zero.
+
+    Attributes:
+        id: identity of the transaction.
+        idempotency_key: unique per legal entity: the same key posts once (L3).
+        kind: name of the template that made it.
+        effective_at: when it counts.
+        reference: what it is about, such as an invoice number.
+        reverses: the transaction it undoes, if any.
+    """
+
+    id: UUID
+    legal_entity_id: int
+    tenant_id: int | None
+    kind: str
+    idempotency_key: str
+    effective_at: datetime
+    postings: tuple[Posting, ...]
+    reference: str = ""
+    reverses: UUID | None = None
+
+    def __post_init__(self) -> None:
+        require_utc(self.effective_at, field="effective_at")
+        if len(self.postings) < 2:
+            raise LedgerError("a transaction needs two postings or more", field="postings")
+        require_balanced(self.postings)
+        for posting in self.postings:
+            if posting.account.legal_entity_id != self.legal_entity_id:
+                raise LedgerError("a posting belongs to another legal entity", field="postings")
+            if posting.account.tenant_id not in (None, self.tenant_id):
+                raise LedgerError("a posting belongs to another tenant", field="postings")
+
+
+def require_balanced(postings: tuple[Posting, ...]) -> None:
+    """Check L1: the postings sum to zero in every currency.
+
+    Raises:
+        LedgerError: they do not.
+    """
+    sums: defaultdict[str, Decimal] = defaultdict(Decimal)
+    for posting in postings:
+        currency = posting.account.currency
+        sums[currency] = EXACT.add(sums[currency], posting.amount)
+    if any(sums.values()):
+        raise LedgerError("postings do not sum to zero", field="postings")
+
+
+def postings_digest(rows: list[tuple[int, Decimal]]) -> bytes:
+    """SHA-256 over (account id, amount) in order: what the header promises about its postings.
+
+    The database recomputes it at commit from the rows that arrived, so a posting that is lost,
+    added or changed on the way is refused.
+    """
+    lines = [f"{n}|{account}|{amount:.12f}" for n, (account, amount) in enumerate(rows)]
+    return hashlib.sha256("\n".join(lines).encode()).digest()

@@ -1,0 +1,127 @@
+"""Usage events: one immutable fact each, minted by us or reported from outside.
+
+Decides: which kinds exist, what a reported event may contain, when two reports are the same, what
+verdicts a report can get. Where an event is stored and how it is rated is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from enum import IntEnum, StrEnum
+from uuid import UUID
+
+from billing.errors import InvalidInput
+from billing.money import plain
+from billing.period import require_utc
+
+TEXT_BYTES_MAX = 256
+"""Longest text of any property of an event, in bytes: no prompt fits in by accident (P1)."""
+
+FUTURE_TOLERANCE = timedelta(minutes=5)
+"""A reporter's clock may be this much ahead of ours."""
+
+
+class EventKind(IntEnum):
+    """Why an event exists for the bill: all are metered and costed, only some rated to money."""
+
+    BILLED = 0
+    INCLUDED = 1
+    INTERNAL = 2
+    FREE = 3
+    OUTCOME_BOUND = 4
+
+
+class Cause(IntEnum):
+    """How an operation of the proxy ended; `REPORTED` for events from outside."""
+
+    REPORTED = 0
+    COMPLETED = 1
+    CLIENT_LEFT = 2
+    UPSTREAM_BROKE = 3
+    TIMEOUT = 4
+    DRAINED = 5
+    RECOVERED = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """A usage event as a reporter sends it.
+
+    Attributes:
+        source: who reports, a name of the reporter's choice.
+        foreign_id: the reporter's id; (tenant, source, foreign_id) is unique for ever (D7).
+        meter: code of the meter.
+        quantity: non-negative, exact.
+        occurred_at: when it happened; decides bucket and period.
+        model: model name, where the meter counts per model.
+        project: slug of the tenant's project, or None for the default one.
+        kind: how the event counts for the bill.
+    """
+
+    source: str
+    foreign_id: str
+    meter: str
+    quantity: Decimal
+    occurred_at: datetime
+    model: str | None = None
+    project: str | None = None
+    kind: EventKind = EventKind.BILLED
+
+    def __post_init__(self) -> None:
+        for field, text in (
+            ("source", self.source),
+            ("id", self.foreign_id),
+            ("meter", self.meter),
+            ("model", self.model),
+            ("project", self.project),
+        ):
+            if text is not None and not 0 < len(text.encode()) <= TEXT_BYTES_MAX:
+                raise InvalidInput(
+                    f"text must have 1 to {TEXT_BYTES_MAX} bytes", field=field, remedy="shorten it"
+                )
+        if self.quantity < 0:
+            raise InvalidInput(
+                "quantity is negative",
+                field="quantity",
+                remedy="report a correction that names the event it corrects",
+            )
+        require_utc(self.occurred_at, field="occurred_at")
+
+    def body_hash(self) -> bytes:
+        """16 bytes that are equal for equal reports: tells `duplicate` from `conflicting` (L3)."""
+        members = (
+            self.meter,
+            plain(self.quantity),
+            self.occurred_at.isoformat(),
+            self.model or "",
+            self.project or "",
+            str(int(self.kind)),
+        )
+        return hashlib.blake2b("\x1f".join(members).encode(), digest_size=16).digest()
+
+
+class VerdictKind(StrEnum):
+    """What became of one reported event."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    CONFLICTING = "conflicting"
+    PARKED = "parked"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The answer to one reported event.
+
+    Attributes:
+        event_id: id of the event that holds the fact: for a duplicate, the first one's.
+        reason: why it was parked, conflicting or rejected, and what to do.
+    """
+
+    kind: VerdictKind
+    event_id: UUID | None = None
+    reason: str | None = None

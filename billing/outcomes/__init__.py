@@ -1,0 +1,1 @@
+"""Outcomes: definitions, claims, and the transitions that make a claim billable."""

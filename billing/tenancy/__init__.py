@@ -1,0 +1,1 @@
+"""Who is who: legal entities, tenants, projects, API keys and their roles."""
