@@ -1,0 +1,179 @@
+"""The records of the journal and their bytes (msgpack arrays, an integer tag first).
+
+Decides: which facts a proxy process writes down, and their order of fields on disk. A field may
+be added at the end with a default; anything else needs a new format version (`segment.py`).
+Does not decide: when they are written (`journal.py`) or what becomes of a missing one
+(`recovery.py`).
+
+No record holds text of a prompt, a completion or a secret: identifiers, numbers and names of
+models, backends and routes only (P1).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from billing.errors import JournalError
+from billing.metering.token_class import TokenCounts
+
+ID_BYTES: Final = 16
+PAYLOAD_LIMIT: Final = 1 << 20  # bytes; a longer length in a file can only be damage
+
+Cause: TypeAlias = Literal[
+    "completed", "client_left", "upstream_broke", "timeout", "drained", "recovered"
+]
+
+
+class Counts(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Disjoint token counts, as `billing.metering.token_class.TokenCounts`, on the wire."""
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    output: int = 0
+    reasoning: int = 0
+
+    @staticmethod
+    def of(tokens: TokenCounts) -> Counts:
+        """The wire form of a core value."""
+        return Counts(
+            input=tokens.input,
+            cached_input=tokens.cached_input,
+            cache_write=tokens.cache_write,
+            output=tokens.output,
+            reasoning=tokens.reasoning,
+        )
+
+    def tokens(self) -> TokenCounts:
+        """The core value."""
+        return TokenCounts(
+            input=self.input,
+            cached_input=self.cached_input,
+            cache_write=self.cache_write,
+            output=self.output,
+            reasoning=self.reasoning,
+        )
+
+    @property
+    def is_zero(self) -> bool:
+        """Nothing that could be billed was delivered."""
+        return not (self.input or self.cached_input or self.cache_write or self.output)
+
+
+class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
+    """Whose operation it is and what it ran on, fixed at admission.
+
+    Attributes:
+        tenant_id, project_id, key_id, model_id, price_version_id: rows in the database.
+        backend: configured name of the backend that served it.
+        route: path of the request, such as `/v1/chat/completions`.
+        stream: the client asked for a stream.
+        served_model: name of the model as the backend knows it.
+        kind: event kind, 0 = billed.
+    """
+
+    tenant_id: int
+    project_id: int
+    key_id: int
+    model_id: int
+    price_version_id: int
+    backend: str
+    route: str
+    stream: bool
+    served_model: str
+    kind: int = 0
+
+
+class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
+    """An operation is about to be dispatched; durable before its first content byte leaves."""
+
+    id: bytes  # 16 bytes, a UUIDv7: operation id = usage event id
+    at_us: int  # microseconds since 1970 UTC, as every `_us` instant here
+    attribution: Attribution
+
+
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
+    """What an open stream had delivered at an instant; counts never decrease."""
+
+    id: bytes
+    at_us: int
+    counts: Counts
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_only=True):
+    """The outcome of an operation: one usage event.
+
+    Attributes:
+        at_us: instant of the last delivered byte.
+        raw: integer leaves of the engine's own usage object, by flattened path; no text.
+        estimated: the counts are a lower bound, not the engine's final figure.
+        ttft_us: time to the first byte, 0 if unknown.
+        duration_us: from dispatch to the last byte.
+    """
+
+    id: bytes
+    at_us: int
+    attribution: Attribution
+    counts: Counts
+    raw: dict[str, int]
+    cause: Cause
+    estimated: bool
+    ttft_us: int
+    duration_us: int
+
+
+class Void(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
+    """Dispatched, nothing delivered, nothing billed: its cost is scrap."""
+
+    id: bytes
+    at_us: int
+    attribution: Attribution
+    reason: str
+
+
+class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
+    """Trailer of an instance that ended in order: every operation in it is complete."""
+
+    at_us: int
+
+
+Record: TypeAlias = Intent | Checkpoint | Usage | Void
+AnyRecord: TypeAlias = Intent | Checkpoint | Usage | Void | Closed
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
+
+
+def encode(record: AnyRecord) -> bytes:
+    """Payload of one frame.
+
+    Raises:
+        JournalError: an integer beyond 64 bits, an id that is not 16 bytes, or a payload over
+            the limit. Refused here because a reader could never get past such a frame.
+    """
+    if not isinstance(record, Closed) and len(record.id) != ID_BYTES:
+        raise JournalError("a record's id is not 16 bytes", field="id")
+    try:
+        payload = _encoder.encode(record)
+    except OverflowError:
+        raise JournalError("a number does not fit in 64 bits", field="record") from None
+    if len(payload) > PAYLOAD_LIMIT:
+        raise JournalError("a record is longer than 1 MiB", field="record")
+    return payload
+
+
+def decode(payload: bytes | memoryview) -> AnyRecord:
+    """The record of one payload.
+
+    Raises:
+        JournalError: valid bytes of a kind this version does not know.
+    """
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        raise JournalError(
+            "a record is of a kind that this version cannot read",
+            remedy="run the newest Steelyard's ledger writer over this folder",
+        ) from None
