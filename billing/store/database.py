@@ -1,0 +1,161 @@
+"""Connections and transactions: who acts, for which tenant, and how long a transaction may wait.
+
+A process logs in with a role that may do nothing, and each transaction takes on one of four roles
+with `SET LOCAL`, so that a forgotten role fails instead of reading everything. A tenant's
+transaction also names the tenant, for row-level security.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from billing.errors import ConfigurationError
+
+Result = TypeVar("Result")
+
+_SERIALIZATION_FAILURE = "40001"
+_DEADLOCK = "40P01"
+_ATTEMPTS = 5
+
+
+class Role(StrEnum):
+    """What a transaction may touch (see `billing/README.md`, roles)."""
+
+    INGEST = "steelyard_ingest"
+    TENANT = "steelyard_tenant"
+    OPERATOR = "steelyard_operator"
+    MAINTAINER = "steelyard_maintainer"
+
+
+_BEGIN_AS = sa.text(
+    "SELECT set_config('role', :role, true), set_config('steelyard.tenant_id', :tenant, true)"
+)
+
+
+class Database:
+    """A pool of connections to one database.
+
+    Args:
+        url: SQLAlchemy URL with the psycopg driver.
+        pool_size: most connections of this process.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+        self._engine = sa.create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_pre_ping=True,
+            # A value in an error message could be a secret.
+            hide_parameters=True,
+            connect_args={"application_name": "steelyard", "connect_timeout": 5},
+        )
+        self.deadlocks = 0
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine, for code that needs a connection of its own."""
+        return self._engine
+
+    @contextmanager
+    def transaction(
+        self, role: Role, *, tenant_id: int | None = None, snapshot: bool = False
+    ) -> Generator[sa.Connection]:
+        """A transaction in a role; commits at the end, rolls back on an exception.
+
+        Args:
+            role: what it may touch.
+            tenant_id: whose rows, for `Role.TENANT`.
+            snapshot: read one REPEATABLE READ snapshot, for figures that must tie to each other.
+        """
+        assert (role is Role.TENANT) == (tenant_id is not None)
+        with self._engine.connect() as connection:
+            if snapshot:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                become(connection, role, tenant_id=tenant_id)
+                yield connection
+
+    def retrying(
+        self, role: Role, work: Callable[[sa.Connection], Result], *, snapshot: bool = False
+    ) -> Result:
+        """Run `work` in a transaction, again if the database chose it as a deadlock's victim."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                with self.transaction(role, snapshot=snapshot) as connection:
+                    return work(connection)
+            except OperationalError as error:
+                if not _worth_retrying(error) or attempt == _ATTEMPTS:
+                    raise
+                self.deadlocks += 1
+        raise AssertionError("unreachable")
+
+    def require_reachable(self) -> None:
+        """Check that the database answers.
+
+        Raises:
+            ConfigurationError: it does not.
+        """
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(sa.text("SELECT 1"))
+        except OperationalError as error:
+            raise ConfigurationError(
+                "the database does not answer",
+                field="STEELYARD_DATABASE_URL",
+                remedy="check that PostgreSQL runs and that the URL's host, user and database exist",
+            ) from error
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def become(connection: sa.Connection, role: Role, *, tenant_id: int | None = None) -> None:
+    """Take on a role for the rest of the transaction."""
+    tenant = "" if tenant_id is None else str(tenant_id)
+    connection.execute(_BEGIN_AS, {"role": role.value, "tenant": tenant})
+
+
+@contextmanager
+def acting_as(connection: sa.Connection, role: Role) -> Generator[None]:
+    """Take on another role for one step of a transaction, then take back the one before.
+
+    After an error the transaction is lost anyway, so the role is only given back on success.
+    """
+    before = connection.execute(
+        sa.text("SELECT current_setting('role') AS role, current_setting('steelyard.tenant_id') AS t")
+    ).one()
+    become(connection, role)
+    yield
+    connection.execute(_BEGIN_AS, {"role": before.role, "tenant": before.t})
+
+
+def query(connection: sa.Connection, sql: str, **parameters: Any) -> Sequence[sa.Row[Any]]:
+    """Rows of a query with named parameters."""
+    return connection.execute(sa.text(sql), parameters).all()
+
+
+def first(connection: sa.Connection, sql: str, **parameters: Any) -> sa.Row[Any] | None:
+    """The first row of a query, or None."""
+    return connection.execute(sa.text(sql), parameters).first()
+
+
+def only(connection: sa.Connection, sql: str, **parameters: Any) -> sa.Row[Any]:
+    """The only row of a query that always has exactly one."""
+    return connection.execute(sa.text(sql), parameters).one()
+
+
+def run(connection: sa.Connection, sql: str, **parameters: Any) -> int:
+    """Execute a statement; the number of rows it touched."""
+    return connection.execute(sa.text(sql), parameters).rowcount
+
+
+def _worth_retrying(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlstate", None) in {_SERIALIZATION_FAILURE, _DEADLOCK}

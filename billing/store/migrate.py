@@ -1,0 +1,64 @@
+"""Brings a database to the newest schema, as its owner."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from billing.errors import ConfigurationError
+
+_LOCK = 0x57EE17A2D
+"""Advisory lock: two processes that start together migrate once."""
+
+
+def configuration() -> Config:
+    """Alembic's configuration for the installed migrations."""
+    found = find_spec("migrations")
+    if found is None or found.origin is None:
+        raise ConfigurationError("the migrations package is not installed")
+    config = Config()
+    config.set_main_option("script_location", str(Path(found.origin).parent))
+    return config
+
+
+def migrate(owner_url: str, *, revision: str = "head") -> list[str]:
+    """Upgrade to `revision`; the revisions that were applied, oldest first."""
+    engine = sa.create_engine(owner_url, poolclass=sa.NullPool, hide_parameters=True)
+    config = configuration()
+    try:
+        with engine.connect() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+            before = MigrationContext.configure(connection).get_current_revision()
+            # Alembic runs each migration in a transaction of its own.
+            connection.commit()
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+            connection.commit()
+            connection.execute(sa.text("SELECT pg_advisory_unlock(:key)"), {"key": _LOCK})
+            connection.commit()
+    finally:
+        engine.dispose()
+    scripts = ScriptDirectory.from_config(config)
+    applied = [script.revision for script in scripts.iterate_revisions(revision, before or "base")]
+    return applied[::-1]
+
+
+def current_revision(url: str) -> str | None:
+    """The revision that a database is at; None if it is empty."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def newest_revision() -> str | None:
+    """The revision that this version of the program needs."""
+    return ScriptDirectory.from_config(configuration()).get_current_head()
