@@ -258,6 +258,19 @@ def allocate_ledger(total: Decimal, weights: Sequence[int | Fraction]) -> list[D
     ]
 
 
+def decimals_of(number: Decimal) -> int:
+    """Digits after the point of a finite decimal, trailing zeros not counted.
+
+    Looks at the digits instead of normalising: a context would round long numbers silently.
+    """
+    _, digits, exponent = number.as_tuple()
+    if not isinstance(exponent, int):
+        raise InvalidInput("not a finite number")
+    text = "".join(map(str, digits))
+    trailing_zeros = len(text) - len(text.rstrip("0"))
+    return 0 if number == 0 else max(0, -exponent - trailing_zeros)
+
+
 def plain(number: Decimal) -> str:
     """A decimal as text without exponent and without trailing zeros: how JSON carries amounts."""
     text = f"{number:f}"

@@ -1,0 +1,104 @@
+"""Price plans: a named, versioned set of charges in one currency.
+
+Decides: what makes a plan valid as a whole (keys once, no quantity priced twice) and which token
+classes of a model it prices. Decides nothing about tenants or dates: that is the contract.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from billing.catalog.charge import Charge, find_overlaps, selector_of
+from billing.catalog.selector import require_slug
+from billing.errors import InvalidPlan
+from billing.metering.token_class import TokenClass
+from billing.money import Currency
+
+CHARGES_MAX = 1000
+"""Most charges of one plan."""
+
+PAYMENT_TERMS_DAYS_MAX = 365
+
+
+class ZeroUsageFirstFlat(StrEnum):
+    """Whether a graduated charge's first flat fee is due when nothing was used."""
+
+    SKIP = "skip"
+    CHARGE = "charge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """Choices on which billing engines differ, so that a plan states its own (D13)."""
+
+    zero_usage_first_flat: ZeroUsageFirstFlat = ZeroUsageFirstFlat.SKIP
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricePlan:
+    """One version of a price plan.
+
+    Attributes:
+        slug: stable name of the plan.
+        version: number of the stored version; None while the plan is only a file.
+        name: what tenants read.
+        currency: of every price in it.
+        charges: in the order in which an invoice shows them.
+        policies: choices of the plan.
+        payment_terms_days: days from issue to due.
+
+    Raises:
+        InvalidPlan: `field` is a path like `charges[2].key`.
+    """
+
+    slug: str
+    version: int | None = None
+    name: str
+    currency: Currency
+    charges: tuple[Charge, ...]
+    policies: Policies = Policies()
+    payment_terms_days: int = 30
+
+    def __post_init__(self) -> None:
+        require_slug(self.slug, field="slug")
+        if not self.name.strip() or len(self.name) > 200 or not self.name.isprintable():
+            raise InvalidPlan("empty, overlong or unprintable text", field="name")
+        if not 0 <= self.payment_terms_days <= PAYMENT_TERMS_DAYS_MAX:
+            raise InvalidPlan(
+                "payment terms out of range",
+                field="payment_terms_days",
+                remedy=f"0 to {PAYMENT_TERMS_DAYS_MAX} days",
+            )
+        self._require_charges()
+
+    def _require_charges(self) -> None:
+        if not self.charges:
+            raise InvalidPlan("a plan without charges", field="charges", remedy="add a charge")
+        if len(self.charges) > CHARGES_MAX:
+            raise InvalidPlan("too many charges", field="charges", remedy=f"at most {CHARGES_MAX}")
+        seen: set[str] = set()
+        for position, charge in enumerate(self.charges):
+            if charge.key in seen:
+                raise InvalidPlan(
+                    "two charges have the same key",
+                    field=f"charges[{position}].key",
+                    remedy="give every charge its own key",
+                )
+            seen.add(charge.key)
+        for overlap in find_overlaps(self.charges):
+            raise InvalidPlan(
+                "two charges price the same usage",
+                field=f"charges[{overlap.second}]",
+                remedy=f"narrow this charge or {self.charges[overlap.first].key}",
+            )
+
+
+def prices_model(plan: PricePlan, model: str) -> frozenset[TokenClass]:
+    """The token classes of a model that the plan prices."""
+    selectors = [found for charge in plan.charges if (found := selector_of(charge)) is not None]
+    return frozenset(
+        token_class
+        for token_class in TokenClass
+        if any(selector.selects(token_class.meter, model) for selector in selectors)
+    )

@@ -1,0 +1,127 @@
+"""Selectors: which metered quantities a charge prices, and how meters, models and keys are named.
+
+Decides: the form of names that plans use, which meters exist without being declared, when two
+selectors can pick the same quantity. Decides nothing about prices.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from billing.errors import InvalidPlan
+from billing.metering.token_class import TokenClass
+
+OUTCOME_PREFIX = "outcome."
+"""Meters of outcomes: `outcome.<slug>`, one per outcome definition."""
+
+REQUESTS = "requests"
+"""The built-in meter that counts operations."""
+
+BUILT_IN_METERS = frozenset({REQUESTS, *(token_class.meter for token_class in TokenClass)})
+
+_METER = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9][a-z0-9_-]*)*")
+_MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
+_SLUG = re.compile(r"[a-z0-9][a-z0-9-]*")
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
+
+RESIDUAL_KEY = "residual"
+"""Key of the invoice line that bills carried fractions; no charge may take it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """The quantities that a charge prices.
+
+    Attributes:
+        meter: code of one meter.
+        models: names of the models whose usage is meant; None means any model, and usage that
+            names none.
+
+    Raises:
+        InvalidPlan: a malformed meter or model name, or an empty set of models, which would
+            select nothing and read as if it selected everything.
+    """
+
+    meter: str
+    models: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        _require(_METER, self.meter, length=100, field="meter", form="tokens.input")
+        if self.models is None:
+            return
+        if not self.models:
+            raise InvalidPlan(
+                "the list of models is empty", field="models", remedy="leave it out for any model"
+            )
+        for model in sorted(self.models):
+            require_model(model, field="models")
+
+    def selects(self, meter: str, model: str | None) -> bool:
+        """Whether usage of this meter and model is priced by the charge."""
+        if meter != self.meter:
+            return False
+        return self.models is None or (model is not None and model in self.models)
+
+    def intersects(self, other: Selector) -> bool:
+        """Whether some quantity would be picked by both."""
+        if self.meter != other.meter:
+            return False
+        if self.models is None or other.models is None:
+            return True
+        return not self.models.isdisjoint(other.models)
+
+
+def is_built_in(meter: str) -> bool:
+    """Whether a meter exists without being declared: tokens, requests and outcomes."""
+    if meter.startswith(OUTCOME_PREFIX):
+        return _SLUG.fullmatch(meter.removeprefix(OUTCOME_PREFIX)) is not None
+    return meter in BUILT_IN_METERS
+
+
+def unit_of(meter: str) -> str:
+    """What one unit of a meter is called on an invoice, in the plural."""
+    if meter.startswith("tokens."):
+        return "tokens"
+    if meter.startswith(OUTCOME_PREFIX):
+        return "outcomes"
+    return "requests" if meter == REQUESTS else "units"
+
+
+def require_model(name: str, *, field: str) -> str:
+    """Return a well-formed model name.
+
+    Raises:
+        InvalidPlan: spaces, control characters or an overlong name.
+    """
+    return _require(_MODEL, name, length=128, field=field, form="org/model-8b")
+
+
+def require_slug(slug: str, *, field: str) -> str:
+    """Return a well-formed slug.
+
+    Raises:
+        InvalidPlan: capitals, spaces or an overlong slug.
+    """
+    return _require(_SLUG, slug, length=63, field=field, form="inference-standard")
+
+
+def require_key(key: str, *, field: str = "key") -> str:
+    """Return a well-formed charge key that is not reserved.
+
+    Raises:
+        InvalidPlan: malformed, overlong, or the key of the residual line.
+    """
+    if key == RESIDUAL_KEY:
+        raise InvalidPlan("this key is reserved", field=field, remedy="choose another key")
+    return _require(_KEY, key, length=160, field=field, form="tokens/sim-small/input")
+
+
+def _require(pattern: re.Pattern[str], text: str, *, length: int, field: str, form: str) -> str:
+    if len(text) > length or pattern.fullmatch(text) is None:
+        raise InvalidPlan(
+            f"malformed name, or longer than {length} characters",
+            field=field,
+            remedy=f"write it like {form}",
+        )
+    return text

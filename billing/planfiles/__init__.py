@@ -1,0 +1,1 @@
+"""Files that people write: price plans, costs, recorded usage."""

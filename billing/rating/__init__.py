@@ -1,0 +1,1 @@
+"""From quantities to exact amounts, with an explanation a person can redo by hand."""

@@ -1,0 +1,80 @@
+"""The shape of a pipeline step: a weighing in progress in, the same a little further out.
+
+Decides: what steps see and hand on. Every figure is cumulative from the start of the billing
+period, once without and once with the slice being rated. That makes progressive billing, late
+events and re-rating the same function: the slice costs what the period costs with it, less what
+it costs without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TypeAlias
+
+from billing.catalog.charge import Charge
+from billing.catalog.price_plan import Policies
+from billing.rating.line import ExplanationStep
+
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What is the same for every step of one charge.
+
+    Attributes:
+        charge: the charge being rated; its quantities are in units of the meter.
+        policies: of the plan.
+        unit: what a unit of the meter is called, in the plural.
+        currency_code: for the explanation.
+        opens_period: whether this slice is the first of the billing period.
+    """
+
+    charge: Charge
+    policies: Policies
+    unit: str
+    currency_code: str
+    opens_period: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighing:
+    """One charge part way through the pipeline.
+
+    Attributes:
+        before: chargeable quantity of the period up to the slice.
+        through: chargeable quantity of the period including the slice.
+        exact: amount of the slice so far, in major units.
+        explanation: the steps that had something to say.
+    """
+
+    before: Decimal
+    through: Decimal
+    exact: Decimal = _ZERO
+    explanation: tuple[ExplanationStep, ...] = ()
+
+    @property
+    def quantity(self) -> Decimal:
+        """Chargeable quantity of the slice."""
+        return self.through - self.before
+
+    def explained(self, step: str, text: str) -> Weighing:
+        """The same figures with one more line of explanation that adds no amount."""
+        note = ExplanationStep(step=step, text=text)
+        return replace(self, explanation=(*self.explanation, note))
+
+    def priced(self, step: str, text: str, amount: Decimal) -> Weighing:
+        """The same quantities with an amount added and explained."""
+        note = ExplanationStep(step=step, text=text, amount=amount)
+        return replace(self, exact=self.exact + amount, explanation=(*self.explanation, note))
+
+
+Step: TypeAlias = Callable[[Terms, Weighing], Weighing]
+
+
+def figure(number: Decimal) -> str:
+    """A number as it stands in an explanation: all digits, thousands grouped."""
+    text = f"{number:,f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
