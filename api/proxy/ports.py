@@ -10,9 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from billing.admission.snapshot import Snapshot
-from billing.journal.records import Checkpoint, Intent, Usage, Void
-
-JournalRecord = Intent | Checkpoint | Usage | Void
+from billing.journal.records import Record
 
 Clock = Callable[[], int]
 """Returns the time now, in µs since 1970 UTC."""
@@ -42,7 +40,7 @@ class JournalPort(Protocol):
         """False while records cannot be made durable; the proxy then stops admitting."""
         ...
 
-    async def append(self, record: JournalRecord) -> None:
+    async def append(self, record: Record) -> None:
         """Return once the record is durable.
 
         Raises:
@@ -50,8 +48,12 @@ class JournalPort(Protocol):
         """
         ...
 
-    def append_soon(self, record: JournalRecord) -> None:
-        """Queue the record for the next commit, without waiting for it."""
+    def append_soon(self, record: Record) -> None:
+        """Queue the record for the next commit, without waiting for it.
+
+        Raises:
+            JournalError: the journal is closed or cannot take it.
+        """
         ...
 
     async def close(self) -> None:

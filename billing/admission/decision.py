@@ -1,0 +1,131 @@
+"""Whether a request may run, for whom and where.
+
+Decides: admit or refuse, from the snapshot alone. Does not decide how long an unknown key is
+remembered, nor how a refusal looks on the wire.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from billing.admission.route import Route
+from billing.admission.snapshot import Backend, KeyGrant, ServedModel, Snapshot, TenantTerms
+from billing.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, UnpricedModel
+from billing.metering.token_class import TokenClass
+
+MAX_MODEL_NAME = 200
+
+# Names are echoed in refusals, so only characters that cannot carry markup or control codes.
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A request that may run."""
+
+    grant: KeyGrant
+    terms: TenantTerms
+    model: ServedModel
+    backend: Backend
+
+
+def authenticate(snapshot: Snapshot, key_digest: bytes, now_us: int) -> KeyGrant:
+    """The grant of a key.
+
+    Raises:
+        Unauthenticated: the key is unknown, revoked or expired; the three look the same.
+    """
+    grant = snapshot.keys.get(key_digest)
+    if grant is None or (grant.expires_at_us is not None and now_us >= grant.expires_at_us):
+        raise Unauthenticated(
+            "Incorrect API key provided.", remedy="Send a valid key as `Authorization: Bearer`."
+        )
+    return grant
+
+
+def admit(
+    snapshot: Snapshot, key_digest: bytes, model_name: str, route: Route, now_us: int
+) -> Admission:
+    """Admit a request, or say why not. The backend is the model's first.
+
+    Args:
+        key_digest: SHA-256 of the whole key text.
+        now_us: µs since 1970 UTC.
+
+    Raises:
+        Unauthenticated: unknown, revoked or expired key.
+        Forbidden: the key may not infer.
+        NotFound: no such model.
+        InvalidInput: the model cannot answer on this route.
+        UnpricedModel: no contract in force prices a class that the answer can carry.
+    """
+    grant = authenticate(snapshot, key_digest, now_us)
+    if not grant.may_infer:
+        raise Forbidden(
+            "This API key may not send inference requests.",
+            remedy="Use a key with the inference permission.",
+        )
+    model = snapshot.models.get(model_name) if len(model_name) <= MAX_MODEL_NAME else None
+    if model is None:
+        raise NotFound(
+            f"The model {_shown(model_name)}does not exist or you do not have access to it.",
+            field="model",
+            remedy="Ask `GET /v1/models` for the models of this key.",
+        )
+    if route.generates and TokenClass.OUTPUT not in model.classes:
+        raise InvalidInput(
+            "This model cannot generate text.",
+            field="model",
+            remedy="Send embedding requests to it, or name another model.",
+        )
+    return Admission(
+        grant=grant,
+        terms=priced_terms(snapshot, grant, model, route),
+        model=model,
+        backend=model.backends[0],
+    )
+
+
+def priced_terms(
+    snapshot: Snapshot, grant: KeyGrant, model: ServedModel, route: Route
+) -> TenantTerms:
+    """The tenant's terms, if they price every class that the model can yield on the route.
+
+    Raises:
+        UnpricedModel: there is no contract in force, or it lacks a price.
+    """
+    terms = snapshot.terms.get(grant.tenant_id)
+    if terms is None or not (model.classes & route.classes) <= terms.priced.get(
+        model.name, frozenset()
+    ):
+        raise UnpricedModel(
+            "Your contract has no price for this model.",
+            field="model",
+            remedy="Ask the operator to add the model to your price plan.",
+        )
+    return terms
+
+
+def models_for(snapshot: Snapshot, grant: KeyGrant) -> tuple[ServedModel, ...]:
+    """The models that a key can use on at least one route, by name."""
+    if not grant.may_infer:
+        return ()
+    return tuple(
+        model for _, model in sorted(snapshot.models.items()) if _usable(snapshot, grant, model)
+    )
+
+
+def _usable(snapshot: Snapshot, grant: KeyGrant, model: ServedModel) -> bool:
+    route = Route.CHAT_COMPLETIONS if TokenClass.OUTPUT in model.classes else Route.EMBEDDINGS
+    try:
+        priced_terms(snapshot, grant, model, route)
+    except UnpricedModel:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    if len(name) <= MAX_MODEL_NAME and _SAFE_NAME.match(name):
+        return f"`{name}` "
+    return ""

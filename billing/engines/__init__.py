@@ -1,0 +1,1 @@
+"""What inference engines say and how: requests, usage shapes, event streams, quirks."""

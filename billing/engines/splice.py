@@ -1,0 +1,151 @@
+"""Changes to top-level members of a JSON object, byte for byte, without re-serialising the rest.
+
+Decides: where each top-level member of a body begins and ends, and how a member is set or cut
+out. Bodies pass through a proxy unchanged but for such splices: re-encoding would change numbers,
+key order and escapes, and costs a hundred times as much.
+
+An object with a duplicate key is refused: parsers disagree about which one counts, so the model
+that was admitted could differ from the model that runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from billing.errors import InvalidInput
+
+_DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_KEY_DECODER = msgspec.json.Decoder(str)
+
+_OPEN = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
+_KEY = re.compile(rb'"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
+_COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_CLOSE = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Byte offsets of one member: its key's opening quote, its value, the value's end."""
+
+    start: int
+    value: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    """A JSON object and where its top-level members lie.
+
+    Attributes:
+        body: the whole text.
+        opening: offset just after the opening brace.
+        values: decoded key → the value's text, views into the body.
+        spans: decoded key → where the member lies, in the order of the text.
+    """
+
+    body: bytes
+    opening: int
+    values: Mapping[str, msgspec.Raw]
+    spans: Mapping[str, Member]
+
+
+def locate(body: bytes) -> Members:
+    """Find the top-level members of a JSON object.
+
+    Raises:
+        InvalidInput: not valid JSON, not an object, or a key occurs twice.
+    """
+    try:
+        values = _DECODER.decode(body)
+    except msgspec.ValidationError:
+        raise InvalidInput("The request body must be a JSON object.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise InvalidInput("The request body is not valid JSON.") from None
+    except RecursionError:
+        raise InvalidInput("The request body is nested too deeply.") from None
+    opening = _OPEN.match(body)
+    if opening is None:
+        raise InvalidInput("The request body must be a JSON object.")
+    return Members(
+        body=body,
+        opening=body.index(b"{") + 1,
+        values=values,
+        spans=_walk(body, opening.end(), values),
+    )
+
+
+def _walk(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> dict[str, Member]:
+    """Step from member to member.
+
+    The decoder keeps a repeated key once, with its last value. Each step therefore checks that
+    key and value in the text are the decoded ones; a value is whole JSON, so the step lands on
+    the end of that member. With a repeated key some step fails or members are left over.
+    """
+    spans: dict[str, Member] = {}
+    for key, value in values.items():
+        if spans:
+            comma = _COMMA.match(body, position)
+            if comma is None:
+                raise _repeated()
+            position = comma.end()
+        head = _KEY.match(body, position)
+        if head is None or not _same_key(head[1], key) or not body.startswith(value, head.end()):
+            raise _repeated()
+        end = head.end() + memoryview(value).nbytes
+        spans[key] = Member(position, head.end(), end)
+        position = end
+    if _CLOSE.match(body, position) is None:
+        raise _repeated()
+    return spans
+
+
+def _same_key(text: bytes, key: str) -> bool:
+    if b"\\" in text:
+        return _KEY_DECODER.decode(b'"' + text + b'"') == key
+    return text == key.encode()
+
+
+def _repeated() -> InvalidInput:
+    return InvalidInput(
+        "The request body names a member more than once.",
+        remedy="Send every member of the JSON object once.",
+    )
+
+
+def splice(members: Members, *, put: Mapping[str, bytes], drop: Collection[str] = ()) -> bytes:
+    """The object's text with some members set and some cut out.
+
+    Args:
+        put: key → JSON text of its new value. Keys need no escaping in JSON.
+        drop: keys to cut out; absent ones are ignored.
+
+    Returns:
+        the body itself where nothing changes. Untouched members keep their bytes.
+    """
+    body, spans = members.body, members.spans
+    dropped = [key for key in drop if key in spans]
+    replaced = [key for key in put if key in spans]
+    if not dropped and not replaced:
+        return _insert(members, put) if put else body
+    pieces = [b'"%b":%b' % (key.encode(), text) for key, text in put.items() if key not in spans]
+    for key, span in spans.items():
+        if key in drop:
+            continue
+        if key in put:
+            pieces.append(body[span.start : span.value] + put[key])
+        else:
+            pieces.append(body[span.start : span.end])
+    return b"{" + b",".join(pieces) + b"}"
+
+
+def _insert(members: Members, put: Mapping[str, bytes]) -> bytes:
+    """Add members in front, with one copy of the body: the common case for streams."""
+    added = b",".join([b'"%b":%b' % (key.encode(), text) for key, text in put.items()])
+    comma = b"," if members.spans else b""
+    return b"".join(
+        [members.body[: members.opening], added, comma, members.body[members.opening :]]
+    )

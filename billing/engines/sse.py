@@ -1,0 +1,204 @@
+"""Server-sent events out of a byte stream, and what each event of a completion stream is.
+
+Decides: where an event ends, and whether it carries content, usage, both, an error or the end
+mark. Does not change a byte, except to cut a `usage` member that nobody but the meter asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from billing.engines.splice import locate, splice
+from billing.errors import InvalidInput, UpstreamUnavailable
+
+MAX_EVENT_BYTES = 8 << 20
+
+_END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
+
+
+class EventSplitter:
+    """Cuts a byte stream into events; every event keeps its own bytes and blank line.
+
+    The concatenation of everything returned is the input.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, received: bytes) -> list[bytes]:
+        """The events that are complete now.
+
+        Raises:
+            UpstreamUnavailable: an event grew past MAX_EVENT_BYTES without an end.
+        """
+        if self._rest:
+            received = self._rest + received
+        if b"\r" in received:
+            events: list[bytes] = []
+            start = 0
+            for end in _END_OF_EVENT.finditer(received):
+                events.append(received[start : end.end()])
+                start = end.end()
+            self._rest = received[start:]
+        else:
+            parts = received.split(b"\n\n")
+            self._rest = parts.pop()
+            events = [part + b"\n\n" for part in parts]
+        if len(self._rest) > MAX_EVENT_BYTES:
+            raise UpstreamUnavailable("The inference backend sent an event without an end.")
+        return events
+
+    def finish(self) -> bytes:
+        """What is left when the stream has ended: an event without its blank line, or nothing."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+class EventKind(Enum):
+    """What an event of a completion stream carries."""
+
+    CONTENT = auto()
+    """Choices, and no usage."""
+    MIXED = auto()
+    """Choices and usage: continuous counts, or usage on the last chunk."""
+    USAGE_ONLY = auto()
+    """Usage, and no choices."""
+    ERROR = auto()
+    DONE = auto()
+    OTHER = auto()
+    """A comment, a named event or something that is not a chunk: passed, not metered."""
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    content: Raw = Raw(b"")
+    reasoning_content: Raw = Raw(b"")
+    reasoning: Raw = Raw(b"")
+    refusal: Raw = Raw(b"")
+    tool_calls: Raw = Raw(b"")
+    function_call: Raw = Raw(b"")
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    index: int = 0
+    finish_reason: str | None = None
+    delta: _Delta | None = None
+    text: Raw = Raw(b"")
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    choices: list[_Choice] | None = None
+    usage: Raw | UnsetType = UNSET
+    error: Raw | UnsetType = UNSET
+
+
+_CHUNK = msgspec.json.Decoder(_Chunk)
+_EMPTY = frozenset({b"", b"null", b'""', b"[]", b"{}"})
+
+
+@dataclass(slots=True)
+class Event:
+    """One event, read.
+
+    Attributes:
+        text: its bytes with the blank line.
+        usage: JSON text of its usage object; None where absent or null.
+        usage_member: the member is there, be it null.
+        index: of its first choice.
+        finished: a choice of it has a finish_reason.
+        has_content: a choice of it carries generated text, reasoning or a tool call.
+    """
+
+    kind: EventKind
+    text: bytes
+    usage: Raw | None = None
+    usage_member: bool = False
+    index: int = 0
+    finished: bool = False
+    has_content: bool = False
+
+
+def read_event(text: bytes) -> Event:
+    """Say what an event is. Unreadable ones are OTHER: they pass, and count for nothing."""
+    payload = payload_of(text)
+    if not payload:
+        return Event(EventKind.OTHER, text)
+    if payload == b"[DONE]":
+        return Event(EventKind.DONE, text)
+    try:
+        chunk = _CHUNK.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # Some engines put an exception's text into the error event without escaping it.
+        broken = payload.startswith((b'{"error"', b'{ "error"'))
+        return Event(EventKind.ERROR if broken else EventKind.OTHER, text)
+    if chunk.error is not UNSET and bytes(chunk.error) not in _EMPTY:
+        return Event(EventKind.ERROR, text)
+    member = chunk.usage is not UNSET
+    usage = None
+    if chunk.usage is not UNSET and bytes(chunk.usage) != b"null":
+        usage = chunk.usage
+    if not chunk.choices:
+        if usage is None:
+            return Event(EventKind.OTHER, text, usage_member=member)
+        return Event(EventKind.USAGE_ONLY, text, usage, usage_member=True)
+    return Event(
+        kind=EventKind.CONTENT if usage is None else EventKind.MIXED,
+        text=text,
+        usage=usage,
+        usage_member=member,
+        index=chunk.choices[0].index,
+        finished=any(choice.finish_reason is not None for choice in chunk.choices),
+        has_content=any(_has_content(choice) for choice in chunk.choices),
+    )
+
+
+def _has_content(choice: _Choice) -> bool:
+    if bytes(choice.text) not in _EMPTY:
+        return True
+    delta = choice.delta
+    if delta is None:
+        return False
+    return (
+        bytes(delta.content) not in _EMPTY
+        or bytes(delta.reasoning_content) not in _EMPTY
+        or bytes(delta.tool_calls) not in _EMPTY
+        or bytes(delta.reasoning) not in _EMPTY
+        or bytes(delta.refusal) not in _EMPTY
+        or bytes(delta.function_call) not in _EMPTY
+    )
+
+
+def payload_of(text: bytes) -> bytes:
+    """The joined `data` lines of an event, without line ends; empty if it has none."""
+    if text.startswith(b"data: ") and text.endswith(b"\n\n") and text.count(b"\n") == 2:
+        return text[6:-2].rstrip(b"\r")
+    lines = [
+        line[6:] if line.startswith(b"data: ") else line[5:]
+        for line in text.splitlines()
+        if line.startswith(b"data:")
+    ]
+    return b"\n".join(lines)
+
+
+def without_usage(event: Event) -> bytes:
+    """The event's bytes with its top-level `usage` member cut out and every other byte kept."""
+    if not event.usage_member:
+        return event.text
+    payload = payload_of(event.text)
+    tail = b',"usage":' + (bytes(event.usage) if event.usage is not None else b"null") + b"}"
+    if payload.endswith(tail):
+        # The last brace closes the object, so this is its own last member, not a nested one.
+        cut = payload[: -len(tail)] + b"}"
+    else:
+        try:
+            cut = splice(locate(payload), put={}, drop=("usage",))
+        except InvalidInput:
+            return event.text
+    before, found, after = event.text.partition(payload)
+    return before + cut + after if found else b"data: " + cut + b"\n\n"

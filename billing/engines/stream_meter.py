@@ -1,0 +1,163 @@
+"""How many tokens a stream has carried so far.
+
+Decides: the running lower bound and the final counts of one stream, from whatever its engine
+reports. Counts never fall: an engine that steps back is noted, not believed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from billing.engines.capabilities import Capabilities
+from billing.engines.sse import Event, EventKind
+from billing.engines.usage import Figures, raw_figures, read_figures
+from billing.metering.token_class import TokenCounts
+
+
+class Mark(NamedTuple):
+    """Counts up to some event: prompt, cached and written part of it, completion, reasoning.
+
+    A tuple, because one is made for every chunk of every stream.
+    """
+
+    prompt: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+    def counts(self) -> TokenCounts:
+        """As disjoint classes."""
+        return TokenCounts(
+            input=self.prompt - self.cached - self.cache_write,
+            cached_input=self.cached,
+            cache_write=self.cache_write,
+            output=self.completion,
+            reasoning=self.reasoning,
+        )
+
+
+NOTHING = Mark()
+
+
+class StreamMeter:
+    """Counts of one stream.
+
+    Without continuous counts an event with content stands for at least one token, and the prompt
+    is unknown until the engine says it.
+    """
+
+    __slots__ = (
+        "_at_finish",
+        "_engine",
+        "_events",
+        "_final",
+        "_mark",
+        "_per_choice",
+        "_raw",
+        "_single",
+        "anomalies",
+    )
+
+    def __init__(self, engine: Capabilities, *, choices: int) -> None:
+        self._engine = engine
+        self._single = choices == 1
+        self._per_choice: dict[int, tuple[int, int]] = {}
+        self._events = 0
+        self._at_finish: Figures | None = None
+        self._final: Figures | None = None
+        self._raw: bytes | None = None
+        self._mark = NOTHING
+        self.anomalies: set[str] = set()
+
+    @property
+    def mark(self) -> Mark:
+        """Counts up to and including the last observed event."""
+        return self._mark
+
+    @property
+    def exact(self) -> bool:
+        """The engine has given the counts of the whole answer."""
+        return self._final is not None and self._final.complete
+
+    def raw(self) -> dict[str, int]:
+        """Whole numbers of the newest usage object, as the engine gave them."""
+        return {} if self._raw is None else raw_figures(self._raw)
+
+    def conclude(self) -> None:
+        """The stream has ended in order; the counts on its finishing chunk are of all of it."""
+        if self._final is None and self._at_finish is not None:
+            self._settle(self._at_finish)
+
+    def observe(self, event: Event) -> None:
+        """Take one event into account."""
+        if event.has_content:
+            self._events += 1
+        if event.usage is None:
+            if event.has_content and self._events > self._mark.completion:
+                self._advance(completion=self._events)
+            return
+        figures = read_figures(event.usage, generates=True)
+        if figures is None:
+            self.anomalies.add("usage_unreadable")
+            return
+        self._raw = bytes(event.usage)
+        self.anomalies.update(figures.anomalies)
+        if event.kind is EventKind.USAGE_ONLY:
+            self._settle(figures)
+        else:
+            self._progress(event, figures)
+
+    def _settle(self, figures: Figures) -> None:
+        """The engine's own total replaces what was seen on the way."""
+        if figures.completion < self._mark.completion or figures.prompt < self._mark.prompt:
+            self.anomalies.add("counts_fell")
+        self._final = figures
+        self._mark = Mark(
+            figures.prompt,
+            figures.cached,
+            figures.cache_write,
+            figures.completion,
+            figures.reasoning,
+        )
+
+    def _progress(self, event: Event, figures: Figures) -> None:
+        """Counts on a chunk with choices: of its choice so far, or of a finished answer."""
+        if self._single and event.finished and figures.complete:
+            self._at_finish = figures
+            if not self._engine.continuous_usage:
+                self._settle(figures)
+                return
+        completion, reasoning = figures.completion, figures.reasoning
+        before = self._per_choice.get(event.index, (0, 0))
+        if completion < before[0]:
+            self.anomalies.add("counts_fell")
+        self._per_choice[event.index] = (max(completion, before[0]), max(reasoning, before[1]))
+        if self._engine.counts_per_choice:
+            completion = sum(count for count, _ in self._per_choice.values())
+            reasoning = sum(count for _, count in self._per_choice.values())
+        self._advance(
+            prompt=figures.prompt,
+            cached=figures.cached,
+            cache_write=figures.cache_write,
+            completion=completion,
+            reasoning=reasoning,
+        )
+
+    def _advance(
+        self,
+        *,
+        prompt: int = 0,
+        cached: int = 0,
+        cache_write: int = 0,
+        completion: int = 0,
+        reasoning: int = 0,
+    ) -> None:
+        seen = self._mark
+        self._mark = Mark(
+            max(seen.prompt, prompt),
+            max(seen.cached, cached),
+            max(seen.cache_write, cache_write),
+            max(seen.completion, completion),
+            max(seen.reasoning, reasoning),
+        )

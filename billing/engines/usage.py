@@ -1,0 +1,181 @@
+"""Token counts out of the usage objects of the engines, as disjoint classes.
+
+Decides: which figure of which engine means what. OpenAI's prompt tokens include the cached ones
+and its completion tokens the reasoning ones; SGLang puts reasoning at the top; some engines leave
+the details out. Zero, null and absent are three values: an explicit zero is a count, the other
+two mean that the engine did not say.
+
+Does not decide prices, nor what is billed when a stream is cut.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from billing.metering.token_class import TokenCounts
+
+MAX_RAW_FIGURES = 64
+MAX_COUNT = 1 << 53
+_SAFE_KEY = re.compile(r"[A-Za-z0-9_.-]{1,96}\Z")
+
+_Figure = int | None | UnsetType
+
+
+class _PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: _Figure = UNSET
+    cache_write_tokens: _Figure = UNSET
+    cache_creation_tokens: _Figure = UNSET
+
+
+class _CompletionDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: _Figure = UNSET
+
+
+class _UsageObject(msgspec.Struct, frozen=True):
+    prompt_tokens: _Figure = UNSET
+    completion_tokens: _Figure = UNSET
+    total_tokens: _Figure = UNSET
+    reasoning_tokens: _Figure = UNSET
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+_DECODER = msgspec.json.Decoder(_UsageObject)
+_ANY = msgspec.json.Decoder(strict=True)
+_NO_PROMPT_DETAILS = _PromptDetails()
+_NO_COMPLETION_DETAILS = _CompletionDetails()
+
+
+@dataclass(slots=True)
+class Figures:
+    """What one usage object says, still overlapping as engines report it.
+
+    Attributes:
+        prompt: prompt tokens, cached ones included.
+        cached: the part of them read from a cache; 0 where the engine did not say.
+        cache_write: the part of them written to a priced cache.
+        completion: generated tokens, reasoning included.
+        reasoning: the part of them spent on reasoning.
+        complete: the engine gave every figure that the route needs.
+        anomalies: what was wrong with the object, as stable words.
+    """
+
+    prompt: int
+    cached: int
+    cache_write: int
+    completion: int
+    reasoning: int
+    complete: bool
+    anomalies: tuple[str, ...] = ()
+
+    def counts(self) -> TokenCounts:
+        """The figures as disjoint classes; their sum is prompt + completion."""
+        return TokenCounts(
+            input=self.prompt - self.cached - self.cache_write,
+            cached_input=self.cached,
+            cache_write=self.cache_write,
+            output=self.completion,
+            reasoning=self.reasoning,
+        )
+
+
+def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None:
+    """Read a usage object.
+
+    Args:
+        raw: its JSON text.
+        generates: whether the route yields generated tokens; if not, their absence is a zero.
+
+    Returns:
+        None where the text is no usage object that can be trusted (another type, a negative or
+        absurd count); the caller then bills by what it saw and flags it.
+    """
+    try:
+        usage = _DECODER.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    prompt_details = usage.prompt_tokens_details or _NO_PROMPT_DETAILS
+    completion_details = usage.completion_tokens_details or _NO_COMPLETION_DETAILS
+    written = _first(prompt_details.cache_write_tokens, prompt_details.cache_creation_tokens)
+    reasoning = _first(completion_details.reasoning_tokens, usage.reasoning_tokens)
+    figures = Figures(
+        prompt=usage.prompt_tokens or 0,
+        cached=prompt_details.cached_tokens or 0,
+        cache_write=written or 0,
+        completion=usage.completion_tokens or 0,
+        reasoning=reasoning or 0,
+        complete=isinstance(usage.prompt_tokens, int)
+        and (not generates or isinstance(usage.completion_tokens, int)),
+    )
+    if not _plausible(figures):
+        return None
+    _clamp(figures, usage.total_tokens)
+    return figures
+
+
+def _first(preferred: _Figure, other: _Figure) -> _Figure:
+    return preferred if isinstance(preferred, int) else other
+
+
+def _plausible(figures: Figures) -> bool:
+    counts = (
+        figures.prompt,
+        figures.cached,
+        figures.cache_write,
+        figures.completion,
+        figures.reasoning,
+    )
+    return min(counts) >= 0 and max(counts) <= MAX_COUNT
+
+
+def _clamp(figures: Figures, total: _Figure) -> None:
+    """Make the parts fit their wholes: a class must never be negative.
+
+    SGLang once reported more cached than prompt tokens after a retraction.
+    """
+    found: list[str] = []
+    if isinstance(total, int) and total != figures.prompt + figures.completion:
+        found.append("total_mismatch")
+    if figures.cached > figures.prompt:
+        figures.cached = figures.prompt
+        found.append("cached_exceeds_prompt")
+    if figures.cache_write > figures.prompt - figures.cached:
+        figures.cache_write = figures.prompt - figures.cached
+        found.append("cache_write_exceeds_prompt")
+    if figures.reasoning > figures.completion:
+        figures.reasoning = figures.completion
+        found.append("reasoning_exceeds_output")
+    figures.anomalies = tuple(found)
+
+
+def raw_figures(raw: bytes | msgspec.Raw) -> dict[str, int]:
+    """The whole numbers of a usage object by dotted path, as the engine gave them.
+
+    Kept beside the counts, so that re-rating and audits see the original. Text is left out.
+    """
+    try:
+        tree = _ANY.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}
+    found: dict[str, int] = {}
+    _flatten("", tree, found, depth=0)
+    return found
+
+
+def _flatten(path: str, node: Any, found: dict[str, int], *, depth: int) -> None:
+    if isinstance(node, dict) and depth < 4:
+        for key, child in cast("dict[str, Any]", node).items():
+            _flatten(f"{path}.{key}" if path else key, child, found, depth=depth + 1)
+    elif (
+        isinstance(node, int)
+        and not isinstance(node, bool)
+        and abs(node) <= MAX_COUNT
+        and len(found) < MAX_RAW_FIGURES
+        and _SAFE_KEY.match(path)
+    ):
+        found[path] = node
