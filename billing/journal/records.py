@@ -134,7 +134,7 @@ class Void(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
-    """Trailer of an instance that ended in order: every operation in it is complete."""
+    """Trailer of an instance that ended in order: nothing was written behind it."""
 
     at_us: int
 

@@ -1,0 +1,207 @@
+"""The side of the journal that touches files: batches in, one durable segment after the other.
+
+Decides: when bytes count as durable, when a new segment begins, and what a refusal of the disk
+leaves behind. Runs in the journal's one thread; knows nothing of waiters.
+
+* A **full disk** (ENOSPC, EDQUOT) while writing: the segment is cut back to its last durable
+  byte, so that what was refused cannot be read later, and the next batch tries again.
+* **Any other refusal**, and every failed fsync, is final: the kernel may have dropped the pages
+  and would report the next fsync as a success. The instance stays failed; a restarted process
+  opens a new one, and the ledger writer adopts the old one. It may find records there whose
+  waiters were refused: as after a crash, their fate was unknown, not decided.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from billing.errors import JournalError
+from billing.journal import instance
+from billing.journal.disk import FILE_MODE, Disk, can_heal
+from billing.journal.segment import HEADER_BYTES, Header, frames_bytes, header_bytes
+
+
+class Appender:
+    """Writes the segments of one instance.
+
+    Attributes:
+        directory: the instance's folder.
+        segment: number of the segment being written.
+        durable_offset: bytes of it that are on the disk.
+        broken: the disk refused in a way that cannot heal.
+    """
+
+    __slots__ = (
+        "_clock",
+        "_descriptor",
+        "_disk",
+        "_head_bytes",
+        "_lock",
+        "_mark",
+        "_name",
+        "_segment_bytes",
+        "broken",
+        "directory",
+        "durable_offset",
+        "segment",
+    )
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        name: str | None,
+        segment_bytes: int,
+        clock: Callable[[], int],
+        disk: Disk,
+    ) -> None:
+        """Create the instance and its first segment.
+
+        Raises:
+            JournalError: the name is unusable or taken, or the disk refuses.
+        """
+        self._name = name or instance.new_name(clock())
+        self._segment_bytes = segment_bytes
+        self._clock = clock
+        self._disk = disk
+        self.broken = False
+        self._descriptor = -1
+        self.directory, self._lock = instance.prepare(directory, self._name)
+        self._mark = -1
+        try:
+            self._mark = instance.open_mark(self.directory)
+            self._begin_segment(1, ())
+            self.directory = instance.reveal(self.directory, disk)
+        except (OSError, JournalError) as refused:
+            instance.discard(self.directory, self._lock)
+            self._close_files()
+            if isinstance(refused, OSError):
+                raise _refused(self.directory, refused) from None
+            raise
+
+    def is_full_for(self, size: int) -> bool:
+        """Whether a batch of `size` bytes belongs in a new segment.
+
+        Carried records do not count: else operations that fill a segment by themselves would
+        make every batch begin another one.
+        """
+        grown = self.durable_offset - self._head_bytes
+        return grown > 0 and grown + size > self._segment_bytes
+
+    def append(self, payloads: Sequence[bytes], carried: Sequence[bytes] | None) -> None:
+        """Make one batch durable; with `carried`, in a new segment that begins with those.
+
+        Raises:
+            JournalError: the disk refused; nothing of the batch counts. `broken` tells whether
+                another try can succeed.
+        """
+        if self.broken:
+            raise JournalError(
+                f"{self.directory} cannot be written any more: its disk failed",
+                remedy="replace the disk, then restart this process: it opens a new journal",
+            )
+        if carried is not None:
+            self._rotate(carried)
+        content = frames_bytes(payloads, self.durable_offset)
+        try:
+            self._disk.write(self._descriptor, content)
+        except OSError as refused:
+            self._cut_back(refused)
+            raise _refused(self.directory, refused) from None
+        try:
+            self._disk.sync(self._descriptor)
+        except OSError as refused:
+            self.broken = True
+            raise _refused(self.directory, refused) from None
+        self.durable_offset += len(content)
+        self._publish()
+
+    def close(self, *, clean: bool) -> None:
+        """Let go of the files and the lock; `clean` if nothing was left unwritten."""
+        if clean:
+            with contextlib.suppress(OSError):  # a reader then waits for the adoption instead
+                instance.publish_gone(self.directory)
+        self._close_files()
+        self._lock.release()
+
+    def _rotate(self, carried: Sequence[bytes]) -> None:
+        previous = self._descriptor
+        try:
+            self._begin_segment(self.segment + 1, carried)
+        except OSError as refused:
+            self.broken = self.broken or not can_heal(refused)
+            raise _refused(self.directory, refused) from None
+        finally:
+            if self._descriptor != previous:
+                os.close(previous)
+
+    def _begin_segment(self, number: int, carried: Sequence[bytes]) -> None:
+        """Write the head of a segment and only then give it its name.
+
+        A crash in between leaves the previous segment the newest, with everything in it.
+        """
+        head = frames_bytes(carried, HEADER_BYTES)
+        header = Header(
+            instance=self._name,
+            number=number,
+            head_bytes=HEADER_BYTES + len(head),
+            created_at_us=self._clock(),
+        )
+        path = instance.segment_path(self.directory, number)
+        unnamed = path.with_suffix(".tmp")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        descriptor = os.open(unnamed, flags, FILE_MODE)
+        try:
+            self._disk.write(descriptor, header_bytes(header) + head)
+            self._disk.sync(descriptor)
+            unnamed.rename(path)
+        except OSError:
+            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                unnamed.unlink()
+            raise
+        self._descriptor = descriptor
+        self._head_bytes = self.durable_offset = header.head_bytes
+        self.segment = number
+        try:
+            self._disk.sync_directory(self.directory)
+        except OSError:
+            self.broken = True  # the name may or may not be durable
+            raise
+        self._publish()
+
+    def _cut_back(self, refused: OSError) -> None:
+        if not can_heal(refused):
+            self.broken = True
+            return
+        try:
+            self._disk.truncate(self._descriptor, self.durable_offset)
+            self._disk.sync(self._descriptor)
+        except OSError:
+            self.broken = True
+
+    def _publish(self) -> None:
+        # A reader that misses one mark sees the next: never a reason to refuse durable records.
+        with contextlib.suppress(OSError):
+            instance.publish_durable(self._mark, self.segment, self.durable_offset)
+
+    def _close_files(self) -> None:
+        for descriptor in (self._descriptor, self._mark):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptor = self._mark = -1
+
+
+def _refused(directory: Path, refused: OSError) -> JournalError:
+    if can_heal(refused):
+        return JournalError(
+            f"the disk of {directory} is full: {refused.strerror}",
+            remedy="free space; the journal goes on with the next record",
+        )
+    return JournalError(
+        f"the disk of {directory} failed: {refused.strerror}",
+        remedy="replace the disk, then restart this process: it opens a new journal",
+    )

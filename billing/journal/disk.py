@@ -1,0 +1,57 @@
+"""The system calls that the journal trusts, in one place.
+
+Decides: which calls make bytes and names durable, and which refusals of the disk can heal.
+It is the seam where fault tests count the syncs and refuse the writes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+FILE_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
+
+# Space can be freed. Every other refusal leaves it unknown what is on the disk: after a failed
+# fsync the kernel may report success for pages that it has dropped, so no fsync is ever retried.
+_HEALING: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+# macOS has no fdatasync
+_sync_contents = getattr(os, "fdatasync", os.fsync)
+
+
+class Disk:
+    """Real files. A test subclasses it to fail on purpose."""
+
+    def write(self, descriptor: int, content: bytes) -> None:
+        """Append all of `content`.
+
+        Raises:
+            OSError: the disk refuses; part of the bytes may have been written.
+        """
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+
+    def sync(self, descriptor: int) -> None:
+        """Make the contents and length of the file durable."""
+        _sync_contents(descriptor)
+
+    def sync_directory(self, directory: Path) -> None:
+        """Make the names in a directory durable."""
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def truncate(self, descriptor: int, length: int) -> None:
+        """Cut the file back to `length`; the next write goes there (the file is in append mode)."""
+        os.ftruncate(descriptor, length)
+
+
+def can_heal(error: OSError) -> bool:
+    """Whether the same bytes may be written again once the operator has acted."""
+    return error.errno in _HEALING

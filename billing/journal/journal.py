@@ -1,0 +1,351 @@
+"""The journal as the proxy sees it: append a record, go on when it is on the disk.
+
+Decides: what is written together. Group commit without a timer: one write and fsync at a time,
+in one thread; whatever arrives meanwhile is the next batch. Under load batches grow by
+themselves, and a lone record waits for nobody.
+Does not decide: how bytes become durable (`appender.py`), what a reader makes of them.
+
+No record is dropped in silence. A record that somebody waits for ends in an answer: durable, or
+JournalError. A record that nobody waits for is kept in memory until it is durable; of the
+checkpoints of one operation only the newest is, so memory is bounded by the open operations.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from billing.errors import JournalError
+from billing.journal.appender import Appender
+from billing.journal.disk import Disk
+from billing.journal.records import (
+    AnyRecord,
+    Checkpoint,
+    Closed,
+    Intent,
+    Record,
+    Usage,
+    Void,
+    encode,
+)
+from billing.journal.segment import FRAME_BYTES
+
+SEGMENT_BYTES: Final = 64 << 20
+QUEUE_BYTES: Final = 8 << 20
+_SEGMENT_BYTES_LIMIT: Final = 1 << 30  # frames name their batch by a 32-bit offset
+
+_Entry: TypeAlias = "tuple[AnyRecord, bytes, asyncio.Future[None] | None]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JournalStatistics:
+    """What one journal has done since it was opened.
+
+    Attributes:
+        records, batches: durable ones; their ratio is how well the group commit works.
+        payload_bytes: durable bytes of records, without frames and carried records.
+        refusals: batches that the disk refused.
+        segment, durable_offset: the place behind the last durable record.
+        backlog_records, backlog_bytes: queued or being written.
+        open_operations: intents without usage or void, carried into the next segment.
+    """
+
+    records: int
+    batches: int
+    payload_bytes: int
+    refusals: int
+    segment: int
+    durable_offset: int
+    backlog_records: int
+    backlog_bytes: int
+    open_operations: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _OpenOperation:
+    intent: bytes
+    checkpoint: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    entries: list[_Entry]
+    carried: list[bytes] | None
+
+
+def wall_clock_us() -> int:
+    """Microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+class Journal:
+    """One instance, written by one event loop. Make it with `await Journal.open(...)`.
+
+    Every method belongs to the loop that opened it.
+    """
+
+    def __init__(self, appender: Appender, *, queue_bytes: int, clock: Callable[[], int]) -> None:
+        self._appender = appender
+        self._queue_bytes = queue_bytes
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._pending: list[_Entry] = []
+        self._checkpoints: dict[bytes, tuple[Checkpoint, bytes]] = {}
+        self._open: dict[bytes, _OpenOperation] = {}
+        self._backlog_bytes = 0  # of pending and in-flight records, checkpoints apart
+        self._in_flight = 0
+        self._busy = False
+        self._closing = False
+        self._room = asyncio.Event()
+        self._failure: JournalError | None = None
+        self._records = self._batches = self._payload_bytes = self._refusals = 0
+        self._batch_queue: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_batches, name="journal", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    async def open(
+        cls,
+        directory: Path,
+        *,
+        instance: str | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        queue_bytes: int = QUEUE_BYTES,
+        clock: Callable[[], int] = wall_clock_us,
+        disk: Disk | None = None,
+    ) -> Journal:
+        """Create a new instance under `directory` and hold its lock until the process ends.
+
+        Args:
+            instance: its name; by default one that sorts by age and is unique.
+            segment_bytes: size at which a new segment begins, up to 1 GiB.
+            queue_bytes: payload bytes that may wait for the disk before `append` itself waits.
+            clock: microseconds since 1970 UTC.
+            disk: the seam of fault tests.
+
+        Raises:
+            JournalError: the name is unusable or taken, the disk refuses, or a size is absurd.
+        """
+        if not 0 < segment_bytes <= _SEGMENT_BYTES_LIMIT:
+            raise JournalError("a segment has 1 byte to 1 GiB", field="segment_bytes")
+        appender = await asyncio.to_thread(
+            Appender,
+            directory,
+            name=instance,
+            segment_bytes=segment_bytes,
+            clock=clock,
+            disk=disk or Disk(),
+        )
+        return cls(appender, queue_bytes=queue_bytes, clock=clock)
+
+    @property
+    def directory(self) -> Path:
+        """Folder of this instance."""
+        return self._appender.directory
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the disk took the last batch and the journal is open."""
+        return self._failure is None and not self._closing
+
+    @property
+    def failure(self) -> JournalError | None:
+        """Why the disk refused the last batch."""
+        return self._failure
+
+    async def append(self, record: Record) -> None:
+        """Write a record; returns when it is on the disk.
+
+        Waits first while the queue is full. A caller that is cancelled meanwhile does not take
+        its record back.
+
+        Raises:
+            JournalError: the disk refused it (it will not be read later, unless the disk itself
+                failed or the process dies at once), it cannot be encoded, or the journal is
+                closed.
+        """
+        while self._backlog_bytes >= self._queue_bytes and not self._closing:
+            self._room.clear()
+            self._start_soon()  # after a refusal nothing else might try again
+            await self._room.wait()
+            if self._failure is not None:
+                raise _again(self._failure)
+        self._refuse_if_closed()
+        await self._enqueue(record, encode(record))
+
+    def append_soon(self, record: Record) -> None:
+        """Write a record with the next batch, waiting for nothing.
+
+        A checkpoint replaces a queued one of the same operation. While the disk refuses, the
+        record stays queued and goes with the next batch that is taken.
+
+        Raises:
+            JournalError: it cannot be encoded, the journal is closed, its disk failed for good,
+                or (not for checkpoints) the queue is full.
+        """
+        self._refuse_if_closed()
+        if self._appender.broken and self._failure is not None:
+            raise _again(self._failure)
+        payload = encode(record)
+        if isinstance(record, Checkpoint):
+            self._checkpoints[record.id] = (record, payload)
+        elif self._backlog_bytes >= self._queue_bytes:
+            raise JournalError(
+                "the queue of the journal is full", remedy="wait for the disk: use append"
+            )
+        else:
+            self._pending.append((record, payload, None))
+            self._backlog_bytes += len(payload)
+        self._start_soon()
+
+    def statistics(self) -> JournalStatistics:
+        """Figures for metrics."""
+        return JournalStatistics(
+            records=self._records,
+            batches=self._batches,
+            payload_bytes=self._payload_bytes,
+            refusals=self._refusals,
+            segment=self._appender.segment,
+            durable_offset=self._appender.durable_offset,
+            backlog_records=len(self._pending) + len(self._checkpoints) + self._in_flight,
+            backlog_bytes=self._backlog_bytes,
+            open_operations=len(self._open),
+        )
+
+    async def close(self) -> None:
+        """Write what is queued and the trailer, then let go of the lock. Safe to repeat.
+
+        Raises:
+            JournalError: the disk refused the end. The lock is gone all the same, and the ledger
+                writer adopts the instance as if its process had died.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        self._room.set()
+        closed = Closed(at_us=self._clock())
+        clean = False
+        try:
+            await self._enqueue(closed, encode(closed))
+            clean = True
+        finally:
+            self._batch_queue.put(None)
+            self._thread.join()
+            self._appender.close(clean=clean)
+
+    def _refuse_if_closed(self) -> None:
+        if self._closing:
+            raise JournalError("the journal is closed")
+
+    def _enqueue(self, record: AnyRecord, payload: bytes) -> asyncio.Future[None]:
+        future = self._loop.create_future()
+        self._pending.append((record, payload, future))
+        self._backlog_bytes += len(payload)
+        self._start_soon()
+        return future
+
+    def _start_soon(self) -> None:
+        # Not at once: what else this turn of the loop appends belongs in the same batch.
+        if not self._busy:
+            self._busy = True
+            self._loop.call_soon(self._start_batch)
+
+    def _start_batch(self) -> None:
+        # Checkpoints first, so that the trailer is last.
+        entries: list[_Entry] = [(*queued, None) for queued in self._checkpoints.values()]
+        self._checkpoints.clear()
+        entries += self._pending
+        self._pending = []
+        self._in_flight = len(entries)
+        size = sum(len(payload) for _, payload, _ in entries) + FRAME_BYTES * len(entries)
+        carried = self._carried() if self._appender.is_full_for(size) else None
+        self._batch_queue.put(_Batch(entries=entries, carried=carried))
+
+    def _carried(self) -> list[bytes]:
+        """The open operations, so that recovery needs no older segment than the next one."""
+        payloads: list[bytes] = []
+        for operation in self._open.values():
+            payloads.append(operation.intent)
+            if operation.checkpoint is not None:
+                payloads.append(operation.checkpoint)
+        return payloads
+
+    def _write_batches(self) -> None:
+        """Body of the thread: one batch at a time, one call into the loop for each."""
+        while (batch := self._batch_queue.get()) is not None:
+            failure: JournalError | None = None
+            try:
+                self._appender.append([payload for _, payload, _ in batch.entries], batch.carried)
+            except JournalError as refused:
+                failure = refused
+            except Exception as unexpected:  # noqa: BLE001 - nobody may wait for ever on a bug
+                self._appender.broken = True
+                failure = JournalError(f"the journal stopped: {type(unexpected).__name__}")
+            try:
+                self._loop.call_soon_threadsafe(self._finish_batch, batch.entries, failure)
+            except RuntimeError:  # the loop was closed without closing the journal
+                return
+
+    def _finish_batch(self, entries: list[_Entry], failure: JournalError | None) -> None:
+        self._in_flight = 0
+        self._failure = failure
+        if failure is None:
+            self._batches += 1
+            self._acknowledge(entries)
+        else:
+            self._refusals += 1
+            self._refuse(entries, failure)
+        if failure is not None or self._backlog_bytes < self._queue_bytes:
+            self._room.set()
+        # After a refusal only a waiting caller is a reason to try again at once.
+        wanted = (
+            bool(self._pending or self._checkpoints)
+            if failure is None
+            else any(future is not None for _, _, future in self._pending)
+        )
+        self._busy = wanted
+        if wanted:
+            self._loop.call_soon(self._start_batch)
+
+    def _acknowledge(self, entries: list[_Entry]) -> None:
+        for record, payload, future in entries:
+            self._payload_bytes += len(payload)
+            if future is not None and not future.done():
+                future.set_result(None)
+            match record:
+                case Checkpoint():
+                    if (operation := self._open.get(record.id)) is not None:
+                        operation.checkpoint = payload
+                    continue  # its bytes were never in the backlog
+                case Intent():
+                    self._open[record.id] = _OpenOperation(intent=payload)
+                case Usage() | Void():
+                    self._open.pop(record.id, None)
+                case Closed():
+                    pass
+            self._backlog_bytes -= len(payload)
+        self._records += len(entries)
+
+    def _refuse(self, entries: list[_Entry], failure: JournalError) -> None:
+        kept: list[_Entry] = []
+        for record, payload, future in entries:
+            if future is not None:
+                self._backlog_bytes -= len(payload)
+                if not future.done():
+                    future.set_exception(_again(failure))
+            elif isinstance(record, Checkpoint):
+                self._checkpoints.setdefault(record.id, (record, payload))
+            else:
+                kept.append((record, payload, None))
+        self._pending = kept + self._pending
+
+
+def _again(failure: JournalError) -> JournalError:
+    """One error per waiter: a shared one would collect the tracebacks of all of them."""
+    return JournalError(failure.message, remedy=failure.remedy)
