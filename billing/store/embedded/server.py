@@ -109,17 +109,16 @@ class EmbeddedServer:
     def _join(self, folder: ServerFolder) -> ServerAddress:
         """Return the address of a server that answers; called under the start lock."""
         deadline = now_ms() + WAIT_MS
-        lock = open_lock(folder.server_lock)
-        if try_lock(lock):
-            self._launch(folder, lock)
-        else:
-            os.close(lock)
+        launched = False
         while True:
+            # What holds the lock may be a server in its last moments; then ours is next.
+            if not launched:
+                launched = self._launch(folder)
             address = _answering(folder)
             if address is not None:
                 cluster.ensure_logins(address)
                 return address
-            if not self.is_running():
+            if launched and not self.is_running():
                 raise EmbeddedServerError(
                     "the server ended while it was starting", remedy=f"see {folder.log}"
                 )
@@ -129,15 +128,19 @@ class EmbeddedServer:
                 )
             pause()
 
-    def _launch(self, folder: ServerFolder, lock: int) -> None:
-        """Start the server, which inherits the held lock; closes our copy of it."""
+    def _launch(self, folder: ServerFolder) -> bool:
+        """Start a server, which inherits the lock, unless one is there; True if we did."""
+        lock = open_lock(folder.server_lock)
         try:
+            if not try_lock(lock):
+                return False
             binaries = binaries_for(folder)
             folder.make_own(folder.socket)
             cluster.create_cluster(folder, binaries)
             cluster.clear_remains(folder)
             cluster.write_settings(folder, _choose_endpoint(folder), fsync=self._fsync)
             _start_keeper(folder, cluster.server_command(folder, binaries), lock)
+            return True
         finally:
             os.close(lock)
 

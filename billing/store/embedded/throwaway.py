@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -20,11 +19,10 @@ def throwaway_server(*, fsync: bool) -> Generator[ServerAddress]:
     Args:
         fsync: False makes commits faster and a power cut fatal, which costs nothing here.
 
-    Root's folder lies under /var/lib, where the server's own user can reach it; anybody else's
-    is where `tempfile` puts it.
+    The folder is where `tempfile` puts it; under root the server's own user must be able to pass
+    through to there, which /tmp allows.
     """
-    base = "/var/lib" if os.geteuid() == 0 else None
-    folder = Path(tempfile.mkdtemp(prefix="steelyard-tests-", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix="steelyard-tests-"))
     server = EmbeddedServer(folder, fsync=fsync)
     try:
         yield server.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -15,8 +14,7 @@ from billing.store.embedded import EmbeddedServer, ServerAddress
 
 @pytest.fixture
 def data_dir() -> Generator[Path]:
-    base = "/var/lib" if os.geteuid() == 0 else None
-    home = Path(tempfile.mkdtemp(prefix="steelyard-tests-", dir=base))
+    home = Path(tempfile.mkdtemp(prefix="steelyard-tests-"))
     home.chmod(0o711)
     yield home.joinpath("data")
     shutil.rmtree(home)
@@ -24,8 +22,7 @@ def data_dir() -> Generator[Path]:
 
 @pytest.fixture(scope="module")
 def shared_dir() -> Generator[Path]:
-    base = "/var/lib" if os.geteuid() == 0 else None
-    home = Path(tempfile.mkdtemp(prefix="steelyard-tests-", dir=base))
+    home = Path(tempfile.mkdtemp(prefix="steelyard-tests-"))
     home.chmod(0o711)
     yield home.joinpath("data")
     shutil.rmtree(home)
