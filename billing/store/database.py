@@ -77,7 +77,7 @@ class Database:
         assert (role is Role.TENANT) == (tenant_id is not None)
         with self._engine.connect() as connection:
             if snapshot:
-                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+                connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
                 become(connection, role, tenant_id=tenant_id)
                 yield connection
@@ -109,7 +109,7 @@ class Database:
             raise ConfigurationError(
                 "the database does not answer",
                 field="STEELYARD_DATABASE_URL",
-                remedy="check that PostgreSQL runs and that the URL's host, user and database exist",
+                remedy="check that PostgreSQL runs and that host, user and database of the URL exist",
             ) from error
 
     def close(self) -> None:
@@ -130,7 +130,9 @@ def acting_as(connection: sa.Connection, role: Role) -> Generator[None]:
     After an error the transaction is lost anyway, so the role is only given back on success.
     """
     before = connection.execute(
-        sa.text("SELECT current_setting('role') AS role, current_setting('steelyard.tenant_id') AS t")
+        sa.text(
+            "SELECT current_setting('role') AS role, current_setting('steelyard.tenant_id') AS t"
+        )
     ).one()
     become(connection, role)
     yield
@@ -155,6 +157,11 @@ def only(connection: sa.Connection, sql: str, **parameters: Any) -> sa.Row[Any]:
 def run(connection: sa.Connection, sql: str, **parameters: Any) -> int:
     """Execute a statement; the number of rows it touched."""
     return connection.execute(sa.text(sql), parameters).rowcount
+
+
+def members(row: sa.Row[Any], **replaced: Any) -> dict[str, Any]:
+    """A row's columns by name, some of them replaced: the members of a value."""
+    return {**row._asdict(), **replaced}  # pyright: ignore[reportPrivateUsage]  # SQLAlchemy's public name
 
 
 def _worth_retrying(error: DBAPIError) -> bool:

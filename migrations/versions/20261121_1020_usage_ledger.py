@@ -128,7 +128,8 @@ BEGIN
         name := 'usage_event_' || to_char(start AT TIME ZONE 'UTC', 'YYYYMM');
         IF to_regclass('public.' || name) IS NULL THEN
             EXECUTE format(
-                'CREATE TABLE public.%I PARTITION OF public.usage_event FOR VALUES FROM (%L) TO (%L)',
+                'CREATE TABLE public.%I PARTITION OF public.usage_event '
+                'FOR VALUES FROM (%L) TO (%L)',
                 name, public.first_event_id(start),
                 public.first_event_id(date_trunc('month', start + interval '35 days', 'UTC')));
             EXECUTE format(
@@ -187,9 +188,7 @@ def upgrade() -> None:
         "usage_shape, backend, ledger_epoch, journal_cursor TO steelyard_ingest"
     )
     op.execute("GRANT SELECT (id) ON usage_event TO steelyard_ingest")
-    op.execute(
-        "GRANT UPDATE (quantity, events, epoch) ON usage_rollup TO steelyard_ingest"
-    )
+    op.execute("GRANT UPDATE (quantity, events, epoch) ON usage_rollup TO steelyard_ingest")
     op.execute("GRANT UPDATE ON journal_cursor, ledger_epoch TO steelyard_ingest")
 
 

@@ -1,0 +1,1 @@
+"""One module per schema change, in order of its name."""

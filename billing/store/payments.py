@@ -1,0 +1,199 @@
+"""Tables stripe_customer, invoice_mirror, stripe_event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from billing.store.database import first, members, only, query, run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorRow:
+    """How far an invoice has been mirrored.
+
+    Attributes:
+        state: pending → created → filled → finalized, or failed.
+        attempt_epoch: part of every idempotency key; a new one after an answer that stuck.
+    """
+
+    invoice_id: UUID
+    tenant_id: int
+    state: str
+    stripe_id: str | None
+    attempt_epoch: int
+    stripe_total_minor: int | None
+    hosted_url: str | None
+    last_error: str | None
+    requested_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxRow:
+    """A webhook event that Stripe delivered: a hint to look at an object."""
+
+    id: str
+    type: str
+    object_id: str
+    applied_at: datetime | None
+
+
+_MIRROR = (
+    "SELECT invoice_id, tenant_id, state, stripe_id, attempt_epoch, stripe_total_minor, "
+    "hosted_url, last_error, requested_at, updated_at FROM invoice_mirror"
+)
+
+
+def request_mirror(
+    connection: sa.Connection, invoice_id: UUID, *, tenant_id: int, now: datetime
+) -> None:
+    """Ask for an invoice to be mirrored; asking twice changes nothing."""
+    run(
+        connection,
+        "INSERT INTO invoice_mirror (invoice_id, tenant_id, state, requested_at, updated_at) "
+        "VALUES (:id, :tenant, 'pending', :now, :now) ON CONFLICT DO NOTHING",
+        id=invoice_id,
+        tenant=tenant_id,
+        now=now,
+    )
+
+
+def mirror(connection: sa.Connection, invoice_id: UUID) -> MirrorRow | None:
+    """The mirror of an invoice."""
+    row = first(connection, f"{_MIRROR} WHERE invoice_id = :id", id=invoice_id)
+    return None if row is None else MirrorRow(**members(row))
+
+
+def mirror_by_stripe_id(connection: sa.Connection, stripe_id: str) -> MirrorRow | None:
+    """The mirror that has this Stripe invoice."""
+    row = first(connection, f"{_MIRROR} WHERE stripe_id = :id", id=stripe_id)
+    return None if row is None else MirrorRow(**members(row))
+
+
+def mirrors(connection: sa.Connection, *, unfinished: bool = False) -> list[MirrorRow]:
+    """All mirrors, or those that are on their way, oldest first."""
+    where = "WHERE state IN ('pending', 'created', 'filled')" if unfinished else ""
+    rows = query(connection, f"{_MIRROR} {where} ORDER BY requested_at, invoice_id")
+    return [MirrorRow(**members(row)) for row in rows]
+
+
+def lock_mirror(connection: sa.Connection, invoice_id: UUID) -> bool:
+    """Become the only one who mirrors this invoice on this connection; False if another is.
+
+    A session lock: it outlives transactions, because Stripe is called between them, and the
+    server gives it back if this process dies.
+    """
+    return only(
+        connection,
+        "SELECT pg_try_advisory_lock(hashtextextended(:key, 0)) AS locked",
+        key=f"mirror {invoice_id}",
+    ).locked
+
+
+def unlock_mirror(connection: sa.Connection, invoice_id: UUID) -> None:
+    """Give `lock_mirror`'s lock back."""
+    run(
+        connection,
+        "SELECT pg_advisory_unlock(hashtextextended(:key, 0))",
+        key=f"mirror {invoice_id}",
+    )
+
+
+def save_mirror(
+    connection: sa.Connection,
+    invoice_id: UUID,
+    *,
+    state: str,
+    stripe_id: str | None = None,
+    stripe_total_minor: int | None = None,
+    hosted_url: str | None = None,
+    last_error: str | None = None,
+    new_attempt: bool = False,
+    now: datetime,
+) -> None:
+    """Record a step; values that are None keep what is stored."""
+    run(
+        connection,
+        "UPDATE invoice_mirror SET state = :state, stripe_id = coalesce(:stripe_id, stripe_id), "
+        "stripe_total_minor = coalesce(:total, stripe_total_minor), "
+        "hosted_url = coalesce(:url, hosted_url), last_error = :error, "
+        "attempt_epoch = attempt_epoch + :step, updated_at = :now WHERE invoice_id = :id",
+        id=invoice_id,
+        state=state,
+        stripe_id=stripe_id,
+        total=stripe_total_minor,
+        url=hosted_url,
+        error=last_error,
+        step=1 if new_attempt else 0,
+        now=now,
+    )
+
+
+def stripe_customer(connection: sa.Connection, tenant_id: int) -> str | None:
+    """The Stripe customer of a tenant."""
+    row = first(
+        connection, "SELECT stripe_id FROM stripe_customer WHERE tenant_id = :t", t=tenant_id
+    )
+    return None if row is None else row.stripe_id
+
+
+def save_stripe_customer(
+    connection: sa.Connection, *, tenant_id: int, stripe_id: str, now: datetime
+) -> None:
+    """Remember the Stripe customer of a tenant."""
+    run(
+        connection,
+        "INSERT INTO stripe_customer (tenant_id, stripe_id, created_at) VALUES (:t, :id, :now) "
+        "ON CONFLICT (tenant_id) DO NOTHING",
+        t=tenant_id,
+        id=stripe_id,
+        now=now,
+    )
+
+
+def receive_event(
+    connection: sa.Connection,
+    *,
+    event_id: str,
+    event_type: str,
+    object_id: str,
+    payload: bytes,
+    created_at: datetime,
+    now: datetime,
+) -> bool:
+    """Store a webhook event; False if it was delivered before."""
+    row = first(
+        connection,
+        "INSERT INTO stripe_event (id, type, object_id, payload, created_at, received_at) "
+        "VALUES (:id, :type, :object, :payload, :created, :now) ON CONFLICT DO NOTHING "
+        "RETURNING id",
+        id=event_id,
+        type=event_type,
+        object=object_id,
+        payload=payload,
+        created=created_at,
+        now=now,
+    )
+    return row is not None
+
+
+def unapplied_events(connection: sa.Connection, *, limit: int) -> list[InboxRow]:
+    """Delivered events that nobody has acted on, oldest first."""
+    rows = query(
+        connection,
+        "SELECT id, type, object_id, applied_at FROM stripe_event WHERE applied_at IS NULL "
+        "ORDER BY received_at, id LIMIT :limit",
+        limit=limit,
+    )
+    return [InboxRow(**members(row)) for row in rows]
+
+
+def mark_applied(connection: sa.Connection, event_id: str, *, now: datetime) -> None:
+    """An event has been acted on."""
+    run(
+        connection, "UPDATE stripe_event SET applied_at = :now WHERE id = :id", id=event_id, now=now
+    )

@@ -1,0 +1,1 @@
+"""Usage ledger: append with idempotency and rollups in one transaction; reads from rollups."""

@@ -1,0 +1,236 @@
+"""Reads of the usage ledger: quantities of a period at a watermark, usage of a tenant, requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from billing.period import Period
+from billing.store.database import members, query, run
+
+GROUPS = {
+    "day": "date_trunc('day', r.bucket, CAST(:zone AS text))",
+    "hour": "date_trunc('hour', r.bucket)",
+    "bucket": "r.bucket",
+    "none": "CAST(:start AS timestamptz)",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantityRow:
+    """A quantity of one tenant in one period, summed over buckets, projects and keys.
+
+    Attributes:
+        contract_ids: the contracts that were in force; empty if none was.
+        bucket_from, bucket_until: first and last bucket that hold it.
+    """
+
+    meter: str
+    model: str | None
+    kind: int
+    contract_ids: tuple[int, ...]
+    quantity: Decimal
+    informational: bool
+    bucket_from: datetime
+    bucket_until: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageRow:
+    """Usage of a tenant in one slot of time."""
+
+    start: datetime
+    meter: str
+    model: str | None
+    project: str | None
+    quantity: Decimal
+    events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """One usage event as its tenant sees it.
+
+    Attributes:
+        quantities: by meter code, zeros left out.
+        raw: the engine's own figures by path.
+    """
+
+    id: UUID
+    occurred_at: datetime
+    model: str | None
+    kind: int
+    cause: int
+    estimated: bool
+    quantities: dict[str, Decimal]
+    raw: dict[str, int]
+    duration_us: int
+
+
+_QUANTITIES = """
+SELECT v.code AS meter, m.name AS model, r.kind, coalesce(p.contract_ids, '{}') AS contract_ids,
+       v.informational, sum(r.quantity) AS quantity, min(r.bucket) AS bucket_from,
+       max(r.bucket) AS bucket_until
+  FROM usage_rollup r
+  JOIN meter_version v ON v.id = r.meter_version_id
+  LEFT JOIN model m ON m.id = r.model_id
+  LEFT JOIN price_version p ON p.id = r.price_version_id
+ WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end
+ GROUP BY v.code, m.name, r.kind, p.contract_ids, v.informational
+ ORDER BY v.code, m.name NULLS FIRST, r.kind, p.contract_ids NULLS FIRST
+"""
+
+
+def quantities(connection: sa.Connection, *, tenant_id: int, period: Period) -> list[QuantityRow]:
+    """What a tenant used in a period, by meter, model, kind and price version."""
+    rows = query(connection, _QUANTITIES, tenant=tenant_id, start=period.start, end=period.end)
+    return [QuantityRow(**members(row, contract_ids=tuple(row.contract_ids))) for row in rows]
+
+
+def usage(
+    connection: sa.Connection, *, tenant_id: int, period: Period, group: str, zone: str
+) -> list[UsageRow]:
+    """A tenant's usage by slot of time (`day` in its zone, `hour`, `bucket` or `none`)."""
+    slot = GROUPS[group]
+    rows = query(
+        connection,
+        f"SELECT {slot} AS start, v.code AS meter, m.name AS model, p.slug AS project, "  # noqa: S608  # our own text
+        "sum(r.quantity) AS quantity, CAST(sum(r.events) AS bigint) AS events "
+        "FROM usage_rollup r JOIN meter_version v ON v.id = r.meter_version_id "
+        "LEFT JOIN model m ON m.id = r.model_id LEFT JOIN project p ON p.id = r.project_id "
+        "WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end "
+        "GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3 NULLS FIRST, 4",
+        tenant=tenant_id,
+        start=period.start,
+        end=period.end,
+        **({"zone": zone} if group == "day" else {}),
+    )
+    return [UsageRow(**members(row)) for row in rows]
+
+
+_EVENTS = """
+SELECT e.id, e.occurred_at, m.name AS model, e.kind, e.cause, e.estimated, e.duration_us,
+       (SELECT array_agg(v.code ORDER BY n)
+          FROM unnest(s.meter_version_ids) WITH ORDINALITY AS u (version_id, n)
+          JOIN meter_version v ON v.id = u.version_id) AS codes,
+       e.quantities, h.paths, e.raw_counts
+  FROM usage_event e
+  JOIN meter_set s ON s.id = e.meter_set_id
+  LEFT JOIN model m ON m.id = e.model_id
+  LEFT JOIN usage_shape h ON h.id = e.raw_shape_id
+ WHERE e.tenant_id = :tenant
+"""
+
+
+def events(
+    connection: sa.Connection, *, tenant_id: int, period: Period, limit: int
+) -> list[EventView]:
+    """A tenant's newest events of a period."""
+    rows = query(
+        connection,
+        f"{_EVENTS} AND e.occurred_at >= :start AND e.occurred_at < :end "
+        "ORDER BY e.occurred_at DESC, e.id DESC LIMIT :limit",
+        tenant=tenant_id,
+        start=period.start,
+        end=period.end,
+        limit=limit,
+    )
+    return [_view(row) for row in rows]
+
+
+def event(connection: sa.Connection, *, tenant_id: int, event_id: UUID) -> EventView | None:
+    """One event of a tenant."""
+    rows = query(connection, f"{_EVENTS} AND e.id = :id", tenant=tenant_id, id=event_id)
+    return _view(rows[0]) if rows else None
+
+
+def scrap(connection: sa.Connection, *, period: Period) -> list[tuple[str, int, int]]:
+    """Dispatched and not billed: (model, tenant id, attempts) of a period."""
+    rows = query(
+        connection,
+        "SELECT m.name AS model, s.tenant_id, count(*) AS attempts FROM scrap_attempt s "
+        "JOIN model m ON m.id = s.model_id WHERE s.at >= :start AND s.at < :end "
+        "GROUP BY 1, 2 ORDER BY 1, 2",
+        start=period.start,
+        end=period.end,
+    )
+    return [(row.model, row.tenant_id, row.attempts) for row in rows]
+
+
+def usage_of_all(
+    connection: sa.Connection, *, period: Period
+) -> list[tuple[int, str, str | None, Decimal]]:
+    """(tenant id, meter, model, quantity) of everybody in a period, whatever the kind."""
+    rows = query(
+        connection,
+        "SELECT r.tenant_id, v.code AS meter, m.name AS model, sum(r.quantity) AS quantity "
+        "FROM usage_rollup r JOIN meter_version v ON v.id = r.meter_version_id "
+        "LEFT JOIN model m ON m.id = r.model_id "
+        "WHERE r.bucket >= :start AND r.bucket < :end GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        start=period.start,
+        end=period.end,
+    )
+    return [(row.tenant_id, row.meter, row.model, row.quantity) for row in rows]
+
+
+def rollup_differences(connection: sa.Connection) -> list[tuple[int, datetime, str]]:
+    """Rollup rows that differ from a re-aggregation of the raw events; empty when all is well."""
+    rows = query(
+        connection,
+        """
+        WITH raw AS (
+            SELECT e.tenant_id, date_bin('15 minutes', e.occurred_at, '1970-01-01Z') AS bucket,
+                   q.meter_version_id, e.model_id, e.price_version_id, e.project_id, e.key_id,
+                   e.kind, sum(q.quantity) AS quantity, count(*) AS events
+              FROM usage_event e JOIN meter_set m ON m.id = e.meter_set_id
+             CROSS JOIN LATERAL unnest(m.meter_version_ids, e.quantities)
+                   AS q (meter_version_id, quantity)
+             WHERE q.quantity <> 0 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+        )
+        SELECT tenant_id, bucket, meter_version_id FROM raw
+          FULL JOIN usage_rollup r USING (tenant_id, bucket, meter_version_id, model_id,
+               price_version_id, project_id, key_id, kind)
+         WHERE (raw.quantity, raw.events) IS DISTINCT FROM (r.quantity, r.events)
+         ORDER BY 1, 2, 3
+        """,
+    )
+    return [(row.tenant_id, row.bucket, str(row.meter_version_id)) for row in rows]
+
+
+def insert_scrap(
+    connection: sa.Connection,
+    rows: list[tuple[UUID, datetime, int, int, int, str]],
+) -> None:
+    """Record attempts that used compute and bill nothing: (id, at, tenant, model, backend, why)."""
+    for attempt_id, at, tenant_id, model_id, backend_id, reason in rows:
+        run(
+            connection,
+            "INSERT INTO scrap_attempt (id, at, tenant_id, model_id, backend_id, reason) "
+            "VALUES (:id, :at, :tenant, :model, :backend, :reason) ON CONFLICT (id) DO NOTHING",
+            id=attempt_id,
+            at=at,
+            tenant=tenant_id,
+            model=model_id,
+            backend=backend_id,
+            reason=reason,
+        )
+
+
+def _view(row: sa.Row[Any]) -> EventView:
+    named = zip(row.codes, row.quantities, strict=True)
+    return EventView(
+        id=row.id,
+        occurred_at=row.occurred_at,
+        model=row.model,
+        kind=row.kind,
+        cause=row.cause,
+        estimated=row.estimated,
+        quantities={code: quantity for code, quantity in named if quantity},
+        raw=dict(zip(row.paths or (), row.raw_counts or (), strict=True)),
+        duration_us=row.duration_us,
+    )
