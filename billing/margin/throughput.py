@@ -66,11 +66,14 @@ def measured_throughput(
     Args:
         input_rate: tokens per second and GPU; so are the other rates.
     """
+    if cached_input_rate is None:
+        cached_input_rate = EXACT.multiply(input_rate, Decimal(CACHED_INPUT_SPEED))
+    if cache_write_rate is None:
+        cache_write_rate = input_rate
     rates = {
         TokenClass.INPUT: input_rate,
-        TokenClass.CACHED_INPUT: cached_input_rate
-        or EXACT.multiply(input_rate, Decimal(CACHED_INPUT_SPEED)),
-        TokenClass.CACHE_WRITE: cache_write_rate or input_rate,
+        TokenClass.CACHED_INPUT: cached_input_rate,
+        TokenClass.CACHE_WRITE: cache_write_rate,
         TokenClass.OUTPUT: output_rate,
     }
     return Throughput(
