@@ -63,7 +63,7 @@ class Appender:
         Raises:
             JournalError: the name is unusable or taken, or the disk refuses.
         """
-        self._name = name or instance.new_name(clock())
+        self._name = instance.new_name(clock()) if name is None else name
         self._segment_bytes = segment_bytes
         self._clock = clock
         self._disk = disk
