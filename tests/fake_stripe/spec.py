@@ -46,7 +46,7 @@ class Spec:
     def __init__(self, description: dict[str, Any], drift: dict[str, Any]) -> None:
         self._paths: dict[str, dict[str, Any]] = description["paths"]
         self._drift = drift
-        self._components = {"schemas": _json_schema(description["components"]["schemas"])}
+        self._schemas: dict[str, Any] = _json_schema(description["components"]["schemas"])
         self._patterns = [(_pattern(template), template) for template in self._paths]
         self._requests: dict[str, RequestSchema] = {}
         self._answers: dict[tuple[str, bool], Any] = {}
@@ -111,7 +111,7 @@ class Spec:
             answer = described["default" if error else "200"]
             schema = _json_schema(answer["content"]["application/json"]["schema"])
             self._answers[key] = jsonschema.Draft202012Validator(
-                {**schema, "components": self._components}
+                {**schema, "components": {"schemas": self._schemas}}
             )
         return self._answers[key]
 
@@ -122,12 +122,10 @@ class Spec:
         if not isinstance(answer, dict):
             return []
         found: list[str] = []
-        if (
-            answer.get("deleted") is not True
-            and answer.get("object") in self._components["schemas"]
-        ):
-            kind = str(answer["object"])
-            known = set(self._components["schemas"][kind]["properties"])
+        kind = answer.get("object")
+        # An event's data has a member `object` that is itself an object.
+        if isinstance(kind, str) and "deleted" not in answer and kind in self._schemas:
+            known = set(self._schemas[kind]["properties"])
             known |= set(self._drift["responses"].get(kind, {}).get("added", ()))
             found = [f"{kind}.{name}" for name in answer if name not in known]
         return found + [name for child in answer.values() for name in self._unknown_fields(child)]

@@ -25,7 +25,25 @@ METADATA_TEXT_LENGTH_MAX = 500
 #: Smallest amount that Stripe collects, in minor units, by currency.
 MINIMUM_CHARGE = {"usd": 50, "eur": 50, "gbp": 30, "chf": 50, "jpy": 50}
 #: Currencies of this account; others are refused.
-CURRENCIES = frozenset({*MINIMUM_CHARGE, "cad", "aud", "sek", "nok", "dkk"})
+CURRENCIES = frozenset(
+    {
+        "aud",
+        "cad",
+        "chf",
+        "czk",
+        "dkk",
+        "eur",
+        "gbp",
+        "hkd",
+        "jpy",
+        "nok",
+        "nzd",
+        "pln",
+        "sek",
+        "sgd",
+        "usd",
+    }
+)
 
 
 class Clock:
