@@ -1,0 +1,1 @@
+"""Finance exports as rows and text: invoices, the journal, plain-text accounting."""
