@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import Field
 
 from billing.errors import InvalidInput
+from billing.margin.allocation import exact_sum
 from billing.margin.cost_pool import (
     CostEntry,
     CostPool,
@@ -101,6 +103,11 @@ class CostSheet:
     currency: str
     pools: tuple[CostPool, ...]
     entries: tuple[CostEntry, ...]
+
+    @property
+    def booked(self) -> Decimal:
+        """Sum of all entries, at 12 decimals."""
+        return exact_sum(entry.amount for entry in self.entries)
 
 
 def read_costs(text: str | bytes) -> CostSheet:

@@ -57,6 +57,7 @@ def test_the_example_is_valid():
         ("embeddings", CostCategory.ENERGY, None): Decimal("42.625"),
     }
     assert owned_gpu_hours(sheet.entries) == 5760 + 720
+    assert sheet.booked == Decimal("15669.025")
 
 
 def test_a_month_is_bounded_by_the_midnights_of_its_zone():
