@@ -228,9 +228,12 @@ def named(module: ast.Module) -> Iterator[tuple[ast.AST, str]]:
         for method in node.body
     }
     for node in ast.walk(module):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            if id(node) not in given:
-                yield node, node.name
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                if id(node) not in given:
+                    yield node, node.name
+            case _:
+                pass
 
 
 def test_names_say_something():
