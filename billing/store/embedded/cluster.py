@@ -20,9 +20,6 @@ from billing.store.embedded.binaries import Binaries
 from billing.store.embedded.folder import ServerFolder
 
 MAJOR_VERSION = "18"
-# Our own environment holds secrets that the server has no business with.
-PLAIN_ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
-
 # Parameters and DETAIL lines can hold secrets and tenants' values, so the log gets neither.
 SETTINGS = """\
 # Written by Steelyard at every start; ALTER SYSTEM changes what you want changed.
@@ -50,6 +47,15 @@ port = {port}
 unix_socket_directories = '{socket}'
 unix_socket_permissions = 0700
 """
+
+
+def plain_environment() -> dict[str, str]:
+    """What the server's programs get of our environment, which holds secrets: next to nothing."""
+    plain = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/bin:/bin"}
+    # Some installations of Python cannot start without it, and the keeper is a Python program.
+    if libraries := os.environ.get("LD_LIBRARY_PATH"):
+        plain["LD_LIBRARY_PATH"] = libraries
+    return plain
 
 
 def create_cluster(folder: ServerFolder, binaries: Binaries) -> None:
@@ -102,7 +108,7 @@ def _run_initdb(folder: ServerFolder, binaries: Binaries, target: Path, password
             capture_output=True,
             check=False,
             cwd="/",
-            env=PLAIN_ENVIRONMENT,
+            env=plain_environment(),
             user=account.uid if account.separate else None,
             group=account.gid if account.separate else None,
             extra_groups=[] if account.separate else None,

@@ -184,7 +184,7 @@ def _start_keeper(folder: ServerFolder, command: list[str], lock: int) -> None:
             stdout=log,
             stderr=log,
             cwd="/",
-            env=cluster.PLAIN_ENVIRONMENT,
+            env=cluster.plain_environment(),
             pass_fds=[lock],
             check=True,
         )
@@ -249,7 +249,7 @@ def _signal_server(folder: ServerFolder, number: signal.Signals) -> None:
         capture_output=True,
         check=False,
         cwd="/",
-        env=cluster.PLAIN_ENVIRONMENT,
+        env=cluster.plain_environment(),
         user=folder.account.uid,
         group=folder.account.gid,
         extra_groups=[],
