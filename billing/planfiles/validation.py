@@ -71,16 +71,22 @@ def _refusal(source: YamlSource, details: ErrorDetails) -> InvalidPlan:
 
 
 def _existing_path(source: YamlSource, loc: tuple[int | str, ...]) -> YamlPath:
-    """The path in the file. Pydantic also names the branch of a union, which is no field there."""
+    """The path in the file.
+
+    After the index of an entry that has kinds, pydantic also names the kind. That is no field of
+    the file, even where the entry has a field of the same name (an `outcome` has an `outcome`).
+    """
     path: list[str | int] = []
     at: Any = source.content
-    for position, part in enumerate(loc):
-        last = position == len(loc) - 1
-        if isinstance(at, dict) and part in at:
-            at = cast("dict[str, Any]", at)[str(part)]
-        elif isinstance(at, list) and isinstance(part, int):
-            at = cast("list[Any]", at)[part]
-        elif not last:
+    after_index = False
+    for part in loc:
+        if after_index and isinstance(at, dict) and cast("dict[str, Any]", at).get("type") == part:
+            after_index = False
             continue
         path.append(part)
+        after_index = isinstance(part, int)
+        if isinstance(at, dict):
+            at = cast("dict[str, Any]", at).get(str(part))
+        elif isinstance(at, list) and isinstance(part, int):
+            at = cast("list[Any]", at)[part]
     return tuple(path)

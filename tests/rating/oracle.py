@@ -1,0 +1,43 @@
+"""A second opinion on amounts: rational numbers, unit by unit of the rule, sharing no code.
+
+Each function gives the amount of a whole period in major units.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit
+
+
+def amount(charge: Charge, quantity: Fraction, *, flat_at_zero: bool) -> Fraction:
+    """What `quantity` units of the meter cost in one period."""
+    if isinstance(charge, FlatFee):
+        return Fraction(charge.amount)
+    if isinstance(charge, OutcomePrice):
+        return quantity * Fraction(charge.price)
+    if isinstance(charge, PerUnit):
+        paid = quantity - Fraction(charge.included)
+        return Fraction(charge.price) / charge.per * paid if paid > 0 else Fraction(0)
+    return _graduated(charge, quantity, flat_at_zero=flat_at_zero)
+
+
+def _graduated(charge: Graduated, quantity: Fraction, *, flat_at_zero: bool) -> Fraction:
+    """Peel the quantity off from the top: what lies above a tier's floor pays that tier."""
+    total = Fraction(0)
+    floors = [Fraction(0)] + [Fraction(tier.up_to) for tier in charge.tiers if tier.up_to]
+    rest = quantity
+    for floor, tier in reversed(list(zip(floors, charge.tiers, strict=True))):
+        if rest > floor:
+            total += (rest - floor) * Fraction(tier.unit) / charge.per + Fraction(tier.flat)
+            rest = floor
+    if quantity == 0 and flat_at_zero:
+        total += Fraction(charge.tiers[0].flat)
+    return total
+
+
+def rounded(exact: Fraction, decimals: int) -> int:
+    """Minor units: the nearest, the larger of two."""
+    scaled = exact * 10**decimals
+    below = scaled.numerator // scaled.denominator
+    return below + 1 if scaled - below >= Fraction(1, 2) else below
