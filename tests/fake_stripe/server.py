@@ -12,7 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tests.fake_stripe import invoices
-from tests.fake_stripe.app import DROP_CONNECTION, LoggedRequest, StripeApp
+from tests.fake_stripe.app import DROP_CONNECTION, LoggedRequest, Receive, Scope, Send, StripeApp
 from tests.fake_stripe.faults import FaultSchedule
 from tests.fake_stripe.spec import SpecViolation
 from tests.fake_stripe.webhooks import Delivery, DeliveryPlan, Endpoint, Webhooks
@@ -43,16 +43,15 @@ class FakeStripe:
     api_key = "sk_test_fake"
 
     def __init__(self) -> None:
-        self._world = World()
-        self._app = StripeApp(self._world)
-        self._webhooks = Webhooks(self._world)
+        self._open_account()
         self._socket = socket.create_server(("127.0.0.1", 0))
         # asyncio sets this only on sockets whose protocol number is explicit; without it every
         # answer waits 40 ms for the client's delayed acknowledgement.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
-            self._app,
+            self._serve,
+            interface="asgi3",
             http=_DroppableProtocol,
             loop="asyncio",
             lifespan="off",
@@ -92,6 +91,19 @@ class FakeStripe:
         """Raises SpecViolation if any answer so far was one that Stripe would not give."""
         if self._app.violations:
             raise SpecViolation("\n".join(self._app.violations))
+
+    def reset(self) -> None:
+        """A new, empty account at the same address; raises SpecViolation as stop does."""
+        self.check()
+        self._open_account()
+
+    def _open_account(self) -> None:
+        self._world = World()
+        self._app = StripeApp(self._world)
+        self._webhooks = Webhooks(self._world)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
     @property
     def faults(self) -> FaultSchedule:

@@ -18,10 +18,17 @@ def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stripe.HTTPClient, "MAX_DELAY", 0)
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeStripe]:
+@pytest.fixture(scope="session")
+def _running() -> Iterator[FakeStripe]:
     with FakeStripe() as running:
         yield running
+
+
+@pytest.fixture
+def fake(_running: FakeStripe) -> Iterator[FakeStripe]:
+    """An empty account; a defect of the stand-in fails the test that met it."""
+    yield _running
+    _running.reset()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from billing.payments import (
     ThrottledHttpClient,
     TokenBucket,
     make_client,
+    retrieve_invoice,
 )
 from tests.fake_stripe import FakeStripe, Fault, FaultKind
 from tests.payments.builders import MirrorRow, make_invoice, mirror_until_idle
@@ -163,8 +164,6 @@ def test_our_own_error_names_no_body_of_stripe(bench: Bench) -> None:
     bench.fake.faults.add(Fault(kind=FaultKind.ERROR_BEFORE, times=3))
     client = bench.clients[2]
     with pytest.raises(StripeUnavailable) as caught:
-        from billing.payments import retrieve_invoice
-
         retrieve_invoice(client, "in_absent")
     assert "in_absent" not in str(caught.value)
     assert "500" in str(caught.value)
