@@ -102,7 +102,7 @@ def plan_versions(connection: sa.Connection) -> list[PlanVersionRow]:
 
 _CONTRACT = (
     "SELECT c.id, c.tenant_id, p.slug AS plan_slug, p.version AS plan_version, c.valid_from, "
-    "c.valid_until, p.currency, t.zone FROM contract c "
+    "c.valid_until, p.currency, t.zone, t.anchor_day FROM contract c "
     "JOIN plan_version p ON p.id = c.plan_version_id JOIN tenant t ON t.id = c.tenant_id"
 )
 

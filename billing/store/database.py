@@ -109,7 +109,7 @@ class Database:
             raise ConfigurationError(
                 "the database does not answer",
                 field="STEELYARD_DATABASE_URL",
-                remedy="check that PostgreSQL runs and that host, user and database of the URL exist",
+                remedy="check that PostgreSQL runs and that the URL names it rightly",
             ) from error
 
     def close(self) -> None:

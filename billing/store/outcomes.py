@@ -154,15 +154,14 @@ def claim_of(
     return None if row is None else Claim(**members(row, state=ClaimState(row.state)))
 
 
-def claim_occurred_at(connection: sa.Connection, claim_id: UUID) -> tuple[datetime, int]:
-    """When the outcome happened, and the meter version that counts it."""
-    row = only(
+def meter_version_of(connection: sa.Connection, claim_id: UUID) -> int:
+    """The meter version that counts a claim's outcome."""
+    return only(
         connection,
-        "SELECT c.occurred_at, d.meter_version_id FROM outcome_claim c "
+        "SELECT d.meter_version_id FROM outcome_claim c "
         "JOIN outcome_definition d ON d.id = c.definition_id WHERE c.id = :id",
         id=claim_id,
-    )
-    return row.occurred_at, row.meter_version_id
+    ).meter_version_id
 
 
 def claims(connection: sa.Connection, *, tenant_id: int | None, limit: int) -> list[Claim]:

@@ -98,18 +98,21 @@ def insert_tenant(
     name: str,
     legal_entity_id: int,
     zone: str,
+    anchor_day: int,
     project: str,
     now: datetime,
 ) -> bool:
     """Add a tenant with its first project; False if the slug is taken."""
     row = first(
         connection,
-        "INSERT INTO tenant (slug, name, legal_entity_id, zone, created_at) "
-        "VALUES (:slug, :name, :entity, :zone, :now) ON CONFLICT (slug) DO NOTHING RETURNING id",
+        "INSERT INTO tenant (slug, name, legal_entity_id, zone, anchor_day, created_at) "
+        "VALUES (:slug, :name, :entity, :zone, :anchor, :now) "
+        "ON CONFLICT (slug) DO NOTHING RETURNING id",
         slug=slug,
         name=name,
         entity=legal_entity_id,
         zone=zone,
+        anchor=anchor_day,
         now=now,
     )
     if row is None:
@@ -125,7 +128,7 @@ def insert_tenant(
 
 
 _TENANT = (
-    "SELECT t.id, t.slug, t.name, e.slug AS legal_entity, t.zone "
+    "SELECT t.id, t.slug, t.name, e.slug AS legal_entity, t.zone, t.anchor_day "
     "FROM tenant t JOIN legal_entity e ON e.id = t.legal_entity_id"
 )
 

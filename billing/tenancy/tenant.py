@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 
 from billing.errors import InvalidInput
+from billing.period import Period, month_of, zone
 
 DEFAULT_PROJECT = "default"
 
@@ -35,6 +37,7 @@ class Tenant:
     Attributes:
         slug: the id that APIs, files and people use.
         zone: IANA zone whose midnights bound its billing periods.
+        anchor_day: day of month on which its billing periods begin, clamped to short months.
     """
 
     id: int
@@ -42,6 +45,11 @@ class Tenant:
     name: str
     legal_entity: str
     zone: str
+    anchor_day: int = 1
+
+    def billing_period(self, instant: datetime) -> Period:
+        """The billing period that holds `instant`."""
+        return month_of(instant, zone(self.zone), anchor_day=self.anchor_day)
 
 
 def require_slug(text: str, *, field: str) -> str:

@@ -32,6 +32,7 @@ CREATE TABLE tenant (
     name text NOT NULL,
     legal_entity_id integer NOT NULL REFERENCES legal_entity,
     zone text NOT NULL,
+    anchor_day integer NOT NULL CHECK (anchor_day BETWEEN 1 AND 31),
     created_at timestamptz NOT NULL
 );
 CREATE TABLE project (

@@ -167,13 +167,6 @@ def take_epoch(connection: sa.Connection) -> int:
     ).epoch
 
 
-def watermark(connection: sa.Connection) -> int:
-    """The newest epoch whose events are visible to this snapshot."""
-    return only(
-        connection, "SELECT epoch FROM ledger_epoch WHERE shard = :shard", shard=SHARD
-    ).epoch
-
-
 def ensure_meter_set(connection: sa.Connection, meter_version_ids: Sequence[int]) -> int:
     """The id of a list of meters that events count together."""
     return _interned(connection, "meter_set", "meter_version_ids", "integer[]", meter_version_ids)

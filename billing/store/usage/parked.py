@@ -58,21 +58,6 @@ def parked(connection: sa.Connection, *, tenant_id: int | None, limit: int) -> l
     return [ParkedRow(**members(row, body_hash=bytes(row.body_hash))) for row in rows]
 
 
-def parked_count(
-    connection: sa.Connection, *, tenant_id: int, start: datetime, end: datetime
-) -> int:
-    """How many reports of a period wait; an invoice is not issued over their heads."""
-    row = first(
-        connection,
-        "SELECT count(*) AS waiting FROM parked_usage WHERE tenant_id = :tenant "
-        "AND occurred_at >= :start AND occurred_at < :end",
-        tenant=tenant_id,
-        start=start,
-        end=end,
-    )
-    return 0 if row is None else row.waiting
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CursorRow:
     """How far a journal instance has been shipped.

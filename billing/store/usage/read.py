@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.period import Period
-from billing.store.database import members, query, run
+from billing.store.database import members, query
+from billing.store.usage.append import SHARD
 
 GROUPS = {
     "day": "date_trunc('day', r.bucket, CAST(:zone AS text))",
@@ -72,7 +73,10 @@ class EventView:
     duration_us: int
 
 
+# The epoch is read by the same statement as the rollups: one statement sees one snapshot, so the
+# watermark covers exactly what was summed (D10).
 _QUANTITIES = """
+WITH head AS (SELECT epoch AS watermark FROM ledger_epoch WHERE shard = :shard), used AS (
 SELECT v.code AS meter, m.name AS model, r.kind, coalesce(p.contract_ids, '{}') AS contract_ids,
        v.informational, sum(r.quantity) AS quantity, min(r.bucket) AS bucket_from,
        max(r.bucket) AS bucket_until
@@ -81,15 +85,47 @@ SELECT v.code AS meter, m.name AS model, r.kind, coalesce(p.contract_ids, '{}') 
   LEFT JOIN model m ON m.id = r.model_id
   LEFT JOIN price_version p ON p.id = r.price_version_id
  WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end
- GROUP BY v.code, m.name, r.kind, p.contract_ids, v.informational
- ORDER BY v.code, m.name NULLS FIRST, r.kind, p.contract_ids NULLS FIRST
+ GROUP BY v.code, m.name, r.kind, p.contract_ids, v.informational)
+SELECT head.watermark, used.* FROM head LEFT JOIN used ON true
+ ORDER BY meter, model NULLS FIRST, kind, contract_ids NULLS FIRST
 """
 
 
-def quantities(connection: sa.Connection, *, tenant_id: int, period: Period) -> list[QuantityRow]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodUsage:
+    """What a tenant used in a period, and the newest epoch that is in it."""
+
+    watermark: int
+    quantities: tuple[QuantityRow, ...]
+
+
+def period_usage(connection: sa.Connection, *, tenant_id: int, period: Period) -> PeriodUsage:
     """What a tenant used in a period, by meter, model, kind and price version."""
-    rows = query(connection, _QUANTITIES, tenant=tenant_id, start=period.start, end=period.end)
-    return [QuantityRow(**members(row, contract_ids=tuple(row.contract_ids))) for row in rows]
+    rows = query(
+        connection,
+        _QUANTITIES,
+        shard=SHARD,
+        tenant=tenant_id,
+        start=period.start,
+        end=period.end,
+    )
+    return PeriodUsage(
+        watermark=rows[0].watermark,
+        quantities=tuple(
+            QuantityRow(
+                meter=row.meter,
+                model=row.model,
+                kind=row.kind,
+                contract_ids=tuple(row.contract_ids),
+                quantity=row.quantity,
+                informational=row.informational,
+                bucket_from=row.bucket_from,
+                bucket_until=row.bucket_until,
+            )
+            for row in rows
+            if row.meter is not None
+        ),
+    )
 
 
 def usage(
@@ -202,22 +238,28 @@ def rollup_differences(connection: sa.Connection) -> list[tuple[int, datetime, s
     return [(row.tenant_id, row.bucket, str(row.meter_version_id)) for row in rows]
 
 
-def insert_scrap(
-    connection: sa.Connection,
-    rows: list[tuple[UUID, datetime, int, int, int, str]],
-) -> None:
-    """Record attempts that used compute and bill nothing: (id, at, tenant, model, backend, why)."""
-    for attempt_id, at, tenant_id, model_id, backend_id, reason in rows:
-        run(
-            connection,
-            "INSERT INTO scrap_attempt (id, at, tenant_id, model_id, backend_id, reason) "
-            "VALUES (:id, :at, :tenant, :model, :backend, :reason) ON CONFLICT (id) DO NOTHING",
-            id=attempt_id,
-            at=at,
-            tenant=tenant_id,
-            model=model_id,
-            backend=backend_id,
-            reason=reason,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrapRow:
+    """An attempt that used compute and bills nothing."""
+
+    id: UUID
+    at: datetime
+    tenant_id: int
+    model_id: int
+    backend_id: int
+    reason: str
+
+
+def insert_scrap(connection: sa.Connection, rows: list[ScrapRow]) -> None:
+    """Record attempts that bill nothing; those that are known change nothing."""
+    if rows:
+        connection.execute(
+            sa.text(
+                "INSERT INTO scrap_attempt (id, at, tenant_id, model_id, backend_id, reason) "
+                "VALUES (:id, :at, :tenant_id, :model_id, :backend_id, :reason) "
+                "ON CONFLICT (id) DO NOTHING"
+            ),
+            [asdict(row) for row in rows],
         )
 
 

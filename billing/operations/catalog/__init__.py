@@ -1,0 +1,1 @@
+"""Plans and contracts: apply, bind, end; which terms are in force."""

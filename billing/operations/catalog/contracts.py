@@ -1,0 +1,130 @@
+"""Bind a tenant to a plan version, end a contract, and tell which terms are in force."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from billing.catalog.charge import Charge, find_overlaps
+from billing.catalog.contract import Contract
+from billing.catalog.price_plan import PricePlan
+from billing.errors import InvalidInput, NotFound, OverlappingCharges
+from billing.operations.catalog.plans import plan_of, require_plan, require_plan_row
+from billing.operations.tenancy.tenants import require_tenant
+from billing.period import require_on_grid
+from billing.store import catalog as store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundPlan:
+    """A contract with the plan that it binds to."""
+
+    contract: Contract
+    plan: PricePlan
+
+
+def bind_contract(
+    connection: sa.Connection,
+    *,
+    tenant: str,
+    plan: str,
+    version: int | None = None,
+    valid_from: datetime,
+    valid_until: datetime | None = None,
+    now: datetime,
+) -> BoundPlan:
+    """Bind a tenant to a plan version.
+
+    Args:
+        version: the newest version if left out.
+        valid_from, valid_until: half-open, on the 15-minute grid; without an end until ended.
+
+    Raises:
+        NotFound: no such tenant, plan or version.
+        InvalidInput: dates off the grid or in the wrong order.
+        OverlappingCharges: a contract in force at the same time prices the same usage (D16).
+    """
+    owner = require_tenant(connection, tenant)
+    require_on_grid(valid_from, field="valid_from")
+    if valid_until is not None and require_on_grid(valid_until, field="valid_until") <= valid_from:
+        raise InvalidInput("a contract must end after it starts", field="valid_until")
+    row = require_plan_row(connection, plan, version)
+    store.lock_contracts(connection, owner.id)
+    new_plan = plan_of(row)
+    for other in bound_plans(connection, tenant_id=owner.id):
+        if _at_the_same_time(other.contract, valid_from, valid_until):
+            _require_disjoint(other, new_plan.charges)
+    contract_id = store.insert_contract(
+        connection,
+        tenant_id=owner.id,
+        plan_version_id=row.id,
+        valid_from=valid_from,
+        valid_until=valid_until,
+        now=now,
+    )
+    bound = bound_plans(connection, tenant_id=owner.id)
+    return next(entry for entry in bound if entry.contract.id == contract_id)
+
+
+def end_contract(connection: sa.Connection, contract_id: int, *, valid_until: datetime) -> Contract:
+    """End a contract that has no end.
+
+    Raises:
+        NotFound: no such contract, or it has an end already.
+        InvalidInput: the end is off the grid or not after the start.
+    """
+    require_on_grid(valid_until, field="valid_until")
+    found = [entry for entry in store.contracts(connection) if entry.id == contract_id]
+    if found and valid_until <= found[0].valid_from:
+        raise InvalidInput("a contract must end after it starts", field="valid_until")
+    if not store.end_contract(connection, contract_id, valid_until=valid_until):
+        raise NotFound("no such contract without an end", field="contract")
+    return next(entry for entry in store.contracts(connection) if entry.id == contract_id)
+
+
+def list_contracts(connection: sa.Connection, *, tenant_id: int | None = None) -> list[Contract]:
+    """Contracts of one tenant, or of everybody if None."""
+    return store.contracts(connection, tenant_id=tenant_id)
+
+
+def bound_plans(connection: sa.Connection, *, tenant_id: int | None = None) -> list[BoundPlan]:
+    """Contracts with their plans, of one tenant or of everybody if None."""
+    plans: dict[tuple[str, int], PricePlan] = {}
+    bound: list[BoundPlan] = []
+    for contract in store.contracts(connection, tenant_id=tenant_id):
+        key = (contract.plan_slug, contract.plan_version)
+        if key not in plans:
+            plans[key] = require_plan(connection, *key)
+        bound.append(BoundPlan(contract=contract, plan=plans[key]))
+    return bound
+
+
+def price_version_at(
+    connection: sa.Connection, contracts: Sequence[Contract], *, tenant_id: int, instant: datetime
+) -> int:
+    """The price version of what happens at an instant: the set of contracts then in force."""
+    in_force = [contract.id for contract in contracts if contract.in_force(instant)]
+    return store.price_version(connection, tenant_id=tenant_id, contract_ids=in_force)
+
+
+def _at_the_same_time(
+    contract: Contract, valid_from: datetime, valid_until: datetime | None
+) -> bool:
+    starts_before_end = valid_until is None or contract.valid_from < valid_until
+    ends_after_start = contract.valid_until is None or valid_from < contract.valid_until
+    return starts_before_end and ends_after_start
+
+
+def _require_disjoint(other: BoundPlan, charges: Sequence[Charge]) -> None:
+    overlaps = find_overlaps([*other.plan.charges, *charges])
+    boundary = len(other.plan.charges)
+    clash = next((o for o in overlaps if o.first < boundary <= o.second), None)
+    if clash is not None:
+        raise OverlappingCharges(
+            f"contract {other.contract.id} on plan {other.plan.slug} prices {clash.meter} too",
+            field=f"charges[{clash.second - boundary}]",
+            remedy="end that contract first, or narrow one of the charges to other models",
+        )

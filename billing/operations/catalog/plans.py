@@ -1,0 +1,107 @@
+"""Apply a plan file as an immutable version, and read versions back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from billing.catalog.charge import OutcomePrice
+from billing.catalog.price_plan import PricePlan
+from billing.errors import NotFound
+from billing.metering.meter import outcome_meter
+from billing.planfiles.plan_file import digest, dump, load_document, read_plan
+from billing.store import catalog as store
+from billing.store import outcomes as outcome_store
+from billing.store.catalog import PlanVersionRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedPlan:
+    """A stored plan version; `created` is False if it equals the newest one."""
+
+    plan: PricePlan
+    created: bool
+
+
+def apply_plan(connection: sa.Connection, text: str | bytes, *, now: datetime) -> AppliedPlan:
+    """Store a plan file as the next version of its plan.
+
+    A file equal to the newest version stores nothing, so that applying a folder of plans again
+    is harmless. Outcomes that the plan prices and nobody defined yet are defined with it.
+
+    Raises:
+        InvalidPlan: the file is refused; names line, field and remedy.
+    """
+    plan = read_plan(text, known_meters=store.meters(connection).keys())
+    newest = store.newest_plan_version(connection, plan.slug)
+    fingerprint = bytes.fromhex(digest(plan))
+    if newest is not None and bytes(newest.digest) == fingerprint:
+        return AppliedPlan(plan=plan_of(newest), created=False)
+    for charge in plan.charges:
+        if isinstance(charge, OutcomePrice):
+            _define_outcome(connection, charge, now=now)
+    version = 1 if newest is None else newest.version + 1
+    store.insert_plan_version(
+        connection,
+        slug=plan.slug,
+        version=version,
+        name=plan.name,
+        currency_code=plan.currency.code,
+        document=dump(plan),
+        digest=fingerprint,
+        now=now,
+    )
+    return AppliedPlan(plan=require_plan(connection, plan.slug, version), created=True)
+
+
+def require_plan(connection: sa.Connection, slug: str, version: int | None = None) -> PricePlan:
+    """A stored plan version; the newest one without a version.
+
+    Raises:
+        NotFound: no such plan or version.
+    """
+    return plan_of(require_plan_row(connection, slug, version))
+
+
+def require_plan_row(
+    connection: sa.Connection, slug: str, version: int | None = None
+) -> PlanVersionRow:
+    """The row of a stored plan version; the newest one without a version.
+
+    Raises:
+        NotFound: no such plan or version.
+    """
+    row = store.plan_version(connection, slug, version)
+    if row is None:
+        raise NotFound(
+            "no such plan or version", field="plan", remedy="apply the plan file, or list plans"
+        )
+    return row
+
+
+def list_plans(connection: sa.Connection) -> list[PricePlan]:
+    """All versions of all plans, by slug and version."""
+    return [plan_of(row) for row in store.plan_versions(connection)]
+
+
+def plan_of(row: PlanVersionRow) -> PricePlan:
+    """The plan of a stored row."""
+    return load_document(row.document, version=row.version)
+
+
+def _define_outcome(connection: sa.Connection, charge: OutcomePrice, *, now: datetime) -> None:
+    if outcome_store.definition(connection, charge.outcome) is not None:
+        return
+    meter = outcome_meter(charge.outcome)
+    meter_id = store.insert_meter(
+        connection, code=meter.code, unit=meter.unit, informational=False, now=now
+    )
+    outcome_store.insert_definition(
+        connection,
+        slug=charge.outcome,
+        name=charge.description,
+        meter_version_id=meter_id,
+        now=now,
+    )

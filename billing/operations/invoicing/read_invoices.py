@@ -1,0 +1,47 @@
+"""Read invoices with their lines, and verify one against the usage ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from billing.errors import NotFound
+from billing.period import Period
+from billing.store import invoices as store
+from billing.store.invoices import InvoiceLineRow, InvoiceRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceView:
+    """An invoice with its lines."""
+
+    invoice: InvoiceRow
+    lines: tuple[InvoiceLineRow, ...]
+
+
+def require_invoice(
+    connection: sa.Connection, id_or_number: str, *, tenant_id: int | None
+) -> InvoiceView:
+    """An invoice by id or number, of one tenant or of anybody if None.
+
+    Raises:
+        NotFound: absent, or another tenant's: the two look the same (T1).
+    """
+    try:
+        found = store.invoice(connection, UUID(id_or_number), tenant_id=tenant_id)
+    except ValueError:
+        found = store.invoice_by_number(connection, id_or_number)
+        if found is not None and tenant_id not in (None, found.tenant_id):
+            found = None
+    if found is None:
+        raise NotFound("no such invoice", field="invoice", remedy="list invoices to see them")
+    return InvoiceView(invoice=found, lines=tuple(store.lines(connection, found.id)))
+
+
+def list_invoices(
+    connection: sa.Connection, *, tenant_id: int | None, period: Period | None = None
+) -> list[InvoiceRow]:
+    """Invoices of one tenant, or of everybody if None, newest first."""
+    return store.invoices(connection, tenant_id=tenant_id, period=period)

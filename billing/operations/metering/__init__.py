@@ -1,0 +1,1 @@
+"""Usage into the ledger, from the proxy's journal and from outside, and back out as reports."""

@@ -1,0 +1,1 @@
+"""Rate recorded usage under its contracts, and post what was earned."""

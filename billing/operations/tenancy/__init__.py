@@ -1,0 +1,1 @@
+"""Legal entities, tenants and API keys: create, list, revoke, authenticate."""

@@ -1,0 +1,53 @@
+"""One PostgreSQL for the whole run, one database per test, made from a migrated template."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
+from itertools import count
+
+import psycopg
+import pytest
+
+from billing.store.database import Database
+from billing.store.embedded.address import ServerAddress
+from billing.store.embedded.throwaway import throwaway_server
+from billing.store.migrate import migrate
+
+TEMPLATE = "steelyard_template"
+
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[ServerAddress]:
+    """A throwaway server with a migrated database to copy."""
+    with throwaway_server(fsync=False) as address:
+        with psycopg.connect(address.owner_conninfo("postgres"), autocommit=True) as owner:
+            owner.execute(f"CREATE DATABASE {TEMPLATE}")
+        migrate(address.owner_url(TEMPLATE))
+        yield address
+
+
+@pytest.fixture
+def database_name(postgres: ServerAddress) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    name = f"test_{next(_numbers)}"
+    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
+        owner.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield name
+        owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def database(postgres: ServerAddress, database_name: str) -> Generator[Database]:
+    """The test's database as processes reach it: a login without rights, roles per transaction."""
+    opened = Database(postgres.app_url(database_name))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def now() -> datetime:
+    """A fixed instant in the middle of a month."""
+    return datetime(2026, 11, 15, 12, 0, tzinfo=UTC)
