@@ -178,7 +178,8 @@ def exact_decimal(
             f"more than {decimals_max} decimals", field=field, remedy="shorten the number"
         )
     value = Decimal(text)
-    if abs(value) > limit:
+    # `abs()` would round to the caller's context, 28 digits by default.
+    if value.copy_abs() > limit:
         raise AmountOutOfRange("number out of range", field=field, remedy=f"at most {limit:f}")
     return value
 
@@ -215,7 +216,7 @@ def to_ledger(exact: Decimal | Fraction) -> Decimal:
         AmountOutOfRange: the amount does not fit NUMERIC(38, 12).
     """
     quantized = round_half_up(exact, LEDGER_DECIMALS)
-    if abs(quantized) >= LEDGER_LIMIT:
+    if quantized.copy_abs() >= LEDGER_LIMIT:
         raise AmountOutOfRange("amount exceeds what the ledger can keep")
     return quantized
 

@@ -162,11 +162,18 @@ def parse_month(text: str, in_zone: ZoneInfo, *, field: str = "period") -> Perio
 
 
 def local_days(period: Period, in_zone: ZoneInfo) -> Iterator[date]:
-    """The calendar days of a zone that the period touches, in order."""
+    """The calendar days of a zone that the period touches, in order.
+
+    A day that a zone left out of its calendar (Apia, 30 December 2011) is no day.
+    """
     day = period.start.astimezone(in_zone).date()
-    while local_midnight(day, in_zone) < period.end:
-        yield day
+    begins = local_midnight(day, in_zone)
+    while begins < period.end:
+        ends = local_midnight(day + timedelta(days=1), in_zone)
+        if begins < ends:
+            yield day
         day += timedelta(days=1)
+        begins = ends
 
 
 def _anchored(year: int, number: int, anchor_day: int) -> date:
