@@ -84,6 +84,22 @@ class Figures:
         )
 
 
+class _Answer(msgspec.Struct, frozen=True):
+    usage: msgspec.Raw | UnsetType = UNSET
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+def usage_of(answer: bytes) -> msgspec.Raw | None:
+    """The usage object of a whole (not streamed) answer, as JSON text; None if there is none."""
+    try:
+        usage = _ANSWER.decode(answer).usage
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return None if usage is UNSET or bytes(usage) == b"null" else usage
+
+
 def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None:
     """Read a usage object.
 

@@ -1,0 +1,114 @@
+"""Refusals in the shape that OpenAI's clients understand.
+
+Decides: which HTTP status and which `type` and `code` an error gets on `/v1`. The message is the
+error's own, which never repeats values of the request.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from api.proxy.asgi import Headers, Send
+from billing.errors import (
+    Forbidden,
+    InvalidInput,
+    JournalError,
+    NotFound,
+    SteelyardError,
+    Unauthenticated,
+    UnpricedModel,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+
+
+class TooLarge(InvalidInput):
+    """A body beyond the limit."""
+
+    code = "request_too_large"
+
+
+class TooSlow(InvalidInput):
+    """A request that did not arrive in time."""
+
+    code = "request_timeout"
+
+
+class Unavailable(SteelyardError):
+    """The proxy takes no requests now: it is stopping, full, or cannot make usage durable."""
+
+    code = "service_unavailable"
+
+
+class ClientLeft(SteelyardError):
+    """The client closed its connection before its request was complete: nobody to answer."""
+
+    code = "client_left"
+
+
+# The first class that fits decides, so subclasses stand before their bases.
+_STATUS: tuple[tuple[type[SteelyardError], int, str, str], ...] = (
+    (Unauthenticated, 401, "invalid_request_error", "invalid_api_key"),
+    (Forbidden, 403, "permission_error", "forbidden"),
+    (UnpricedModel, 403, "permission_error", "unpriced_model"),
+    (NotFound, 404, "invalid_request_error", "model_not_found"),
+    (TooLarge, 413, "invalid_request_error", "request_too_large"),
+    (TooSlow, 408, "invalid_request_error", "request_timeout"),
+    (InvalidInput, 400, "invalid_request_error", ""),
+    (UpstreamTimeout, 504, "server_error", "upstream_timeout"),
+    (UpstreamUnavailable, 502, "server_error", "upstream_unavailable"),
+    (UpstreamError, 502, "server_error", "upstream_error"),
+    (JournalError, 503, "server_error", "service_unavailable"),
+    (Unavailable, 503, "server_error", "service_unavailable"),
+)
+
+
+class _Error(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class _Body(msgspec.Struct):
+    error: _Error
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def rendered(error: SteelyardError) -> tuple[int, bytes]:
+    """HTTP status and JSON body of an error. A kind without a status of its own is a 500."""
+    fitting = next((row for row in _STATUS if isinstance(error, row[0])), None)
+    if fitting is None:
+        return 500, body(
+            "The server had an error while processing your request.",
+            wire_type="server_error",
+            code="internal_error",
+        )
+    _, status, wire_type, code = fitting
+    message = error.message
+    if status == 503 and not isinstance(error, Unavailable):
+        message = "Usage cannot be recorded at the moment; please retry."
+    elif error.remedy:
+        message = f"{message} {error.remedy}"
+    return status, body(message, wire_type=wire_type, param=error.field, code=code or error.code)
+
+
+def body(message: str, *, wire_type: str, code: str, param: str | None = None) -> bytes:
+    """`{"error": {"message", "type", "param", "code"}}`."""
+    return _ENCODER.encode(_Body(_Error(message, wire_type, param, code)))
+
+
+async def answer(send: Send, status: int, content: bytes, headers: Headers | None = None) -> None:
+    """Send a whole JSON answer."""
+    fields = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(content)),
+        *(headers or ()),
+    ]
+    if status == 503:
+        fields.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": fields})
+    await send({"type": "http.response.body", "body": content})

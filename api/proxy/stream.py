@@ -1,0 +1,274 @@
+"""Relay of streams.
+
+Decides: what leaves and when. The intent is durable before the first content byte, the usage
+event before the event that ends the stream for a client: `[DONE]`, an error, or the last event
+and the end of the body. Bytes pass unchanged, but for usage that only the meter asked for.
+
+A stream that is cut (client left, backend broke, deadline, drain) is billed by what was
+delivered: the counts up to the last event whose bytes the kernel took. A client whose backend
+broke sees the connection close without the last chunk, as it would have without a proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from api.proxy.answer_head import passed_headers
+from api.proxy.asgi import Send
+from api.proxy.checkpoints import CheckpointSweep
+from api.proxy.exchange import Exchange
+from api.proxy.upstream_connection import UpstreamConnection
+from billing.engines.sse import Event, EventKind, EventSplitter, read_event, without_usage
+from billing.engines.stream_meter import NOTHING, Mark, StreamMeter
+from billing.errors import JournalError, UpstreamError, UpstreamUnavailable
+from billing.journal.records import Cause, Checkpoint, Counts
+
+_ENDINGS = frozenset({EventKind.DONE, EventKind.ERROR})
+
+
+class StreamRelay:
+    """One stream from the backend's head to its record.
+
+    Attributes:
+        flushed: counts up to the last event whose bytes have left the process.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        connection: UpstreamConnection,
+        send: Send,
+        *,
+        intent: asyncio.Task[None],
+        sweep: CheckpointSweep,
+    ) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._send = send
+        self._intent = intent
+        self._sweep = sweep
+        self._splitter = EventSplitter()
+        self._meter = StreamMeter(exchange.engine, choices=exchange.request.choices)
+        self._held: list[bytes] = []
+        self._ending: EventKind | None = None
+        self._started = False
+        self._settled = False
+        self._passing = NOTHING  # counts of everything that was let pass
+        self._written = 0
+        self._written_at_us = 0
+        self._written_mark = NOTHING
+        self._marks: deque[tuple[int, Mark]] = deque()  # written, not yet taken by the kernel
+        self._checkpointed = NOTHING
+        self._stalled_since: int | None = None
+        self.flushed = NOTHING
+
+    async def run(self) -> None:
+        """Relay to the end.
+
+        Raises:
+            UpstreamError: it broke before anything was sent; a void is journaled.
+            JournalError: it cannot be made durable; nothing was sent.
+        """
+        self._sweep.add(self)
+        try:
+            await self._relay()
+        except UpstreamError as failure:
+            cause = self._exchange.reason(failure)
+            if not self._started:
+                self._exchange.void(cause)
+                raise
+            await self._cut(cause)
+        except JournalError:
+            if not self._started:
+                self._exchange.void("journal_refused")
+                raise
+            # Its end cannot be made durable, so nobody may be told that it is complete.
+            self._exchange.client.cut(flush=False)
+        finally:
+            self._sweep.discard(self)
+
+    async def _relay(self) -> None:
+        while received := await self._read():
+            self._exchange.note_first_byte()
+            passed = self._take(self._splitter.feed(received))
+            if self._ending is not None:
+                await self._finish(passed)
+                return
+            if passed:
+                await self._write(passed)
+        rest = self._splitter.finish()
+        await self._finish(self._take([rest]) if rest else b"")
+
+    async def _read(self) -> bytes:
+        received = await self._connection.read()
+        if self._exchange.stopped is not None:
+            raise UpstreamUnavailable("The exchange was ended.")
+        return received
+
+    def _take(self, events: list[bytes]) -> bytes:
+        """Meter events; what may leave now. The ending, and what follows it, is held."""
+        passed: list[bytes] = []
+        for text in events:
+            if self._ending is not None:
+                self._held.append(text)
+                continue
+            event = read_event(text)
+            passed += self._held
+            self._held.clear()
+            self._passing = self._meter.mark
+            if event.kind in _ENDINGS:
+                self._ending = event.kind
+                self._held.append(text)
+                continue
+            self._meter.observe(event)
+            shown = self._shown(event)
+            if event.finished and not self._exchange.engine.done_marker:
+                self._held.append(shown)
+                continue
+            passed.append(shown)
+            self._passing = self._meter.mark
+        return b"".join(passed)
+
+    def _shown(self, event: Event) -> bytes:
+        """What the client gets of an event: what it would get if the meter had not asked."""
+        request, engine = self._exchange.request, self._exchange.engine
+        if event.kind is EventKind.USAGE_ONLY:
+            return event.text if request.wants_usage else b""
+        if not event.usage_member or request.wants_continuous:
+            return event.text
+        if request.wants_usage and (event.usage is None or not engine.continuous_usage):
+            return event.text
+        return without_usage(event)
+
+    async def _finish(self, passed: bytes) -> None:
+        """The end has come: make the usage durable, then let the end leave."""
+        if self._ending is EventKind.ERROR:
+            if passed:
+                await self._write(passed)
+                passed = b""
+            await self._settle_cut("upstream_broke")
+        elif passed or self._held or self._started:
+            await self._settle_complete()
+        else:
+            self._settled = True
+            self._exchange.void("empty_answer")
+        held = b"".join(self._held)
+        self._held.clear()
+        ended = self._connection.ended
+        await self._write(passed + held, last=ended)
+        while not ended:
+            # Whatever follows the end mark passes too; it changes nothing any more.
+            try:
+                tail = await self._read()
+            except UpstreamError:
+                tail = b""
+            ended = not tail
+            await self._write(tail, last=ended)
+
+    async def _write(self, content: bytes, *, last: bool = False) -> None:
+        """Send bytes and note which counts they carry."""
+        exchange = self._exchange
+        if not self._started:
+            if not self._settled:
+                await self._intent
+                if exchange.stopped is not None:
+                    raise UpstreamUnavailable("The exchange was ended.")
+            self._started = True
+            headers = passed_headers(self._connection.headers, exchange.shown_id)
+            status = self._connection.status
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": content, "more_body": not last})
+        if exchange.client.lost:
+            return
+        self._written += len(content)
+        self._written_at_us = exchange.plant.clock()
+        self._written_mark = self._passing
+        if exchange.client.unsent_bytes():
+            self._marks.append((self._written, self._passing))
+            self.measure()
+        else:
+            self._marks.clear()
+            self.flushed = self._passing
+
+    def measure(self) -> None:
+        """Bring `flushed` up to date with what the kernel has taken meanwhile.
+
+        Not after the client was lost: its unsent bytes were thrown away, not delivered.
+        """
+        if not self._marks or self._exchange.client.lost:
+            return
+        gone = self._written - self._exchange.client.unsent_bytes()
+        while self._marks and self._marks[0][0] <= gone:
+            self.flushed = self._marks.popleft()[1]
+            self._stalled_since = None
+
+    def sweep(self, now_us: int, *, stalled_us: int) -> None:
+        """Journal a checkpoint if more was delivered; give up on a client that reads nothing."""
+        self.measure()
+        if self._settled or not self._started:
+            return
+        if self.flushed != self._checkpointed:
+            self._checkpointed = self.flushed
+            counts = self._exchange.counts(self.flushed.counts())
+            self._exchange.plant.tally.checkpoints += 1
+            self._exchange.plant.write_soon(
+                Checkpoint(self._exchange.id, now_us, Counts.of(counts))
+            )
+        if not self._marks:
+            self._stalled_since = None
+        elif self._stalled_since is None:
+            self._stalled_since = now_us
+        elif now_us - self._stalled_since > stalled_us:
+            self._exchange.stop("client_left")
+
+    async def _settle_complete(self) -> None:
+        """Bill the whole stream."""
+        self._meter.conclude()
+        anomalies = self._exchange.plant.tally.anomalies
+        for anomaly in self._meter.anomalies:
+            anomalies[anomaly] += 1
+        mark = self._meter.mark
+        if not self._meter.exact:
+            anomalies["usage_missing"] += 1
+        elif not mark.prompt and not mark.completion:
+            anomalies["usage_zero"] += 1
+        await self._settle(mark, cause="completed", estimated=not self._meter.exact)
+
+    async def _settle_cut(self, cause: Cause) -> None:
+        """Bill what was delivered; nothing, if that is nothing that has a price."""
+        self.measure()
+        mark, estimated = self.flushed, True
+        everything_left = self.flushed == self._written_mark and not self._held
+        if self._meter.exact and everything_left:
+            mark, estimated = self._meter.mark, False
+        if not mark.prompt and not mark.completion:
+            self._settled = True
+            self._exchange.void(cause)
+            return
+        await self._settle(mark, cause=cause, estimated=estimated)
+
+    async def _settle(self, mark: Mark, *, cause: Cause, estimated: bool) -> None:
+        self._settled = True
+        usage = self._exchange.usage(
+            mark.counts(),
+            raw=self._meter.raw(),
+            cause=cause,
+            estimated=estimated,
+            at_us=self._written_at_us if cause != "completed" else None,
+        )
+        try:
+            await self._exchange.plant.journal.append(usage)
+        except JournalError:
+            # The disk may take it later; the client is not told that the answer is complete.
+            self._exchange.plant.write_soon(usage)
+            raise
+
+    async def _cut(self, cause: Cause) -> None:
+        """The stream was cut: bill what was delivered, then let the client see it."""
+        try:
+            if not self._settled:
+                await self._settle_cut(cause)
+        except JournalError:
+            self._exchange.plant.tally.journal_refusals += 1
+        self._exchange.client.cut(flush=cause != "client_left")

@@ -1,0 +1,115 @@
+"""Counters of the data plane, as Prometheus reads them.
+
+Decides: what is counted, without tenant labels: who used what is the ledger's to say. Plain
+numbers of one event loop, turned into metrics only when they are read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from billing.metering.token_class import TokenClass, TokenCounts
+
+_TTFT_BOUNDS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
+
+
+class Tally:
+    """What this process has served since it started."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[tuple[str, int]] = Counter()
+        self.events: Counter[tuple[str, bool]] = Counter()
+        self.voids: Counter[str] = Counter()
+        self.tokens: Counter[str] = Counter()
+        self.anomalies: Counter[str] = Counter()
+        self.checkpoints = 0
+        self.journal_refusals = 0
+        self.in_flight = 0
+        self._ttft = [0] * (len(_TTFT_BOUNDS_MS) + 1)
+        self._ttft_us = 0
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def add_usage(self, counts: TokenCounts, cause: str, *, estimated: bool, ttft_us: int) -> None:
+        """Count one usage event."""
+        self.events[cause, estimated] += 1
+        for token_class in TokenClass:
+            if tokens := counts.of(token_class):
+                self.tokens[token_class.value] += tokens
+        self._ttft_us += ttft_us
+        for position, bound in enumerate(_TTFT_BOUNDS_MS):
+            if ttft_us <= bound * 1000:
+                self._ttft[position] += 1
+                return
+        self._ttft[-1] += 1
+
+    def render(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        yield _counter(
+            "steelyard_proxy_answers",
+            "Answers by route and status.",
+            ("route", "status"),
+            {(route, str(status)): n for (route, status), n in self.answers.items()},
+        )
+        yield _counter(
+            "steelyard_proxy_usage_events",
+            "Usage events by cause.",
+            ("cause", "estimated"),
+            {(cause, str(flag).lower()): n for (cause, flag), n in self.events.items()},
+        )
+        yield _counter("steelyard_proxy_voids", "Unbilled dispatches.", ("reason",), self.voids)
+        yield _counter("steelyard_proxy_tokens", "Tokens metered.", ("class",), self.tokens)
+        yield _counter(
+            "steelyard_proxy_usage_anomalies",
+            "Usage reports of engines that did not add up, by kind.",
+            ("kind",),
+            self.anomalies,
+        )
+        yield _counter("steelyard_proxy_checkpoints", "Checkpoints.", (), {(): self.checkpoints})
+        yield _counter(
+            "steelyard_proxy_journal_refusals",
+            "Records that the journal could not make durable.",
+            (),
+            {(): self.journal_refusals},
+        )
+        in_flight = GaugeMetricFamily("steelyard_proxy_in_flight", "Requests being served.")
+        in_flight.add_metric((), self.in_flight)
+        yield in_flight
+        yield self._time_to_first_token()
+
+    def _time_to_first_token(self) -> Metric:
+        metric = Metric(
+            "steelyard_proxy_time_to_first_token_seconds",
+            "From dispatch to the first byte of the answer's body.",
+            "histogram",
+        )
+        running = 0
+        for position, count in enumerate(self._ttft):
+            running += count
+            bound = (
+                str(_TTFT_BOUNDS_MS[position] / 1000) if position < len(_TTFT_BOUNDS_MS) else "+Inf"
+            )
+            metric.add_sample(f"{metric.name}_bucket", {"le": bound}, running)
+        metric.add_sample(f"{metric.name}_count", {}, running)
+        metric.add_sample(f"{metric.name}_sum", {}, self._ttft_us / 1_000_000)
+        return metric
+
+
+def _counter(
+    name: str,
+    documentation: str,
+    labels: tuple[str, ...],
+    figures: dict[tuple[str, ...], int] | Counter[str] | dict[tuple[()], int],
+) -> CounterMetricFamily:
+    metric = CounterMetricFamily(name, documentation, labels=labels)
+    for key, count in figures.items():
+        metric.add_metric((key,) if isinstance(key, str) else key, count)
+    return metric

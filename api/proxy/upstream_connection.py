@@ -1,0 +1,224 @@
+"""One HTTP/1.1 connection to a backend: send a request, read its answer as it comes.
+
+Decides: framing (chunked, by length, by the end of the connection; 1xx skipped), backpressure
+towards the backend, and whether the connection can be used again. Does not decide which
+connection a request takes, nor deadlines: its owner sweeps them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import httptools
+
+from billing.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
+
+HIGH_WATER_BYTES = 256 << 10
+MAX_HEAD_FIELDS = 200
+MAX_HEAD_BYTES = 64 << 10
+
+_NO_BODY = frozenset({204, 304})
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """A connection that serves one exchange at a time.
+
+    Attributes:
+        status, headers: of the answer, once `head()` has returned; header names in lower case.
+        answered: a byte of the answer has been received.
+        used: exchanges begun on this connection.
+        quiet_since: loop time of the last progress, for deadlines.
+        waits_for_first: no byte of the body has come yet.
+        aborted: ended from our side.
+        paused: reading is paused until the client has taken what is buffered.
+        reusable: the answer is complete and the connection can take another request.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiter: asyncio.Future[None] | None = None
+        self._failure: UpstreamError | None = None
+        self.paused = False
+        self.aborted = False
+        self.used = 0
+        self.quiet_since = loop.time()
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: Headers = []
+        self.answered = False
+        self.waits_for_first = False
+        self.reusable = False
+        self._head_bytes = 0
+        self._has_head = False
+        self._framed = False
+        self._informational = False
+        self._complete = False
+        self._body: list[bytes] = []
+        self._buffered = 0
+
+    # What the proxy calls.
+
+    def begin(self, *parts: bytes) -> None:
+        """Write a request. The connection must be fresh or reusable."""
+        self._reset()
+        self.used += 1
+        self.waits_for_first = True
+        self.quiet_since = self._loop.time()
+        if self._transport is None or self._transport.is_closing():
+            self._fail(UpstreamUnavailable("The inference backend closed the connection."))
+            return
+        self._transport.writelines(parts)
+
+    async def head(self) -> int:
+        """Wait for the answer's head and return its status.
+
+        Raises:
+            UpstreamUnavailable: refused, reset or not HTTP.
+            UpstreamTimeout: the owner's deadline passed.
+        """
+        while not self._has_head:
+            await self._wait()
+        return self.status
+
+    async def read(self) -> bytes:
+        """Body bytes received since the last read; empty at the end of a complete body.
+
+        Raises:
+            UpstreamUnavailable: the body broke off.
+            UpstreamTimeout: the owner's deadline passed.
+        """
+        while not self._body:
+            if self._complete:
+                return b""
+            await self._wait()
+        received = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        self._buffered = 0
+        if self.paused and self._transport is not None:
+            self.paused = False
+            self._transport.resume_reading()
+        return received
+
+    @property
+    def ended(self) -> bool:
+        """The whole body has been received and read."""
+        return self._complete and not self._body
+
+    @property
+    def closed(self) -> bool:
+        """Nothing can be sent any more."""
+        return self._transport is None or self._transport.is_closing()
+
+    def abort(self, failure: UpstreamError | None = None) -> None:
+        """Close at once; whoever waits gets the failure. The engine sees the client leave."""
+        self.reusable = False
+        self.aborted = True
+        self._fail(failure or UpstreamUnavailable("The exchange was ended."))
+        if self._transport is not None:
+            self._transport.abort()
+
+    def expire(self) -> None:
+        """Give up on a backend that makes no progress."""
+        self.abort(UpstreamTimeout("The inference backend did not answer in time."))
+
+    async def _wait(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        if self._failure is not None and not self._body:
+            raise self._failure
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _fail(self, failure: UpstreamError) -> None:
+        if self._failure is None and not self._complete:
+            self._failure = failure
+        self._wake()
+
+    # asyncio.Protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not isinstance(transport, asyncio.Transport):
+            raise TypeError("a stream transport is needed")
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if self._complete or self.used == 0:
+            # Nothing was asked: an answer now would be taken for the next request's.
+            self.reusable = False
+            self.abort()
+            return
+        self.answered = True
+        self.quiet_since = self._loop.time()
+        if not self._has_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.abort(UpstreamUnavailable("The inference backend did not answer in HTTP/1.1."))
+            return
+        if not self._has_head and self._head_bytes > MAX_HEAD_BYTES:
+            self.abort(UpstreamUnavailable("The inference backend sent too large a head."))
+            return
+        if self._buffered > HIGH_WATER_BYTES and not self.paused and self._transport is not None:
+            self.paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.reusable = False
+        if self._has_head and not self._framed and exc is None and not self._complete:
+            self._complete = True  # the end of the connection is the end of this body
+            self._wake()
+            return
+        self._fail(UpstreamUnavailable("The inference backend closed the connection."))
+
+    # Callbacks of the parser.
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("a second answer to one request")
+        self.headers = []
+        self._framed = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self.headers.append((name, value))
+        if len(self.headers) > MAX_HEAD_FIELDS:
+            raise ValueError("too many header fields")
+        if name in {b"content-length", b"transfer-encoding"}:
+            self._framed = True
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._informational = True
+            return
+        self.status = status
+        self._framed = self._framed or status in _NO_BODY
+        self._has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self.waits_for_first = False
+        self._body.append(body)
+        self._buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._informational:
+            self._informational = False
+            return
+        self._complete = True
+        self.reusable = self._framed and self._parser.should_keep_alive()

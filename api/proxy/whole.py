@@ -1,0 +1,115 @@
+"""Relay of answers that are not streams.
+
+Decides: the order read, meter, make durable, send. The one wait is for the usage event: when a
+client has its answer, the event is on the disk, and when the event could not be written, there
+is no answer. Bytes pass unchanged.
+"""
+
+from __future__ import annotations
+
+from api.proxy.answer_head import passed_headers
+from api.proxy.asgi import Send
+from api.proxy.exchange import Exchange
+from api.proxy.upstream_connection import UpstreamConnection
+from billing.engines.usage import raw_figures, read_figures, usage_of
+from billing.errors import JournalError, UpstreamError, UpstreamUnavailable
+from billing.journal.records import Usage
+from billing.metering.token_class import TokenCounts
+
+
+async def relay_whole(
+    exchange: Exchange, connection: UpstreamConnection, send: Send, *, limit_bytes: int
+) -> None:
+    """Relay an answer of the backend and bill it.
+
+    Raises:
+        UpstreamError: it broke off; nothing was sent, and a void is journaled.
+        JournalError: its usage cannot be made durable; nothing was sent.
+    """
+    body = await read_body(exchange, connection, limit_bytes=limit_bytes)
+    if exchange.stopped is not None:
+        exchange.void(exchange.stopped)
+        raise UpstreamUnavailable("The exchange was ended.")
+    try:
+        await exchange.plant.journal.append(_metered(exchange, body))
+    except JournalError:
+        exchange.void("journal_refused")
+        raise
+    await _send(exchange, connection, send, body)
+
+
+async def relay_refusal(
+    exchange: Exchange, connection: UpstreamConnection, send: Send, *, limit_bytes: int
+) -> None:
+    """Relay an error answer of the backend unchanged. It is not billed; its cost is scrap.
+
+    Raises:
+        UpstreamError: it broke off; nothing was sent, and a void is journaled.
+    """
+    body = await read_body(exchange, connection, limit_bytes=limit_bytes)
+    exchange.void(exchange.stopped or "upstream_refused")
+    if exchange.stopped is not None:
+        raise UpstreamUnavailable("The exchange was ended.")
+    await _send(exchange, connection, send, body)
+
+
+async def read_body(
+    exchange: Exchange, connection: UpstreamConnection, *, limit_bytes: int
+) -> bytes:
+    """The whole body.
+
+    Raises:
+        UpstreamError: it broke off or is too large; a void is journaled.
+    """
+    parts: list[bytes] = []
+    size = 0
+    try:
+        while part := await connection.read():
+            exchange.note_first_byte()
+            size += len(part)
+            if size > limit_bytes:
+                raise UpstreamUnavailable("The inference backend's answer is too large.")
+            parts.append(part)
+    except UpstreamError as failure:
+        exchange.void(exchange.reason(failure))
+        raise
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _metered(exchange: Exchange, body: bytes) -> Usage:
+    """The usage event of a complete answer.
+
+    Without a usage object that can be trusted the counts are a lower bound, flagged; tokens are
+    never made up.
+    """
+    anomalies = exchange.plant.tally.anomalies
+    usage = usage_of(body)
+    figures = None
+    if usage is None:
+        anomalies["usage_missing"] += 1
+    else:
+        figures = read_figures(usage, generates=exchange.request.route.generates)
+        if figures is None:
+            anomalies["usage_unreadable"] += 1
+    if figures is None:
+        return exchange.usage(TokenCounts(), raw={}, cause="completed", estimated=True)
+    for anomaly in figures.anomalies:
+        anomalies[anomaly] += 1
+    if not figures.prompt and not figures.completion:
+        anomalies["usage_zero"] += 1
+    return exchange.usage(
+        figures.counts(),
+        raw={} if usage is None else raw_figures(usage),
+        cause="completed",
+        estimated=not figures.complete,
+    )
+
+
+async def _send(
+    exchange: Exchange, connection: UpstreamConnection, send: Send, body: bytes
+) -> None:
+    headers = passed_headers(connection.headers, exchange.shown_id)
+    if connection.status not in {204, 304}:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": connection.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
