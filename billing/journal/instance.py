@@ -47,8 +47,8 @@ class DurableMark:
     owner_gone: bool
 
     def readable(self, segment: int, size: int) -> int:
-        """Bytes of a segment of `size` bytes that may be read."""
-        if self.owner_gone or segment < self.segment:
+        """Bytes of the newest segment, of `size` bytes, that may be read."""
+        if self.owner_gone:
             return size
         return min(self.offset, size) if segment == self.segment else 0
 

@@ -25,7 +25,6 @@ from billing.journal.records import PAYLOAD_LIMIT, Closed, Record, decode
 from billing.journal.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
-    Header,
     corrupt,
     frames,
     is_proved_durable,
@@ -111,9 +110,12 @@ def read_from(segment_path: Path, offset: int = 0, limit_bytes: int = PAGE_BYTES
     with segment_path.open("rb") as file:
         header = parse_header(file.read(HEADER_BYTES), segment_path)
         offset = max(offset, HEADER_BYTES)
-        size = os.fstat(file.fileno()).st_size
         mark = instance.read_mark(segment_path.parent)
-        readable = mark.readable(header.number, size)
+        sealed = instance.segment_path(segment_path.parent, header.number + 1).exists()
+        size = os.fstat(file.fileno()).st_size  # after `sealed`: then it is final
+        # A sealed segment is read whole whatever the mark says: a mark that is being written
+        # reads as nothing, and the caller would leave the rest behind.
+        readable = size if sealed else mark.readable(header.number, size)
         wanted = min(limit_bytes, readable - offset)
         page = _page(os.pread(file.fileno(), max(wanted, 0), offset), offset, segment_path)
         if page.next_offset >= readable:
@@ -123,7 +125,8 @@ def read_from(segment_path: Path, offset: int = 0, limit_bytes: int = PAGE_BYTES
         if wanted < min(_LARGEST_FRAME, readable - offset):
             return read_from(segment_path, offset, _LARGEST_FRAME)
         tail = os.pread(file.fileno(), readable - offset, offset)
-        if not _may_be_torn(header, mark, segment_path, offset) or is_proved_durable(tail, offset):
+        may_be_torn = mark.owner_gone and not sealed and offset >= header.head_bytes
+        if not may_be_torn or is_proved_durable(tail, offset):
             raise corrupt(segment_path, offset)
         return Page([], offset, at_end=True)
 
@@ -172,9 +175,3 @@ def _page(content: bytes, offset: int, path: Path) -> Page:
             records.append(record)
         position = frame.end
     return Page(records, offset + position, at_end=False)
-
-
-def _may_be_torn(header: Header, mark: instance.DurableMark, path: Path, offset: int) -> bool:
-    """Whether a bad frame at `offset` can be a write that nobody was told had succeeded."""
-    newest = not instance.segment_path(path.parent, header.number + 1).exists()
-    return mark.owner_gone and newest and offset >= header.head_bytes

@@ -124,13 +124,11 @@ def test_a_reader_follows_a_living_writer_without_a_gap(tmp_path):
                     seen[record.id] = record.counts.output
             if at_end and segment.sealed:
                 number, offset = number + 1, 0
-        told_before = Told(output).usages
-    everything = {
-        r.id for s in reader.segments(instance_dir)[:19] for r in reader.records_of(s.path)
-    }
-    assert {name: count for name, count in told_before.items() if name in everything}.items() <= (
-        seen.items()
-    )
+        told = Told(output).usages
+    found = reader.segments(instance_dir)
+    followed = [record for segment in found[:19] for record in reader.records_of(segment.path)]
+    assert seen == {r.id: r.counts.output for r in followed if isinstance(r, Usage)}
+    assert told.keys() <= {r.id for s in found for r in reader.records_of(s.path)}
     assert len(seen) > 100
 
 

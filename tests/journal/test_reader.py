@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +57,34 @@ async def test_a_missing_or_half_written_mark_shows_nothing_until_the_owner_is_g
     assert all_records(journal.directory) == []
     await journal.close()
     assert all_records(journal.directory) == [usage(1)]
+
+
+async def test_a_sealed_segment_is_read_whole_whatever_the_mark_says(tmp_path):
+    journal = await journal_of_segments(tmp_path)
+    (journal.directory / "durable").write_bytes(b"")
+    assert all_records(journal.directory) == [usage(0), usage(1), usage(2)]
+    await journal.close()
+
+
+def test_adopting_shows_what_a_lost_mark_hid(tmp_path):
+    writer = (
+        "import asyncio, os, sys; from pathlib import Path;"
+        "from billing.journal.journal import Journal; from tests.journal.samples import usage\n"
+        "async def main():\n"
+        "    journal = await Journal.open(Path(sys.argv[1]))\n"
+        "    await journal.append(usage(1))\n"
+        "    os._exit(0)\n"
+        "asyncio.run(main())"
+    )
+    command = [sys.executable, "-c", writer, str(tmp_path)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True)
+    (instance_dir,) = reader.list_instances(tmp_path)
+    (instance_dir / "durable").unlink()
+    assert all_records(instance_dir) == []
+    lock = reader.try_adopt(instance_dir)
+    assert lock is not None
+    with lock:
+        assert all_records(instance_dir) == [usage(1)]
 
 
 async def test_shipped_segments_are_kept_for_their_time_then_removed(tmp_path):
