@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -50,15 +51,23 @@ def kill(user: subprocess.Popen[str]) -> None:
     user.communicate()
 
 
-def add(address: ServerAddress, number: int) -> None:
+NUMBERS = itertools.count(1)
+
+
+def add(address: ServerAddress) -> int:
+    """Commit a new fact and return it."""
+    number = next(NUMBERS)
     with psycopg.connect(address.owner_conninfo()) as connection:
         connection.execute("CREATE TABLE IF NOT EXISTS facts (n int)")
         connection.execute("INSERT INTO facts VALUES (%s)", (number,))
+    return number
 
 
-def facts(address: ServerAddress) -> list[int]:
+def kept(address: ServerAddress, number: int) -> bool:
+    """Whether the fact is there, once."""
     with psycopg.connect(address.owner_conninfo()) as connection:
-        return [row[0] for row in connection.execute("SELECT n FROM facts ORDER BY n").fetchall()]
+        row = connection.execute("SELECT count(*) FROM facts WHERE n = %s", (number,)).fetchone()
+    return row == (1,)
 
 
 def server_pid(data_dir: Path) -> int:
@@ -78,31 +87,31 @@ def wait_for_end(server: EmbeddedServer) -> None:
         time.sleep(0.02)
 
 
-def test_restart_keeps_what_was_committed(data_dir):
-    server = EmbeddedServer(data_dir)
-    add(server.start(), 1)
+def test_restart_keeps_what_was_committed(used_dir):
+    server = EmbeddedServer(used_dir)
+    number = add(server.start())
     server.stop()
     assert not server.is_running()
-    again = EmbeddedServer(data_dir)
-    assert facts(again.start()) == [1]
+    again = EmbeddedServer(used_dir)
+    assert kept(again.start(), number)
     again.stop()
 
 
-def test_last_user_to_leave_stops_the_server(data_dir):
-    first, second = EmbeddedServer(data_dir), EmbeddedServer(data_dir)
-    add(first.start(), 1)
+def test_last_user_to_leave_stops_the_server(used_dir):
+    first, second = EmbeddedServer(used_dir), EmbeddedServer(used_dir)
+    number = add(first.start())
     address = second.start()
-    pid = server_pid(data_dir)
+    pid = server_pid(used_dir)
     first.stop()
     assert second.is_running()
-    assert facts(address) == [1]
-    assert server_pid(data_dir) == pid
+    assert kept(address, number)
+    assert server_pid(used_dir) == pid
     second.stop()
     assert not second.is_running()
 
 
-def test_start_and_stop_may_be_repeated(data_dir):
-    server = EmbeddedServer(data_dir)
+def test_start_and_stop_may_be_repeated(used_dir):
+    server = EmbeddedServer(used_dir)
     server.stop()
     assert server.start() == server.start()
     server.stop()
@@ -119,73 +128,73 @@ def test_users_in_several_processes_race_for_the_first_start(data_dir):
     assert not EmbeddedServer(data_dir).is_running()
 
 
-def test_L5_killed_user_takes_the_server_with_it_and_loses_nothing(data_dir):
-    user = start_user(data_dir)
+def test_L5_killed_user_takes_the_server_with_it_and_loses_nothing(used_dir):
+    user = start_user(used_dir)
     wait_until_ready(user)
-    with shared_server(data_dir) as address:
-        add(address, 1)
-    server = EmbeddedServer(data_dir)
+    with shared_server(used_dir) as address:
+        number = add(address)
+    server = EmbeddedServer(used_dir)
     assert server.is_running()
     kill(user)
     wait_for_end(server)
-    assert facts(server.start()) == [1]
+    assert kept(server.start(), number)
     server.stop()
 
 
-def test_new_user_right_after_a_killed_one_gets_a_server(data_dir):
-    for number in range(3):
-        user = start_user(data_dir)
+def test_new_user_right_after_a_killed_one_gets_a_server(used_dir):
+    for _ in range(3):
+        user = start_user(used_dir)
         wait_until_ready(user)
         kill(user)
-        with shared_server(data_dir) as address:
-            add(address, number)
-            assert facts(address) == list(range(number + 1))
+        with shared_server(used_dir) as address:
+            number = add(address)
+            assert kept(address, number)
 
 
-def test_L5_killed_server_starts_again_under_its_users(data_dir):
-    server = EmbeddedServer(data_dir)
-    add(server.start(), 1)
-    os.kill(server_pid(data_dir), signal.SIGKILL)
+def test_L5_killed_server_starts_again_under_its_users(used_dir):
+    server = EmbeddedServer(used_dir)
+    number = add(server.start())
+    os.kill(server_pid(used_dir), signal.SIGKILL)
     wait_for_end(server)
-    assert facts(server.start()) == [1]
+    assert kept(server.start(), number)
     server.stop()
     assert not server.is_running()
 
 
-def test_L5_everything_killed_at_once_loses_nothing(data_dir):
-    user = start_user(data_dir)
+def test_L5_everything_killed_at_once_loses_nothing(used_dir):
+    user = start_user(used_dir)
     wait_until_ready(user)
-    with shared_server(data_dir) as address:
-        add(address, 1)
-    pid = server_pid(data_dir)
+    with shared_server(used_dir) as address:
+        number = add(address)
+    pid = server_pid(used_dir)
     for victim in (parent_of(pid), pid, user.pid):
         os.kill(victim, signal.SIGKILL)
     user.communicate()
-    with shared_server(data_dir) as address:
-        assert facts(address) == [1]
-    assert not EmbeddedServer(data_dir).is_running()
+    with shared_server(used_dir) as address:
+        assert kept(address, number)
+    assert not EmbeddedServer(used_dir).is_running()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
-def test_killed_keeper_takes_the_server_with_it(data_dir):
-    server = EmbeddedServer(data_dir)
+def test_killed_keeper_takes_the_server_with_it(used_dir):
+    server = EmbeddedServer(used_dir)
     server.start()
-    os.kill(parent_of(server_pid(data_dir)), signal.SIGKILL)
+    os.kill(parent_of(server_pid(used_dir)), signal.SIGKILL)
     wait_for_end(server)
     server.stop()
 
 
-def test_pid_file_that_names_somebody_else_is_not_believed(data_dir):
-    server = EmbeddedServer(data_dir)
-    add(server.start(), 1)
-    pid_file = data_dir.joinpath("cluster", "postmaster.pid")
+def test_pid_file_that_names_somebody_else_is_not_believed(used_dir):
+    server = EmbeddedServer(used_dir)
+    number = add(server.start())
+    pid_file = used_dir.joinpath("cluster", "postmaster.pid")
     lines = pid_file.read_text().splitlines()
     os.kill(int(lines[0]), signal.SIGKILL)
     wait_for_end(server)
     stranger = subprocess.Popen(["sleep", "300"], user=pid_file.stat().st_uid)
     try:
         pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
-        assert facts(server.start()) == [1]
+        assert kept(server.start(), number)
         server.stop()
         assert stranger.poll() is None
     finally:
@@ -200,7 +209,7 @@ def test_first_start_that_was_cut_short_is_begun_again(data_dir):
     data_dir.joinpath("password.new").write_text("half")
     data_dir.joinpath("initdb.password").write_text("half")
     with shared_server(data_dir) as address:
-        add(address, 1)
+        add(address)
     assert not data_dir.joinpath("initdb.password").exists()
 
 
@@ -224,11 +233,11 @@ def test_lost_password_file_is_named(data_dir):
     wait_for_end(server)
 
 
-def test_lost_app_password_is_replaced(data_dir):
-    server = EmbeddedServer(data_dir)
+def test_lost_app_password_is_replaced(used_dir):
+    server = EmbeddedServer(used_dir)
     before = server.start()
     server.stop()
-    data_dir.joinpath("app_password").unlink()
+    used_dir.joinpath("app_password").unlink()
     after = server.start()
     with psycopg.connect(after.app_conninfo()) as connection:
         assert connection.execute("SELECT current_user").fetchone() == ("steelyard_app",)
@@ -240,5 +249,5 @@ def test_throwaway_leaves_nothing():
     with throwaway_server(fsync=False) as address:
         folder = address.endpoint.socket_folder
         assert folder is not None
-        add(address, 1)
+        add(address)
     assert not folder.parent.exists()

@@ -64,8 +64,8 @@ def test_no_rule_trusts_anybody(address):
     assert rules == [("scram-sha-256", None)]
 
 
-def test_no_rule_trusts_anybody_on_disk_either(address, shared_dir):
-    for path in shared_dir.rglob("pg_hba.conf"):
+def test_no_rule_trusts_anybody_on_disk_either(address, running_dir):
+    for path in running_dir.rglob("pg_hba.conf"):
         rules = [line for line in path.read_text().splitlines() if line and line[0] != "#"]
         assert rules
         assert all(rule.endswith("scram-sha-256") for rule in rules)
@@ -95,23 +95,23 @@ def test_order_and_case_do_not_depend_on_the_machine(address):
     assert one_row(address.owner_conninfo(), query) == (True, True, "Ä")
 
 
-def test_files_have_the_narrowest_modes(address, shared_dir):
-    assert mode(shared_dir) == (0o710 if AS_ROOT else 0o700)
-    assert mode(shared_dir.joinpath("socket")) == 0o700
-    assert mode(shared_dir.joinpath("cluster")) == 0o700
+def test_files_have_the_narrowest_modes(address, running_dir):
+    assert mode(running_dir) == (0o710 if AS_ROOT else 0o700)
+    assert mode(running_dir.joinpath("socket")) == 0o700
+    assert mode(running_dir.joinpath("cluster")) == 0o700
     for name in ("password", "app_password", "postgres.log", "users.lock", "server.lock"):
-        assert mode(shared_dir.joinpath(name)) == 0o600
-    for path in shared_dir.rglob("*"):
+        assert mode(running_dir.joinpath(name)) == 0o600
+    for path in running_dir.rglob("*"):
         assert path.is_socket() or not path.stat().st_mode & stat.S_IRWXO, path
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="only root's server has a user of its own")
-def test_servers_user_owns_only_database_and_socket(address, shared_dir):
+def test_servers_user_owns_only_database_and_socket(address, running_dir):
     server_uid = account.server_account().uid
     assert server_uid != 0
-    owned = {path.name for path in shared_dir.iterdir() if path.stat().st_uid == server_uid}
+    owned = {path.name for path in running_dir.iterdir() if path.stat().st_uid == server_uid}
     assert owned == {"cluster", "socket"}
-    pid = int(shared_dir.joinpath("cluster", "postmaster.pid").read_text().splitlines()[0])
+    pid = int(running_dir.joinpath("cluster", "postmaster.pid").read_text().splitlines()[0])
     assert Path(f"/proc/{pid}").stat().st_uid == server_uid
 
 
@@ -123,22 +123,22 @@ def test_user_that_cannot_be_made_is_a_typed_error(monkeypatch):
     assert caught.value.remedy is not None
 
 
-def test_server_sees_neither_our_environment_nor_a_password(data_dir, monkeypatch):
+def test_server_sees_neither_our_environment_nor_a_password(used_dir, monkeypatch):
     monkeypatch.setenv("STEELYARD_STRIPE_API_KEY", "sk_live_secret")
-    with shared_server(data_dir) as address:
-        pid = int(data_dir.joinpath("cluster", "postmaster.pid").read_text().splitlines()[0])
+    with shared_server(used_dir) as address:
+        pid = int(used_dir.joinpath("cluster", "postmaster.pid").read_text().splitlines()[0])
         seen = subprocess.run(
             ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=True
         ).stdout
         if sys.platform == "linux":
             seen += Path(f"/proc/{pid}/environ").read_text()
         seen += repr(address)
-    seen += data_dir.joinpath("postgres.log").read_text()
+    seen += used_dir.joinpath("postgres.log").read_text()
     for secret in ("sk_live_secret", address.owner_password, address.app_password):
         assert secret not in seen
 
 
-def test_P1_log_keeps_no_values_of_failed_statements(data_dir):
+def test_P1_log_keeps_no_values_of_failed_statements(used_dir):
     failing: list[tuple[LiteralString, tuple[str, ...] | None]] = [
         ("INSERT INTO notes VALUES (%s)", ("secret-1",)),
         ("INSERT INTO notes VALUES (%s)", ("secret-2",)),
@@ -146,7 +146,7 @@ def test_P1_log_keeps_no_values_of_failed_statements(data_dir):
         ("SELECT 'secret-3'::text FROM missing", None),
     ]
     with (
-        shared_server(data_dir) as address,
+        shared_server(used_dir) as address,
         psycopg.connect(address.owner_conninfo(), autocommit=True) as connection,
     ):
         connection.execute("CREATE TABLE notes (body text UNIQUE CHECK (body <> 'secret-2'))")
@@ -154,27 +154,27 @@ def test_P1_log_keeps_no_values_of_failed_statements(data_dir):
         for statement, values in failing:
             with pytest.raises(psycopg.Error):
                 connection.execute(statement, values)
-    log = data_dir.joinpath("postgres.log").read_text()
+    log = used_dir.joinpath("postgres.log").read_text()
     assert "violates unique constraint" in log
     assert "secret" not in log
 
 
-def test_large_log_is_set_aside_at_start(data_dir):
-    server = EmbeddedServer(data_dir)
+def test_large_log_is_set_aside_at_start(used_dir):
+    server = EmbeddedServer(used_dir)
     server.start()
     server.stop()
-    with data_dir.joinpath("postgres.log").open("ab") as log:
+    with used_dir.joinpath("postgres.log").open("ab") as log:
         log.truncate(16 * 1024 * 1024 + 1)
     server.start()
     server.stop()
-    assert data_dir.joinpath("postgres.log.1").stat().st_size == 16 * 1024 * 1024 + 1
-    assert data_dir.joinpath("postgres.log").stat().st_size < 1024 * 1024
+    assert used_dir.joinpath("postgres.log.1").stat().st_size == 16 * 1024 * 1024 + 1
+    assert used_dir.joinpath("postgres.log").stat().st_size < 1024 * 1024
 
 
-def test_parents_keep_their_modes(data_dir):
-    parents = list(data_dir.parents)
+def test_parents_keep_their_modes(used_dir):
+    parents = list(used_dir.parents)
     before = [mode(path) for path in parents]
-    with shared_server(data_dir):
+    with shared_server(used_dir):
         assert [mode(path) for path in parents] == before
 
 
