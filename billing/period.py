@@ -114,12 +114,10 @@ def require_on_grid(instant: datetime, *, field: str) -> datetime:
 def local_midnight(day: date, in_zone: ZoneInfo) -> datetime:
     """The UTC instant at which `day` begins in a zone.
 
-    Where the clock skips midnight the day begins at the first instant that exists.
+    Where the clock skips midnight the day begins when the clock jumps: a skipped time is read by
+    the offset before the jump. Where midnight happens twice, the first counts.
     """
-    midnight = datetime(day.year, day.month, day.day, tzinfo=in_zone).astimezone(UTC)
-    while midnight.astimezone(in_zone).date() < day:
-        midnight += BUCKET
-    return midnight
+    return datetime(day.year, day.month, day.day, tzinfo=in_zone).astimezone(UTC)
 
 
 def month(year: int, number: int, in_zone: ZoneInfo, *, anchor_day: int = 1) -> Period:

@@ -73,7 +73,9 @@ def test_local_days_have_the_hours_that_they_have(day, zone_name, hours):
         (date(2026, 7, 1), "Asia/Kathmandu", "2026-06-30T18:15"),
         (date(2026, 7, 1), "Europe/Paris", "2026-06-30T22:00"),
         (date(2026, 1, 1), "Pacific/Kiritimati", "2025-12-31T10:00"),
-        (date(2018, 11, 4), "America/Sao_Paulo", "2018-11-04T03:00"),
+        (date(2018, 11, 4), "America/Sao_Paulo", "2018-11-04T03:00"),  # midnight skipped
+        (date(2026, 3, 29), "Asia/Beirut", "2026-03-28T22:00"),  # midnight skipped
+        (date(2026, 11, 1), "America/Havana", "2026-11-01T04:00"),  # midnight twice
     ],
 )
 def test_local_midnights(day, zone_name, starts):
