@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,34 @@ async def test_records_nobody_waits_for_survive_a_full_disk(tmp_path):
     assert ids(found) == {operation_id(n) for n in (1, 2, 3, 5, 7)}
     assert len(found) == 5
     assert checkpoint(2, 6) in found
+
+
+async def test_a_refused_checkpoint_never_replaces_a_newer_one(tmp_path):
+    class SlowlyRefusingDisk(Disk):
+        armed = False
+        writing = threading.Event()
+        gate = threading.Event()
+
+        def write(self, descriptor, content):
+            if self.armed:
+                self.writing.set()
+                assert self.gate.wait(60)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            super().write(descriptor, content)
+
+    disk = SlowlyRefusingDisk()
+    journal = await Journal.open(tmp_path, disk=disk)
+    disk.armed = True
+    journal.append_soon(checkpoint(1, 5))
+    refused = asyncio.create_task(journal.append(usage(2)))
+    assert await asyncio.to_thread(disk.writing.wait, 60)
+    journal.append_soon(checkpoint(1, 6))
+    disk.gate.set()
+    with pytest.raises(JournalError):
+        await refused
+    disk.armed = False
+    await journal.close()
+    assert all_records(journal.directory) == [checkpoint(1, 6)]
 
 
 async def test_a_full_queue_on_a_full_disk_is_tried_again_not_waited_for(tmp_path):
