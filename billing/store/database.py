@@ -131,12 +131,13 @@ def acting_as(connection: sa.Connection, role: Role) -> Generator[None]:
     """
     before = connection.execute(
         sa.text(
-            "SELECT current_setting('role') AS role, current_setting('steelyard.tenant_id') AS t"
+            "SELECT current_setting('role') AS role, "
+            "current_setting('steelyard.tenant_id') AS tenant"
         )
     ).one()
     become(connection, role)
     yield
-    connection.execute(_BEGIN_AS, {"role": before.role, "tenant": before.t})
+    connection.execute(_BEGIN_AS, {"role": before.role, "tenant": before.tenant})
 
 
 def query(connection: sa.Connection, sql: str, **parameters: Any) -> Sequence[sa.Row[Any]]:
