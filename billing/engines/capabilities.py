@@ -37,7 +37,7 @@ class Capabilities:
     request_members: frozenset[str] = COMMON_SAMPLING
 
 
-_ENGINES = {
+ENGINES = {
     known.engine: known
     for known in (
         # Nothing is known of a generic server, so nothing is asked of it that OpenAI's own API
@@ -79,7 +79,7 @@ _ENGINES = {
     )
 }
 
-ENGINE_NAMES: tuple[str, ...] = tuple(_ENGINES)
+ENGINE_NAMES: tuple[str, ...] = tuple(ENGINES)
 
 
 def engine_named(name: str) -> Capabilities:
@@ -89,7 +89,7 @@ def engine_named(name: str) -> Capabilities:
         ConfigurationError: no adapter has that name.
     """
     try:
-        return _ENGINES[name]
+        return ENGINES[name]
     except KeyError:
         raise ConfigurationError(
             "There is no adapter for this inference engine.",

@@ -161,13 +161,16 @@ def price_version(connection: sa.Connection, *, tenant_id: int, contract_ids: It
     ids = sorted(contract_ids)
     if not ids:
         return NONE
-    found = "SELECT id FROM price_version WHERE tenant_id = :tenant AND contract_ids = CAST(:ids AS integer[])"
+    found = (
+        "SELECT id FROM price_version WHERE tenant_id = :tenant "
+        "AND contract_ids = CAST(:ids AS integer[])"
+    )
     row = first(connection, found, tenant=tenant_id, ids=ids)
     if row is None:
         run(
             connection,
-            "INSERT INTO price_version (tenant_id, contract_ids) VALUES (:tenant, CAST(:ids AS integer[])) "
-            "ON CONFLICT DO NOTHING",
+            "INSERT INTO price_version (tenant_id, contract_ids) "
+            "VALUES (:tenant, CAST(:ids AS integer[])) ON CONFLICT DO NOTHING",
             tenant=tenant_id,
             ids=ids,
         )

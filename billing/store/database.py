@@ -96,6 +96,28 @@ class Database:
                 self.deadlocks += 1
         raise AssertionError("unreachable")
 
+    @contextmanager
+    def exclusive(self, name: str) -> Generator[bool]:
+        """Hold a named lock of the server for a block; yields False if another process has it.
+
+        It is a session's lock, so it spans the transactions of the block, and the server gives it
+        back if this process dies.
+        """
+        lock = {"name": name}
+        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            held = bool(
+                connection.execute(
+                    sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), lock
+                ).scalar_one()
+            )
+            try:
+                yield held
+            finally:
+                if held:
+                    connection.execute(
+                        sa.text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), lock
+                    )
+
     def require_reachable(self) -> None:
         """Check that the database answers.
 

@@ -5,32 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from uuid import UUID
+from itertools import groupby
+from typing import Any
 
 import sqlalchemy as sa
 
 from billing.errors import IdempotencyConflict, LedgerError
 from billing.ledger.account import Account, AccountCode
-from billing.ledger.posting import Transaction, postings_digest
+from billing.ledger.posting import LineRef, Posting, Transaction, postings_digest
 from billing.period import Period
 from billing.store.database import first, members, only, query, run
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalRow:
-    """One posting with its header, as an export shows it."""
-
-    transaction_id: UUID
-    ordinal: int
-    kind: str
-    reference: str
-    effective_at: datetime
-    posted_at: datetime
-    account: str
-    tenant: str | None
-    currency: str
-    amount: Decimal
-    line_key: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +114,23 @@ def balance(connection: sa.Connection, account: Account) -> Decimal:
     ).total
 
 
+def received_for(
+    connection: sa.Connection, *, legal_entity_id: int, reference: str, kind: str
+) -> Decimal:
+    """What transactions of a kind took off the receivable of a reference, as a positive amount."""
+    return only(
+        connection,
+        "SELECT coalesce(-sum(p.amount), 0) AS total FROM ledger_transaction t "
+        "JOIN posting p ON p.transaction_id = t.id JOIN account a ON a.id = p.account_id "
+        "WHERE t.legal_entity_id = :entity AND t.reference = :reference AND t.kind = :kind "
+        "AND a.code = :receivable",
+        entity=legal_entity_id,
+        reference=reference,
+        kind=kind,
+        receivable=AccountCode.RECEIVABLE.value,
+    ).total
+
+
 def totals(connection: sa.Connection) -> dict[tuple[str, str], Decimal]:
     """Balance of every account code and currency over all tenants: the trial balance."""
     rows = query(
@@ -142,18 +143,19 @@ def totals(connection: sa.Connection) -> dict[tuple[str, str], Decimal]:
 
 def journal(
     connection: sa.Connection, *, period: Period, legal_entity_id: int | None = None
-) -> list[JournalRow]:
-    """Postings that are effective in a period, checked against L1 as they are read.
+) -> list[Transaction]:
+    """Transactions that are effective in a period, in order; L1 holds again in what is read.
 
     Raises:
-        LedgerError: a transaction does not sum to zero.
+        LedgerError: a stored transaction does not sum to zero, or lost a posting.
     """
     rows = query(
         connection,
-        "SELECT t.id AS transaction_id, p.ordinal, t.kind, t.reference, t.effective_at, "
-        "t.posted_at, a.code AS account, n.slug AS tenant, p.currency, p.amount, p.line_key "
+        "SELECT t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key, t.reference, "
+        "t.effective_at, t.reverses, t.posting_count, a.code, p.tenant_id AS of_tenant, "
+        "p.currency, p.amount, p.contract_id, p.period_start, p.line_key "
         "FROM ledger_transaction t JOIN posting p ON p.transaction_id = t.id "
-        "JOIN account a ON a.id = p.account_id LEFT JOIN tenant n ON n.id = p.tenant_id "
+        "JOIN account a ON a.id = p.account_id "
         "WHERE t.effective_at >= :start AND t.effective_at < :end "
         "AND (CAST(:entity AS integer) IS NULL OR t.legal_entity_id = :entity) "
         "ORDER BY t.effective_at, t.posted_at, t.id, p.ordinal",
@@ -161,13 +163,8 @@ def journal(
         end=period.end,
         entity=legal_entity_id,
     )
-    sums: dict[tuple[UUID, str], Decimal] = {}
-    for row in rows:
-        key = (row.transaction_id, row.currency)
-        sums[key] = sums.get(key, Decimal(0)) + row.amount
-    if any(sums.values()):
-        raise LedgerError("a stored transaction does not sum to zero", field="posting")
-    return [JournalRow(**members(row)) for row in rows]
+    grouped = groupby(rows, key=lambda row: row.id)
+    return [_transaction(list(postings)) for _, postings in grouped]
 
 
 def revenue(connection: sa.Connection, *, period: Period) -> list[RevenueRow]:
@@ -184,6 +181,41 @@ def revenue(connection: sa.Connection, *, period: Period) -> list[RevenueRow]:
         end=period.end,
     )
     return [RevenueRow(**members(row)) for row in rows]
+
+
+def _transaction(rows: list[sa.Row[Any]]) -> Transaction:
+    head = rows[0]
+    if len(rows) != head.posting_count:
+        raise LedgerError("a stored transaction lost a posting", field="posting")
+    return Transaction(
+        id=head.id,
+        legal_entity_id=head.legal_entity_id,
+        tenant_id=head.tenant_id,
+        kind=head.kind,
+        idempotency_key=head.idempotency_key,
+        effective_at=head.effective_at,
+        postings=tuple(_posting(row) for row in rows),
+        reference=head.reference,
+        reverses=head.reverses,
+    )
+
+
+def _posting(row: sa.Row[Any]) -> Posting:
+    line = None
+    if row.contract_id is not None:
+        line = LineRef(
+            contract_id=row.contract_id, period_start=row.period_start, line_key=row.line_key
+        )
+    return Posting(
+        account=Account(
+            legal_entity_id=row.legal_entity_id,
+            code=AccountCode(row.code),
+            tenant_id=row.of_tenant,
+            currency=row.currency,
+        ),
+        amount=row.amount,
+        line=line,
+    )
 
 
 def _account_id(connection: sa.Connection, account: Account) -> int:

@@ -25,6 +25,7 @@ class MirrorRow:
     state: str
     stripe_id: str | None
     attempt_epoch: int
+    first_tried_at: datetime | None
     stripe_total_minor: int | None
     hosted_url: str | None
     last_error: str | None
@@ -43,7 +44,8 @@ class InboxRow:
 
 
 _MIRROR = (
-    "SELECT invoice_id, tenant_id, state, stripe_id, attempt_epoch, stripe_total_minor, "
+    "SELECT invoice_id, tenant_id, state, stripe_id, attempt_epoch, first_tried_at, "
+    "stripe_total_minor, "
     "hosted_url, last_error, requested_at, updated_at FROM invoice_mirror"
 )
 
@@ -81,25 +83,14 @@ def mirrors(connection: sa.Connection, *, unfinished: bool = False) -> list[Mirr
     return [MirrorRow(**members(row)) for row in rows]
 
 
-def lock_mirror(connection: sa.Connection, invoice_id: UUID) -> bool:
-    """Become the only one who mirrors this invoice on this connection; False if another is.
-
-    A session lock: it outlives transactions, because Stripe is called between them, and the
-    server gives it back if this process dies.
-    """
-    return only(
-        connection,
-        "SELECT pg_try_advisory_lock(hashtextextended(:key, 0)) AS locked",
-        key=f"mirror {invoice_id}",
-    ).locked
-
-
-def unlock_mirror(connection: sa.Connection, invoice_id: UUID) -> None:
-    """Give `lock_mirror`'s lock back."""
+def begin_mirror_attempt(connection: sa.Connection, invoice_id: UUID, *, now: datetime) -> None:
+    """Note when the first attempt began, before it begins."""
     run(
         connection,
-        "SELECT pg_advisory_unlock(hashtextextended(:key, 0))",
-        key=f"mirror {invoice_id}",
+        "UPDATE invoice_mirror SET first_tried_at = coalesce(first_tried_at, :now) "
+        "WHERE invoice_id = :id",
+        id=invoice_id,
+        now=now,
     )
 
 
@@ -112,45 +103,71 @@ def save_mirror(
     stripe_total_minor: int | None = None,
     hosted_url: str | None = None,
     last_error: str | None = None,
-    new_attempt: bool = False,
+    attempt_epoch: int | None = None,
     now: datetime,
 ) -> None:
-    """Record a step; values that are None keep what is stored."""
+    """Record a step; ids, totals and epochs that are None keep what is stored."""
     run(
         connection,
         "UPDATE invoice_mirror SET state = :state, stripe_id = coalesce(:stripe_id, stripe_id), "
         "stripe_total_minor = coalesce(:total, stripe_total_minor), "
         "hosted_url = coalesce(:url, hosted_url), last_error = :error, "
-        "attempt_epoch = attempt_epoch + :step, updated_at = :now WHERE invoice_id = :id",
+        "attempt_epoch = coalesce(:epoch, attempt_epoch), updated_at = :now "
+        "WHERE invoice_id = :id",
         id=invoice_id,
         state=state,
         stripe_id=stripe_id,
         total=stripe_total_minor,
         url=hosted_url,
         error=last_error,
-        step=1 if new_attempt else 0,
+        epoch=attempt_epoch,
         now=now,
     )
 
 
-def stripe_customer(connection: sa.Connection, tenant_id: int) -> str | None:
-    """The Stripe customer of a tenant."""
-    row = first(
-        connection, "SELECT stripe_id FROM stripe_customer WHERE tenant_id = :t", t=tenant_id
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerRow:
+    """A tenant at Stripe; `stripe_id` is None until it is known to exist."""
+
+    tenant_id: int
+    stripe_id: str | None
+    attempt_epoch: int
+    first_tried_at: datetime | None
+
+
+def stripe_customer(connection: sa.Connection, tenant_id: int) -> CustomerRow:
+    """A tenant at Stripe; the row is made if need be."""
+    run(
+        connection,
+        "INSERT INTO stripe_customer (tenant_id) VALUES (:tenant) ON CONFLICT DO NOTHING",
+        tenant=tenant_id,
     )
-    return None if row is None else row.stripe_id
+    row = only(
+        connection,
+        "SELECT tenant_id, stripe_id, attempt_epoch, first_tried_at FROM stripe_customer "
+        "WHERE tenant_id = :tenant",
+        tenant=tenant_id,
+    )
+    return CustomerRow(**members(row))
 
 
 def save_stripe_customer(
-    connection: sa.Connection, *, tenant_id: int, stripe_id: str, now: datetime
+    connection: sa.Connection,
+    *,
+    tenant_id: int,
+    stripe_id: str | None = None,
+    attempt_epoch: int | None = None,
+    now: datetime,
 ) -> None:
-    """Remember the Stripe customer of a tenant."""
+    """Note an attempt, its outcome or the next epoch; values that are None keep what is stored."""
     run(
         connection,
-        "INSERT INTO stripe_customer (tenant_id, stripe_id, created_at) VALUES (:t, :id, :now) "
-        "ON CONFLICT (tenant_id) DO NOTHING",
-        t=tenant_id,
+        "UPDATE stripe_customer SET stripe_id = coalesce(:id, stripe_id), "
+        "attempt_epoch = coalesce(:epoch, attempt_epoch), "
+        "first_tried_at = coalesce(first_tried_at, :now) WHERE tenant_id = :tenant",
         id=stripe_id,
+        epoch=attempt_epoch,
+        tenant=tenant_id,
         now=now,
     )
 
@@ -181,15 +198,14 @@ def receive_event(
     return row is not None
 
 
-def unapplied_events(connection: sa.Connection, *, limit: int) -> list[InboxRow]:
-    """Delivered events that nobody has acted on, oldest first."""
-    rows = query(
+def received_event(connection: sa.Connection, event_id: str) -> InboxRow | None:
+    """A delivered event."""
+    row = first(
         connection,
-        "SELECT id, type, object_id, applied_at FROM stripe_event WHERE applied_at IS NULL "
-        "ORDER BY received_at, id LIMIT :limit",
-        limit=limit,
+        "SELECT id, type, object_id, applied_at FROM stripe_event WHERE id = :id",
+        id=event_id,
     )
-    return [InboxRow(**members(row)) for row in rows]
+    return None if row is None else InboxRow(**members(row))
 
 
 def mark_applied(connection: sa.Connection, event_id: str, *, now: datetime) -> None:

@@ -34,6 +34,7 @@ CREATE TABLE ledger_transaction (
     UNIQUE (legal_entity_id, idempotency_key)
 );
 CREATE INDEX ledger_transaction_time ON ledger_transaction (legal_entity_id, effective_at);
+CREATE INDEX ledger_transaction_reference ON ledger_transaction (legal_entity_id, reference);
 CREATE TABLE posting (
     transaction_id uuid NOT NULL REFERENCES ledger_transaction,
     ordinal integer NOT NULL,

@@ -13,15 +13,17 @@ depends_on = None
 TABLES = """
 CREATE TABLE stripe_customer (
     tenant_id integer PRIMARY KEY REFERENCES tenant,
-    stripe_id text NOT NULL UNIQUE,
-    created_at timestamptz NOT NULL
+    stripe_id text UNIQUE,
+    attempt_epoch integer NOT NULL DEFAULT 0,
+    first_tried_at timestamptz
 );
 CREATE TABLE invoice_mirror (
     invoice_id uuid PRIMARY KEY REFERENCES invoice,
     tenant_id integer NOT NULL,
     state text NOT NULL CHECK (state IN ('pending', 'created', 'filled', 'finalized', 'failed')),
     stripe_id text UNIQUE,
-    attempt_epoch integer NOT NULL DEFAULT 1,
+    attempt_epoch integer NOT NULL DEFAULT 0,
+    first_tried_at timestamptz,
     stripe_total_minor bigint,
     hosted_url text,
     last_error text,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import sqlalchemy as sa
 
@@ -67,7 +67,8 @@ def post_accruals(connection: sa.Connection, rated: RatedPeriod, *, now: datetim
             ),
             now=now,
         )
-        posted_now = EXACT.add(posted_now, sum((amount for _, amount in accruals), Decimal(0)))
+        with localcontext(EXACT):
+            posted_now += sum((amount for _, amount in accruals), Decimal(0))
     return posted_now
 
 

@@ -1,0 +1,1 @@
+"""What the proxy may admit: the snapshot of keys, terms and models."""

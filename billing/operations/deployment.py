@@ -1,0 +1,125 @@
+"""The parts of a deployment that every process needs: its folder, its database, its engines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from billing.engines.capabilities import ENGINES
+from billing.errors import ConfigurationError
+from billing.planfiles.backend_file import BackendSpec, read_backend_line, read_backends
+from billing.settings import Settings
+from billing.store.database import Database
+from billing.store.embedded.folder import default_data_dir
+from billing.store.embedded.server import shared_server
+from billing.store.migrate import current_revision, migrate, newest_revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseUrls:
+    """How to reach the database: as its owner, for migrations, and as the application."""
+
+    owner: str = field(repr=False)
+    app: str = field(repr=False)
+    embedded: bool
+
+
+def data_dir(settings: Settings) -> Path:
+    """The folder of the embedded database and of the journals."""
+    return settings.data_dir or default_data_dir()
+
+
+def journal_dir(settings: Settings) -> Path:
+    """Where the proxy's journals are; the ledger writer reads the same folder."""
+    return data_dir(settings) / "journal"
+
+
+@contextmanager
+def running_database(settings: Settings) -> Generator[DatabaseUrls]:
+    """The database of this deployment, running for the length of the block.
+
+    An embedded server is shared by all processes that use the same folder, and stops with the
+    last of them. A server named by `STEELYARD_DATABASE_URL` is used as it is.
+    """
+    if settings.database_url is not None:
+        app = _with_driver(settings.database_url.get_secret_value())
+        owner = settings.migrate_url
+        yield DatabaseUrls(
+            owner=_with_driver(owner.get_secret_value()) if owner else app, app=app, embedded=False
+        )
+        return
+    with shared_server(data_dir(settings)) as address:
+        yield DatabaseUrls(owner=address.owner_url(), app=address.app_url(), embedded=True)
+
+
+@contextmanager
+def opened_database(settings: Settings, *, pool_size: int = 8) -> Generator[Database]:
+    """A database at the newest schema, ready for transactions.
+
+    Raises:
+        ConfigurationError: it does not answer, or a server of the operator's is not migrated.
+    """
+    with running_database(settings) as urls:
+        if urls.embedded:
+            ensure_migrated(urls)
+        database = Database(urls.app, pool_size=pool_size)
+        try:
+            database.require_reachable()
+            if not urls.embedded:
+                require_migrated(urls)
+            yield database
+        finally:
+            database.close()
+
+
+def ensure_migrated(urls: DatabaseUrls) -> None:
+    """Bring the database to the newest schema if it is behind."""
+    if current_revision(urls.owner) != newest_revision():
+        migrate(urls.owner)
+
+
+def require_migrated(urls: DatabaseUrls) -> None:
+    """Check the schema of a server that the operator runs.
+
+    Raises:
+        ConfigurationError: it is not the newest.
+    """
+    if current_revision(urls.owner) != newest_revision():
+        raise ConfigurationError(
+            "the database's schema is not the one of this version",
+            field="STEELYARD_DATABASE_URL",
+            remedy="run `steelyard db migrate`",
+        )
+
+
+def configured_backends(settings: Settings) -> tuple[BackendSpec, ...]:
+    """The inference engines of this deployment; none means the simulated one.
+
+    Raises:
+        ConfigurationError, InvalidPlan: the setting or the file cannot be used.
+    """
+    if settings.backends is None:
+        return ()
+    engines = frozenset(ENGINES)
+    if settings.backends.endswith((".yaml", ".yml")):
+        try:
+            text = Path(settings.backends).read_text(encoding="utf-8")
+        except (OSError, UnicodeError):
+            raise ConfigurationError(
+                "the backends file cannot be read",
+                field="STEELYARD_BACKENDS",
+                remedy="check the path and its rights",
+            ) from None
+        return read_backends(text, engines=engines, environment=os.environ)
+    return read_backend_line(settings.backends, engines=engines)
+
+
+def _with_driver(url: str) -> str:
+    """People write postgresql://; the one driver is psycopg 3."""
+    for scheme in ("postgresql://", "postgres://"):
+        if url.startswith(scheme):
+            return "postgresql+psycopg://" + url.removeprefix(scheme)
+    return url

@@ -1,0 +1,1 @@
+"""Finance exports: invoices and the journal as CSV, checked before they leave."""

@@ -1,0 +1,1 @@
+"""Margin: what serving cost, and what it earned."""

@@ -1,0 +1,1 @@
+"""Stripe mirrors issued invoices and tells of payments; it never rates (D12)."""

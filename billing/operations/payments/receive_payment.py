@@ -1,0 +1,87 @@
+"""Post money that was received for an invoice, once."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from billing.errors import Conflict, InvalidInput
+from billing.ledger.account import AccountCode
+from billing.ledger.posting import Transaction
+from billing.ledger.template import Books, payment_received
+from billing.money import currency, from_minor, to_minor
+from billing.operations.invoicing.read_invoices import require_invoice
+from billing.operations.minting import mint_id
+from billing.store import invoices as invoice_store
+from billing.store import ledger as store
+from billing.store.invoices import InvoiceRow
+
+KIND = "payment_received"
+
+
+def receive_payment(
+    connection: sa.Connection,
+    *,
+    invoice: str,
+    amount_minor: int,
+    into: AccountCode,
+    idempotency_key: str,
+    now: datetime,
+) -> InvoiceRow:
+    """Post a payment for an issued invoice; the same key posts once (L3).
+
+    The invoice is `paid` once its receivable is zero.
+
+    Args:
+        invoice: id or number.
+        amount_minor: minor units of the invoice's currency, above zero.
+        into: Stripe clearing or bank.
+
+    Raises:
+        NotFound: no such invoice.
+        Conflict: it is a draft, or the payment exceeds what is open.
+        IdempotencyConflict: the key was used for another payment.
+    """
+    head = require_invoice(connection, invoice, tenant_id=None).invoice
+    if head.number is None:
+        raise Conflict("a draft cannot be paid", field="invoice", remedy="issue it first")
+    if amount_minor <= 0:
+        raise InvalidInput("a payment is above zero", field="amount")
+    invoice_store.lock_invoicing(connection, head.tenant_id)
+    in_currency = currency(head.currency)
+    books = Books(
+        legal_entity_id=head.legal_entity_id, tenant_id=head.tenant_id, currency=head.currency
+    )
+    posted = store.post(
+        connection,
+        Transaction(
+            id=mint_id(now),
+            legal_entity_id=head.legal_entity_id,
+            tenant_id=head.tenant_id,
+            kind=KIND,
+            idempotency_key=f"payment/{idempotency_key}",
+            effective_at=now,
+            postings=payment_received(
+                books, amount=from_minor(amount_minor, in_currency), into=into
+            ),
+            reference=head.number,
+        ),
+        now=now,
+    )
+    open_minor = head.total_minor - paid_minor(connection, head)
+    if posted and open_minor < 0:
+        raise Conflict(
+            "the payment exceeds what is open", field="amount", remedy="check the invoice"
+        )
+    if open_minor == 0:
+        invoice_store.mark_paid(connection, head.id, now=now)
+    return require_invoice(connection, str(head.id), tenant_id=None).invoice
+
+
+def paid_minor(connection: sa.Connection, head: InvoiceRow) -> int:
+    """What was received for an invoice so far, in minor units."""
+    received = store.received_for(
+        connection, legal_entity_id=head.legal_entity_id, reference=head.number or "", kind=KIND
+    )
+    return to_minor(received, currency(head.currency))

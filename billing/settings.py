@@ -1,0 +1,70 @@
+"""Settings of a deployment, read once at the edges from `STEELYARD_…` variables.
+
+Decides names, defaults and bounds. A value that cannot work stops the start-up; nothing falls
+back silently.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from billing.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Every server binds to loopback unless told otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="STEELYARD_", frozen=True, extra="ignore")
+
+    data_dir: Path | None = Field(
+        default=None, description="Embedded database and journals; a folder of the user's if unset."
+    )
+    database_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL to use as it is, instead of the embedded one."
+    )
+    migrate_url: SecretStr | None = Field(
+        default=None, description="The same database as its owner; database_url if unset."
+    )
+    backends: str | None = Field(
+        default=None,
+        description="Inference engines: a YAML file, or `[MODEL=]URL[#ENGINE]`, comma-separated.",
+    )
+    proxy_host: str = "127.0.0.1"
+    proxy_port: int = Field(default=8080, ge=0, le=65535)
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8081, ge=0, le=65535)
+    stripe_api_key: SecretStr | None = Field(
+        default=None, description="Mirrors issued invoices at Stripe; without it nothing is sent."
+    )
+    stripe_base_url: str | None = Field(default=None, description="Another Stripe: for tests.")
+    stripe_webhook_secrets: SecretStr | None = Field(
+        default=None, description="Signing secrets of the webhook endpoint, comma-separated."
+    )
+    ship_interval_ms: int = Field(default=25, ge=5, le=5000)
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    def webhook_secrets(self) -> tuple[str, ...]:
+        """Signing secrets that webhooks may be signed with; empty: webhooks are refused."""
+        if self.stripe_webhook_secrets is None:
+            return ()
+        texts = self.stripe_webhook_secrets.get_secret_value().split(",")
+        return tuple(text.strip() for text in texts if text.strip())
+
+
+def read_settings() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: a variable cannot be used; names it, never its value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(
+            first["msg"].lower(), field=f"STEELYARD_{name.upper()}", remedy="correct or unset it"
+        ) from None
