@@ -67,6 +67,12 @@ BEGIN
         RAISE EXCEPTION 'a posting cannot join a committed or missing transaction'
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
+    -- A header has this many places and no more. Without that, a writer could have the deferred
+    -- check run early (SET CONSTRAINTS) and add postings after it.
+    IF NEW.ordinal NOT BETWEEN 0 AND header.posting_count - 1 THEN
+        RAISE EXCEPTION 'transaction % has no place for another posting', header.id
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
     SELECT * INTO owner FROM public.account WHERE id = NEW.account_id;
     IF owner.legal_entity_id <> header.legal_entity_id
        OR owner.currency <> NEW.currency
