@@ -118,7 +118,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, public AS $$
 BEGIN
     IF OLD.state <> 'draft' AND (TG_OP = 'DELETE' OR (to_jsonb(NEW) - 'state' - 'paid_at')
         IS DISTINCT FROM (to_jsonb(OLD) - 'state' - 'paid_at') OR NEW.state = 'draft'
-        OR (OLD.state = 'paid' AND NEW.state <> 'paid')) THEN
+        OR (OLD.state = 'paid' AND NEW IS DISTINCT FROM OLD)) THEN
         RAISE EXCEPTION 'an issued invoice is never restated'
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
@@ -130,9 +130,10 @@ CREATE TRIGGER issued_stays BEFORE UPDATE OR DELETE ON invoice
 CREATE FUNCTION issued_line_stays() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 DECLARE
-    of_invoice uuid := CASE WHEN TG_OP = 'INSERT' THEN NEW.invoice_id ELSE OLD.invoice_id END;
+    touched uuid[] := CASE TG_OP WHEN 'INSERT' THEN ARRAY[NEW.invoice_id]
+        WHEN 'DELETE' THEN ARRAY[OLD.invoice_id] ELSE ARRAY[OLD.invoice_id, NEW.invoice_id] END;
 BEGIN
-    IF EXISTS (SELECT FROM public.invoice WHERE id = of_invoice AND state <> 'draft') THEN
+    IF EXISTS (SELECT FROM public.invoice WHERE id = ANY (touched) AND state <> 'draft') THEN
         RAISE EXCEPTION 'a line of an issued invoice is never changed'
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
