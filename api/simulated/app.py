@@ -188,10 +188,10 @@ def _embeddings(request: Request) -> dict[str, Any]:
     dimensions = max(1, min(request.dimensions or 8, MAX_DIMENSIONS))
     rows: list[dict[str, Any]] = []
     for index, text in enumerate(texts):
-        vector: object = embedding(text, dimensions)
+        numbers = embedding(text, dimensions)
+        vector: object = numbers
         if request.encoding_format == "base64":
-            packed = array.array("f", cast("list[float]", vector)).tobytes()
-            vector = base64.b64encode(packed).decode("ascii")
+            vector = base64.b64encode(array.array("f", numbers).tobytes()).decode("ascii")
         rows.append({"object": "embedding", "index": index, "embedding": vector})
     prompt = sum(words_of(text) for text in texts)
     return {

@@ -18,41 +18,11 @@ MAX_TOKENS = 100_000
 CACHED_FROM_WORDS = 32
 REMEMBERED_PROMPTS = 4_096
 
-_WORDS = [
-    "a",
-    "steelyard",
-    "weighs",
-    "what",
-    "the",
-    "yard",
-    "has",
-    "sold",
-    "and",
-    "settles",
-    "the",
-    "account",
-    "of",
-    "every",
-    "merchant",
-    "who",
-    "came",
-    "by",
-    "river",
-    "or",
-    "by",
-    "road",
-    "with",
-    "wool",
-    "salt",
-    "tin",
-    "or",
-    "wine",
-    "before",
-    "the",
-    "scale",
-    "was",
-    "set",
-]
+_SENTENCE = (
+    "a steelyard weighs what the yard has sold and settles the account of every merchant"
+    " who came by river or by road with wool salt tin or wine before the scale was set"
+)
+_WORDS = tuple(_SENTENCE.split())
 
 
 class StreamOptions(msgspec.Struct):
