@@ -7,60 +7,57 @@ from tests.fake_stripe.world import Object, Params, World, merge_metadata
 DAY_S = 24 * 3600
 
 
+_ZERO_AT_FIRST = (
+    "amount_due",
+    "amount_overpaid",
+    "amount_paid",
+    "amount_paid_off_stripe",
+    "amount_remaining",
+    "amount_shipping",
+    "attempt_count",
+    "post_payment_credit_notes_amount",
+    "pre_payment_credit_notes_amount",
+    "subtotal",
+    "subtotal_excluding_tax",
+    "total",
+    "total_excluding_tax",
+)
+_ABSENT_AT_FIRST = (
+    "account_name",
+    "account_tax_ids",
+    "application",
+    "automatically_finalizes_at",
+    "custom_fields",
+    "customer_shipping",
+    "default_payment_method",
+    "default_source",
+    "description",
+    "due_date",
+    "effective_at",
+    "ending_balance",
+    "footer",
+    "from_invoice",
+    "hosted_invoice_url",
+    "invoice_pdf",
+    "last_finalization_error",
+    "latest_revision",
+    "next_payment_attempt",
+    "number",
+    "on_behalf_of",
+    "parent",
+    "receipt_number",
+    "rendering",
+    "shipping_cost",
+    "shipping_details",
+    "statement_descriptor",
+    "test_clock",
+    "webhooks_delivered_at",
+)
+
+
 def new_invoice(world: World, customer: Object, currency: str) -> Object:
     """An empty draft of the customer; the caller writes the request's parameters into it."""
     invoice_id, now = world.new_id("in"), world.clock.now()
-    amounts = dict.fromkeys(
-        (
-            "amount_due",
-            "amount_overpaid",
-            "amount_paid",
-            "amount_paid_off_stripe",
-            "amount_remaining",
-            "amount_shipping",
-            "attempt_count",
-            "post_payment_credit_notes_amount",
-            "pre_payment_credit_notes_amount",
-            "subtotal",
-            "subtotal_excluding_tax",
-            "total",
-            "total_excluding_tax",
-        ),
-        0,
-    )
-    absent = dict.fromkeys(
-        (
-            "account_name",
-            "account_tax_ids",
-            "application",
-            "automatically_finalizes_at",
-            "custom_fields",
-            "customer_shipping",
-            "default_payment_method",
-            "default_source",
-            "description",
-            "due_date",
-            "effective_at",
-            "ending_balance",
-            "footer",
-            "from_invoice",
-            "hosted_invoice_url",
-            "invoice_pdf",
-            "last_finalization_error",
-            "latest_revision",
-            "next_payment_attempt",
-            "number",
-            "on_behalf_of",
-            "parent",
-            "receipt_number",
-            "rendering",
-            "shipping_cost",
-            "shipping_details",
-            "statement_descriptor",
-            "test_clock",
-            "webhooks_delivered_at",
-        )
-    )
     lines: Object = {
         "object": "list",
         "data": [],
@@ -70,11 +67,34 @@ def new_invoice(world: World, customer: Object, currency: str) -> Object:
     return {
         "id": invoice_id,
         "object": "invoice",
-        **amounts,
-        **absent,
+        **dict.fromkeys(_ZERO_AT_FIRST, 0),
+        **dict.fromkeys(_ABSENT_AT_FIRST),
+        **_settings(),
+        **_billed_to(customer),
         "account_country": "US",
         "attempted": False,
         "auto_advance": False,
+        "billing_reason": "manual",
+        "collection_method": "charge_automatically",
+        "created": now,
+        "currency": currency,
+        "default_tax_rates": [],
+        "discounts": [],
+        "lines": lines,
+        "livemode": False,
+        "metadata": {},
+        "period_end": now,
+        "period_start": now,
+        "status": "draft",
+        "total_discount_amounts": [],
+        "total_pretax_credit_amounts": [],
+        "total_taxes": [],
+    }
+
+
+def _settings() -> Object:
+    """Members that are objects themselves; fresh ones, because invoices change them."""
+    return {
         "automatic_tax": {
             "enabled": False,
             "disabled_reason": None,
@@ -82,10 +102,24 @@ def new_invoice(world: World, customer: Object, currency: str) -> Object:
             "provider": None,
             "status": None,
         },
-        "billing_reason": "manual",
-        "collection_method": "charge_automatically",
-        "created": now,
-        "currency": currency,
+        "issuer": {"type": "self"},
+        "payment_settings": {
+            "default_mandate": None,
+            "payment_method_options": None,
+            "payment_method_types": None,
+        },
+        "status_transitions": {
+            "finalized_at": None,
+            "marked_uncollectible_at": None,
+            "paid_at": None,
+            "voided_at": None,
+        },
+    }
+
+
+def _billed_to(customer: Object) -> Object:
+    """What an invoice copies from its customer when it is made."""
+    return {
         "customer": customer["id"],
         "customer_address": customer["address"],
         "customer_email": customer["email"],
@@ -93,30 +127,7 @@ def new_invoice(world: World, customer: Object, currency: str) -> Object:
         "customer_phone": customer["phone"],
         "customer_tax_exempt": customer["tax_exempt"],
         "customer_tax_ids": [],
-        "default_tax_rates": [],
-        "discounts": [],
-        "issuer": {"type": "self"},
-        "lines": lines,
-        "livemode": False,
-        "metadata": {},
-        "payment_settings": {
-            "default_mandate": None,
-            "payment_method_options": None,
-            "payment_method_types": None,
-        },
-        "period_end": now,
-        "period_start": now,
         "starting_balance": customer["balance"],
-        "status": "draft",
-        "status_transitions": {
-            "finalized_at": None,
-            "marked_uncollectible_at": None,
-            "paid_at": None,
-            "voided_at": None,
-        },
-        "total_discount_amounts": [],
-        "total_pretax_credit_amounts": [],
-        "total_taxes": [],
     }
 
 
