@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import count
 
 from billing.metering.usage_event import EventKind, UsageReport, Verdict
 from billing.operations.catalog.contracts import bind_contract
@@ -13,6 +14,7 @@ from billing.operations.catalog.plans import apply_plan
 from billing.operations.metering.ingest_usage import ingest_usage
 from billing.operations.tenancy.tenants import create_legal_entity, create_tenant
 from billing.store.database import Database, Role
+from billing.store.usage.append import ensure_partitions
 from billing.tenancy.tenant import Tenant
 
 MONTH_START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -47,8 +49,14 @@ charges:
     tiers:
       - {up_to: "1000000", unit: "0.80"}
       - {unit: "0.60"}
-  - {type: outcome, key: resolved, description: Resolved tickets, outcome: ticket-resolved, price: "0.99"}
+  - type: outcome
+    key: resolved
+    description: Resolved tickets
+    outcome: ticket-resolved
+    price: "0.99"
 """
+
+_serials = count(1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +74,7 @@ class World:
             )
             if plan is not None:
                 start = tenant.billing_period(self.now).start
-                bind_contract(
-                    connection, tenant=slug, plan=plan, valid_from=start, now=self.now
-                )
+                bind_contract(connection, tenant=slug, plan=plan, valid_from=start, now=self.now)
         return tenant
 
     def plan(self, text: str = PLAN) -> None:
@@ -81,9 +87,16 @@ class World:
         with self.database.transaction(Role.INGEST) as connection:
             return ingest_usage(connection, reports, tenant=tenant, now=self.now)
 
-    def use(self, tenant: Tenant, usage: Mapping[str, int], *, model: str | None = "tiny") -> None:
+    def use(
+        self,
+        tenant: Tenant,
+        usage: Mapping[str, int | Decimal],
+        *,
+        model: str | None = "tiny",
+        occurred_at: datetime | None = None,
+    ) -> None:
         """Report quantities by meter under ids that differ from call to call."""
-        serial = id(usage)
+        serial = next(_serials)
         verdicts = self.report(
             tenant,
             *(
@@ -92,7 +105,7 @@ class World:
                     meter=meter,
                     quantity=quantity,
                     model=model if meter.startswith("tokens.") else None,
-                    occurred_at=self.now,
+                    occurred_at=occurred_at or self.now,
                 )
                 for meter, quantity in usage.items()
             ),
@@ -113,6 +126,9 @@ def make_world(database: Database, now: datetime, *, plan: str = PLAN) -> World:
             invoice_prefix="INV-",
             now=now,
         )
+    # The schema makes partitions for the month in which it is set up; these worlds live in theirs.
+    with database.transaction(Role.INGEST) as connection:
+        ensure_partitions(connection, now=now, months=6)
     world = World(database=database, now=now)
     world.plan(plan)
     return world

@@ -1,0 +1,132 @@
+"""A world in which every table has rows, and those with a tenant have rows of two tenants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+
+import sqlalchemy as sa
+
+from billing.journal.records import Attribution, Counts, Record, Usage, Void
+from billing.metering.event_id import microseconds, milliseconds, uuid7
+from billing.operations.invoicing.issue_invoice import issue_invoice
+from billing.operations.metering.ship_journal import append_records
+from billing.operations.outcomes.claims import confirm_outcome, report_outcome
+from billing.operations.tenancy.keys import issue_key
+from billing.outcomes.claim import Actor
+from billing.period import Period
+from billing.store import costs, payments
+from billing.store.catalog import ensure_models
+from billing.store.database import Database, Role
+from billing.store.usage.parked import CursorRow, move_cursor
+from billing.tenancy.api_key import Role as KeyRole
+from billing.tenancy.tenant import Tenant
+from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullWorld:
+    """Two tenants that did everything once."""
+
+    world: World
+    acme: Tenant
+    birch: Tenant
+
+
+def make_full_world(database: Database) -> FullWorld:
+    """Fill every table through the operations that write it."""
+    world = make_world(database, MONTH_START + timedelta(days=14))
+    tenants = [world.tenant("acme"), world.tenant("birch")]
+    for number, tenant in enumerate(tenants):
+        _fill(world, tenant, number)
+    with database.transaction(Role.OPERATOR) as connection:
+        costs.insert_statement(
+            connection,
+            period=Period(start=MONTH_START, end=MONTH_END),
+            currency="USD",
+            booked=Decimal(100),
+            source="pools: []",
+            digest=bytes(32),
+            now=world.now,
+        )
+        payments.receive_event(
+            connection,
+            event_id="evt_1",
+            event_type="invoice.paid",
+            object_id="in_1",
+            payload=b"{}",
+            created_at=world.now,
+            now=world.now,
+        )
+    with database.transaction(Role.INGEST) as connection:
+        place = CursorRow(instance="proxy-1", segment=1, next_offset=64, finished=False)
+        move_cursor(connection, place, now=world.now)
+    return FullWorld(world=world, acme=tenants[0], birch=tenants[1])
+
+
+def _fill(world: World, tenant: Tenant, number: int) -> None:
+    now, database = world.now, world.database
+    world.use(tenant, {"tokens.input": 1_000_000, "tokens.output": 10 + number})
+    world.report(tenant, usage_report(meter="nobody-defined-this", occurred_at=now))
+    with database.transaction(Role.OPERATOR) as connection:
+        issue_key(connection, role=KeyRole.TENANT, tenant=tenant.slug, name="first", now=now)
+    with database.transaction(Role.TENANT, tenant_id=tenant.id) as connection:
+        claim = report_outcome(
+            connection,
+            tenant=tenant,
+            outcome="ticket-resolved",
+            subject=f"ticket of {tenant.slug}",
+            occurred_at=now,
+            actor=Actor.TENANT,
+            key_id=1,
+            now=now,
+        )
+        confirm_outcome(
+            connection, tenant=tenant, claim_id=claim.id, actor=Actor.TENANT, key_id=1, now=now
+        )
+    with database.transaction(Role.INGEST) as connection:
+        append_records(connection, _proxied(connection, tenant, world, number))
+    with database.transaction(Role.OPERATOR) as connection:
+        invoice = issue_invoice(
+            connection,
+            tenant=tenant,
+            period=Period(start=MONTH_START, end=MONTH_END),
+            enqueue_mirror=lambda *_: None,
+            now=MONTH_END,
+        )
+        assert invoice.number == f"INV-{number + 1:06d}"
+        payments.save_stripe_customer(
+            connection, tenant_id=tenant.id, stripe_id=f"cus_{number}", now=now
+        )
+
+
+def _proxied(connection: sa.Connection, tenant: Tenant, world: World, number: int) -> list[Record]:
+    """A request that was served and one that was given up, as the proxy writes them down."""
+    attribution = Attribution(
+        tenant_id=tenant.id,
+        project_id=tenant.id,
+        key_id=1,
+        model_id=ensure_models(connection, ["tiny"])["tiny"],
+        price_version_id=number + 1,
+        backend="pool-a",
+        route="/v1/chat/completions",
+        stream=True,
+        served_model="tiny",
+    )
+    at_ms, at_us = milliseconds(world.now), microseconds(world.now)
+    served, given_up = (uuid7(at_ms, number << 8 | which).bytes for which in range(2))
+    return [
+        Usage(
+            id=served,
+            at_us=at_us,
+            attribution=attribution,
+            counts=Counts(input=7, output=3),
+            raw={"prompt_tokens": 7, "completion_tokens": 3},
+            cause="completed",
+            estimated=False,
+            ttft_us=1_000,
+            duration_us=2_000,
+        ),
+        Void(given_up, at_us, attribution, "client_left"),
+    ]

@@ -1,0 +1,179 @@
+"""L2 by direct SQL: what a ledger holds, nobody changes, not the roles and not the owner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from psycopg.errors import IntegrityConstraintViolation
+from sqlalchemy.exc import DBAPIError
+
+from billing.operations.invoicing.draft_invoice import draft_invoice
+from billing.store.database import Database, Role, become, query
+from billing.store.embedded.address import ServerAddress
+from tests.store.full_world import make_full_world
+from tests.world import MONTH_END
+
+MAY_CHANGE = {
+    # projections, positions and rows whose one change has a rule of its own
+    "usage_rollup", "ledger_epoch", "journal_cursor", "parked_usage", "number_series",
+    "api_key", "contract", "invoice", "invoice_line", "invoice_quantity",
+    "stripe_customer", "stripe_event", "invoice_mirror",
+    # names of things, which other tables refer to by row id
+    "legal_entity", "tenant", "project", "model", "backend",
+    "alembic_version",
+}  # fmt: skip
+"""Every other table is a ledger: one that is added later must be append-only, or be named here."""
+
+CHANGES = (
+    "UPDATE {table} SET {column} = {column}",
+    "DELETE FROM {table}",
+    "TRUNCATE {table} CASCADE",
+)
+REFUSED_TO_ROLE = "42501"
+"""insufficient_privilege"""
+
+
+@pytest.fixture
+def owner(postgres: ServerAddress, database_name: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(postgres.owner_conninfo(database_name), autocommit=True) as connection:
+        yield connection
+
+
+def ledger_tables(owner: psycopg.Connection) -> dict[str, str]:
+    """Ledger tables and their partitions, each with one of its columns."""
+    rows = owner.execute(
+        "SELECT DISTINCT ON (c.relname) c.relname, a.attname FROM pg_class c "
+        "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND a.attidentity = '' "
+        "WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')"
+    ).fetchall()
+    return {
+        name: column
+        for name, column in rows
+        if name not in MAY_CHANGE and not name.startswith("procrastinate_")
+    }
+
+
+def test_L2_the_ledgers_are_those_that_the_design_names(owner: psycopg.Connection) -> None:
+    tables = set(ledger_tables(owner))
+    assert {
+        "usage_event", "usage_event_202611", "usage_key", "usage_key_0", "usage_key_7", "posting",
+        "ledger_transaction", "account", "outcome_claim", "outcome_transition",
+        "outcome_definition", "plan_version", "meter_version", "price_version", "meter_set",
+        "usage_shape", "cost_statement", "scrap_attempt",
+    } <= tables | {"usage_event_202611"}  # fmt: skip
+    assert not tables & MAY_CHANGE
+
+
+def test_L2_no_role_can_change_a_ledger_row(database: Database, owner: psycopg.Connection) -> None:
+    full = make_full_world(database)
+    tables = ledger_tables(owner)
+    assert "usage_event_202611" in tables
+    with database.engine.connect() as connection:
+        for role in Role:
+            for table, column in tables.items():
+                for change in CHANGES:
+                    tenant = full.acme.id if role is Role.TENANT else None
+                    with connection.begin():
+                        become(connection, role, tenant_id=tenant)
+                        with pytest.raises(DBAPIError) as refused:
+                            connection.execute(sa.text(change.format(table=table, column=column)))
+                        connection.rollback()
+                    assert refused.value.orig is not None
+                    state = getattr(refused.value.orig, "sqlstate", None)
+                    assert state == REFUSED_TO_ROLE, (role, table, change)
+
+
+def test_L2_even_the_owner_is_refused(database: Database, owner: psycopg.Connection) -> None:
+    make_full_world(database)
+    for table, column in ledger_tables(owner).items():
+        for change in CHANGES:
+            with pytest.raises(IntegrityConstraintViolation, match="append-only"):
+                owner.execute(change.format(table=table, column=column).encode())
+
+
+def test_L2_a_partition_made_later_is_guarded_too(
+    database: Database, owner: psycopg.Connection
+) -> None:
+    before = set(ledger_tables(owner))
+    with database.transaction(Role.MAINTAINER) as connection:
+        query(connection, "SELECT ensure_usage_partitions('2031-01-31T23:59Z', 1)")
+    made = set(ledger_tables(owner)) - before
+    assert made == {"usage_event_203101", "usage_event_203102"}
+    for table in sorted(made):
+        with pytest.raises(IntegrityConstraintViolation, match="append-only"):
+            owner.execute(f"DELETE FROM {table}".encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE invoice SET total_minor = 0, subtotal_minor = 0",
+        "UPDATE invoice SET number = 'INV-999999'",
+        "UPDATE invoice SET watermark = watermark + 1",
+        "UPDATE invoice SET state = 'draft', number = NULL, issued_at = NULL, due_at = NULL",
+        "DELETE FROM invoice",
+        "DELETE FROM invoice_line",
+        "DELETE FROM invoice_quantity",
+        "UPDATE invoice_line SET amount_minor = 0",
+        "UPDATE invoice_quantity SET quantity = 0",
+        "TRUNCATE invoice CASCADE",
+        "TRUNCATE invoice_line",
+        "TRUNCATE invoice_quantity",
+        "INSERT INTO invoice_quantity SELECT id, 99, 1, 1, 'tokens.input', 'tiny', 1 FROM invoice",
+    ],
+)
+def test_L2_an_issued_invoice_and_its_lines_stay(
+    database: Database, owner: psycopg.Connection, change: str
+) -> None:
+    make_full_world(database)
+    tables = ("invoice", "invoice_line", "invoice_quantity")
+    before = [owner.execute(f"SELECT * FROM {t} ORDER BY 1, 2".encode()).fetchall() for t in tables]
+    assert all(before)
+    with pytest.raises(DBAPIError), database.transaction(Role.OPERATOR) as connection:
+        connection.execute(sa.text(change))
+    with pytest.raises(psycopg.Error):
+        owner.execute(change.encode())
+    after = [owner.execute(f"SELECT * FROM {t} ORDER BY 1, 2".encode()).fetchall() for t in tables]
+    assert after == before
+
+
+def test_L2_no_line_is_moved_from_a_draft_into_an_issued_invoice(
+    database: Database, owner: psycopg.Connection
+) -> None:
+    full = make_full_world(database)
+    later = MONTH_END + timedelta(days=3)
+    with database.transaction(Role.OPERATOR) as connection:
+        december = full.acme.billing_period(later)
+        draft = draft_invoice(connection, tenant=full.acme, period=december, now=later)
+    move = (
+        "UPDATE {table} SET ordinal = 99, invoice_id = "
+        "(SELECT id FROM invoice WHERE tenant_id = %(tenant)s AND state = 'issued') "
+        "WHERE invoice_id = %(draft)s"
+    )
+    owner.execute(
+        "INSERT INTO invoice_quantity VALUES (%s, 0, %s, 1, 'requests', NULL, 1)",
+        (draft.id, full.acme.id),
+    )
+    for table in ("invoice_line", "invoice_quantity"):
+        with pytest.raises(IntegrityConstraintViolation, match="issued invoice"):
+            owner.execute(
+                move.format(table=table).encode(), {"tenant": full.acme.id, "draft": draft.id}
+            )
+
+
+def test_L2_a_paid_invoice_stays_as_it_was_paid(
+    database: Database, owner: psycopg.Connection
+) -> None:
+    make_full_world(database)
+    owner.execute("UPDATE invoice SET state = 'paid', paid_at = '2026-12-05Z'")
+    for change in (
+        "UPDATE invoice SET paid_at = '2026-12-24Z'",
+        "UPDATE invoice SET state = 'issued', paid_at = NULL",
+        "DELETE FROM invoice",
+    ):
+        with pytest.raises(IntegrityConstraintViolation, match="never restated"):
+            owner.execute(change.encode())
