@@ -103,6 +103,7 @@ def read_backend_line(line: str, *, engines: frozenset[str]) -> tuple[BackendSpe
     Raises:
         ConfigurationError: another form, or an unknown engine.
     """
+    known = ", ".join(sorted(engines))
     specs: list[BackendSpec] = []
     for position, item in enumerate(part.strip() for part in line.split(",")):
         address, _, engine = item.partition("#")
@@ -111,7 +112,7 @@ def read_backend_line(line: str, *, engines: frozenset[str]) -> tuple[BackendSpe
             raise ConfigurationError(
                 f"entry {position + 1} is not [MODEL=]URL[#ENGINE]",
                 field="STEELYARD_BACKENDS",
-                remedy=f"like llama=http://127.0.0.1:8000#vllm; engines: {', '.join(sorted(engines))}",
+                remedy=f"like llama=http://127.0.0.1:8000#vllm; engines: {known}",
             )
         specs.append(
             BackendSpec(

@@ -63,6 +63,10 @@ class Database:
         """The engine, for code that needs a connection of its own."""
         return self._engine
 
+    def conninfo(self) -> str:
+        """libpq's form of the address, for a connection outside the pool."""
+        return self._engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
     @contextmanager
     def transaction(
         self, role: Role, *, tenant_id: int | None = None, snapshot: bool = False

@@ -47,6 +47,8 @@ def upgrade() -> None:
         END $$
         """
     )
+    # Every process checks at its start that the schema is the one that it was written for.
+    op.execute("GRANT SELECT ON alembic_version TO PUBLIC")
     op.execute(
         """
         CREATE FUNCTION refuse_change() RETURNS trigger

@@ -16,9 +16,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from billing.errors import JournalError
 from billing.journal.reader import (
     Segment,
-    is_closed,
     list_instances,
     prune,
     read_from,
@@ -47,11 +47,13 @@ class Shipment:
         events: usage events that were new.
         recovered: of those, the ones that a dead proxy had left open.
         scrap: attempts that bill nothing.
+        damaged: what is wrong with journals that could not be read; the others are shipped.
     """
 
     events: int = 0
     recovered: int = 0
     scrap: int = 0
+    damaged: list[str] = field(default_factory=list[str])
 
 
 @dataclass(slots=True)
@@ -68,15 +70,15 @@ class JournalShipper:
     _cursors: dict[str, CursorRow] = field(default_factory=dict[str, CursorRow])
 
     def ship(self, *, now: datetime) -> Shipment:
-        """Ship all that is durable now.
-
-        Raises:
-            JournalError: a journal is damaged; the message names file and offset.
-        """
+        """Ship all that is durable now. A damaged journal does not hold up the others."""
         shipment = Shipment()
         for folder in list_instances(self.directory):
-            if folder.name not in self._finished:
+            if folder.name in self._finished:
+                continue
+            try:
                 self._ship_instance(folder, shipment, now=now)
+            except JournalError as error:
+                shipment.damaged.append(str(error))
         return shipment
 
     def prune(self, *, now: datetime) -> int:
@@ -126,10 +128,9 @@ class JournalShipper:
     def _finish(
         self, folder: Path, files: Sequence[Segment], shipment: Shipment, *, now: datetime
     ) -> None:
-        left_open: list[Usage | Void] = []
-        if not is_closed(folder):
-            # Carried-over intents make the newest segment enough, with those not shipped before.
-            left_open = recover(record for file in files for record in records_of(file.path))
+        # Carried-over intents make the newest segment enough, with those not shipped before. Also
+        # for an owner that closed in order: it may have been told to stop with streams open.
+        left_open = recover(record for file in files for record in records_of(file.path))
         place = self._cursor(folder.name)
         to = CursorRow(
             instance=folder.name,

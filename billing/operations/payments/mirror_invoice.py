@@ -14,7 +14,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.errors import Conflict, NotFound, PaymentError, StripeUnavailable
+from billing.errors import Conflict, InvalidInput, NotFound, PaymentError, StripeUnavailable
 from billing.money import currency
 from billing.operations.invoicing.read_invoices import require_invoice
 from billing.payments.classification import next_epoch
@@ -76,11 +76,13 @@ class _Mirroring:
         try:
             customer_id = self._customer()
             self._invoice(customer_id)
-        except PaymentError as error:
+        except (PaymentError, InvalidInput) as error:
+            # An invoice that cannot be mirrored at all (too many lines, too large) is for a person.
+            epoch = row.attempt_epoch
             self._save(
                 state=row.state if isinstance(error, StripeUnavailable) else "failed",
                 last_error=f"{error.code}: {error.message}",
-                attempt_epoch=next_epoch(error, row.attempt_epoch),
+                attempt_epoch=next_epoch(error, epoch) if isinstance(error, PaymentError) else epoch,
             )
             raise
         return self.row()

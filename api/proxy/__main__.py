@@ -1,0 +1,51 @@
+"""`python -m api.proxy`: one process of the data plane."""
+
+from __future__ import annotations
+
+import sys
+
+import structlog
+import uvloop
+
+from api.proxy.app import Proxy, system_clock
+from api.proxy.control import Control, utc_now
+from api.proxy.limits import Limits
+from api.proxy.server import serve
+from billing.errors import SteelyardError
+from billing.journal.journal import Journal
+from billing.operations.deployment import configured_backends, journal_dir, opened_database
+from billing.settings import Settings, read_settings
+from billing.store.database import Database
+
+log = structlog.get_logger("steelyard.proxy")
+
+
+async def run(settings: Settings, database: Database) -> None:
+    """Serve until SIGTERM or SIGINT; the journal is closed last."""
+    backends = configured_backends(settings)
+    control = await Control.start(database, database.conninfo(), backends, now=utc_now)
+    journal = await Journal.open(journal_dir(settings))
+    app = Proxy(control, journal, clock=system_clock, limits=Limits())
+    try:
+        await serve(
+            app,
+            settings.proxy_host,
+            settings.proxy_port,
+            on_ready=lambda port: log.info("proxy listens", port=port),
+        )
+    finally:
+        await control.stop()
+
+
+def main() -> None:
+    """Start from the environment; exit status 3 if it cannot work as configured."""
+    try:
+        settings = read_settings()
+        with opened_database(settings, pool_size=3) as database:
+            uvloop.run(run(settings, database))
+    except SteelyardError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The control side of a proxy process: keeps the snapshot of keys, terms and models current.
+
+Decides when a new snapshot is taken: on a notification of the database, at every quarter of an
+hour (contracts begin and end there), every ten seconds in any case, and every second while the
+listening connection is broken. While the database is away the last snapshot lives on, so that
+known keys keep working. The request path sees none of this: it reads `snapshot`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Self
+
+import httpx
+import psycopg
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from billing.admission.route import Route
+from billing.admission.snapshot import Backend, ServedModel, Snapshot
+from billing.errors import ConfigurationError
+from billing.metering.token_class import TokenClass
+from billing.operations.admission.take_snapshot import take_snapshot
+from billing.planfiles.backend_file import BackendModel, BackendSpec
+from billing.store.database import Database, Role
+from billing.store.tenancy import live_key
+
+log = structlog.get_logger("steelyard.control")
+
+CHANNEL = "steelyard_control"
+REFRESH_SECONDS = 10
+SILENCE_SECONDS = 1
+QUARTER_SECONDS = 900
+DISCOVERY_SECONDS = 5
+
+Now = Callable[[], datetime]
+
+
+class Control:
+    """Holds the newest snapshot and replaces it. Use `start` and `stop`."""
+
+    def __init__(
+        self, database: Database, conninfo: str, backends: Sequence[BackendSpec], now: Now
+    ) -> None:
+        self._database = database
+        self._conninfo = conninfo
+        self._backends = list(backends)
+        self._now = now
+        self._refreshing = asyncio.Lock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.snapshot = Snapshot(version=0, keys={}, terms={}, models={})
+
+    @classmethod
+    async def start(
+        cls, database: Database, conninfo: str, backends: Sequence[BackendSpec], *, now: Now
+    ) -> Self:
+        """Take the first snapshot and begin to keep it current.
+
+        Args:
+            conninfo: for the listening connection, which is not one of the pool's.
+            backends: as configured; those without models are asked what they serve.
+        """
+        control = cls(database, conninfo, backends, now)
+        await control._discover()
+        await control._refresh()
+        control._tasks = [
+            asyncio.create_task(control._listen()),
+            asyncio.create_task(control._refresh_in_time()),
+            asyncio.create_task(control._discover_later()),
+        ]
+        return control
+
+    async def stop(self) -> None:
+        """Stop keeping the snapshot current."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def look_up(self, key_digest: bytes) -> None:
+        """Ask the database for one unknown key; a full refresh follows only if it exists."""
+
+        def exists() -> bool:
+            with self._database.transaction(Role.OPERATOR) as connection:
+                return live_key(connection, key_digest, now=self._now()) is not None
+
+        try:
+            found = await asyncio.to_thread(exists)
+        except SQLAlchemyError:
+            log.warning("key look-up failed: the database is away")
+            return
+        if found and key_digest not in self.snapshot.keys:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        async with self._refreshing:
+            models = served_models(self._backends)
+
+            def take() -> Snapshot:
+                with self._database.transaction(Role.OPERATOR) as connection:
+                    return take_snapshot(
+                        connection,
+                        models=models,
+                        version=self.snapshot.version + 1,
+                        now=self._now(),
+                    )
+
+            try:
+                self.snapshot = await asyncio.to_thread(take)
+            except SQLAlchemyError:
+                if self.snapshot.version == 0:
+                    raise
+                log.warning("snapshot not renewed: the database is away")
+
+    async def _refresh_in_time(self) -> None:
+        while True:
+            to_quarter = QUARTER_SECONDS - int(self._now().timestamp()) % QUARTER_SECONDS
+            await asyncio.sleep(min(REFRESH_SECONDS, to_quarter))
+            await self._refresh()
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._listen_once()
+            except psycopg.Error:
+                log.warning("listening connection lost; polling")
+            await asyncio.sleep(SILENCE_SECONDS)
+            await self._refresh()
+
+    async def _listen_once(self) -> None:
+        connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        async with connection:
+            await connection.execute(f"LISTEN {CHANNEL}")
+            # What changed between the last snapshot and LISTEN was announced to nobody.
+            await self._refresh()
+            while True:
+                heard = False
+                async for _ in connection.notifies(timeout=SILENCE_SECONDS, stop_after=1):
+                    heard = True
+                if heard:
+                    await self._refresh()
+                else:
+                    # The heartbeat: a dead connection raises here instead of staying silent.
+                    await connection.execute("SELECT 1")
+
+    async def _discover_later(self) -> None:
+        while any(not backend.models for backend in self._backends):
+            await asyncio.sleep(DISCOVERY_SECONDS)
+            if await self._discover():
+                await self._refresh()
+
+    async def _discover(self) -> bool:
+        """Ask engines without configured models what they serve; True if one answered."""
+        found = False
+        async with httpx.AsyncClient(timeout=DISCOVERY_SECONDS) as client:
+            for position, backend in enumerate(self._backends):
+                if not backend.models and (names := await _model_names(client, backend)):
+                    models = tuple(BackendModel(name=name) for name in names)
+                    self._backends[position] = replace(backend, models=models)
+                    log.info("engine serves", backend=backend.name, models=names)
+                    found = True
+        return found
+
+
+def served_models(backends: Sequence[BackendSpec]) -> list[ServedModel]:
+    """Models with the backends that serve them, in the order of the configuration.
+
+    Raises:
+        ConfigurationError: one name stands for a text and an embedding model.
+    """
+    kinds: dict[str, str] = {}
+    serving: defaultdict[str, list[Backend]] = defaultdict(list)
+    for spec in backends:
+        for model in spec.models:
+            if kinds.setdefault(model.name, model.kind) != model.kind:
+                raise ConfigurationError(
+                    "a model is configured as text and as embedding",
+                    field="backends.models.kind",
+                    remedy="give the two different names",
+                )
+            serving[model.name].append(
+                Backend(
+                    name=spec.name,
+                    base_url=spec.url,
+                    engine=spec.engine,
+                    model=model.upstream,
+                    api_key=spec.api_key,
+                )
+            )
+    return [
+        ServedModel(
+            id=0,
+            name=name,
+            backends=tuple(entries),
+            classes=(
+                Route.EMBEDDINGS.classes
+                if kinds[name] == "embedding"
+                else frozenset({TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT})
+            ),
+        )
+        for name, entries in serving.items()
+    ]
+
+
+async def _model_names(client: httpx.AsyncClient, backend: BackendSpec) -> list[str]:
+    headers = {"Authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
+    try:
+        answer = await client.get(f"{backend.url}/v1/models", headers=headers)
+        rows = answer.raise_for_status().json()["data"]
+        names = [str(row["id"]) for row in rows]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        log.warning("engine does not say what it serves", backend=backend.name)
+        return []
+    return names
+
+
+def utc_now() -> datetime:
+    """The time now."""
+    return datetime.now(UTC)

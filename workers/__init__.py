@@ -1,0 +1,1 @@
+"""Background processes: the ledger writer, and the worker that runs jobs."""

@@ -1,0 +1,123 @@
+"""`python -m workers.writer`: ships the proxies' journals of this host into the usage ledger.
+
+One writer per journal folder, by file lock: a second one waits until the first is gone. While the
+database is away it waits and tries again; the journals keep everything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from billing.errors import SteelyardError
+from billing.operations.deployment import journal_dir, opened_database
+from billing.operations.metering.ship_journal import JournalShipper
+from billing.settings import Settings, read_settings
+from billing.store.database import Database, Role
+from billing.store.usage.append import ensure_partitions
+
+log = structlog.get_logger("steelyard.writer")
+
+HOUSEKEEPING = timedelta(hours=1)
+RETRY_SECONDS = 1
+
+
+class Writer:
+    """Ships until asked to stop, then ships once more, so that a stop leaves nothing behind."""
+
+    def __init__(self, database: Database, directory: Path, *, interval_ms: int) -> None:
+        self._database = database
+        self._shipper = JournalShipper(database=database, directory=directory)
+        self._interval_s = interval_ms / 1000
+        self._housekept_at = datetime.min.replace(tzinfo=UTC)
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Ship until `stopping` is set."""
+        while not self.stopping.is_set():
+            pause_s = self._interval_s if self._pass() else RETRY_SECONDS
+            self.stopping.wait(pause_s)
+        self._pass()
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Signal handler: ask `run` to end."""
+        del number, frame
+        self.stopping.set()
+
+    def _pass(self) -> bool:
+        now = datetime.now(UTC)
+        try:
+            if now - self._housekept_at >= HOUSEKEEPING:
+                self._keep_house(now)
+            shipment = self._shipper.ship(now=now)
+        except SQLAlchemyError as error:
+            log.warning("the database is away; journals wait", reason=type(error).__name__)
+            return False
+        for damage in shipment.damaged:
+            log.error("a journal is damaged; the others are shipped", detail=damage)
+        if shipment.recovered:
+            log.info("settled what a dead proxy left open", operations=shipment.recovered)
+        return not shipment.damaged
+
+    def _keep_house(self, now: datetime) -> None:
+        with self._database.transaction(Role.INGEST) as connection:
+            ensure_partitions(connection, now=now)
+        removed = self._shipper.prune(now=now)
+        if removed:
+            log.info("removed shipped journal segments", segments=removed)
+        self._housekept_at = now
+
+
+def lock_folder(directory: Path, stopping: threading.Event) -> int | None:
+    """Become the writer of a journal folder; None if asked to stop while waiting for it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(directory / ".writer.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    waited = False
+    while not stopping.is_set():
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not waited:
+                log.info("another writer ships this folder; waiting")
+                waited = True
+            time.sleep(RETRY_SECONDS)
+        else:
+            return descriptor
+    return None
+
+
+def run(settings: Settings) -> None:
+    """Open the database and ship until SIGTERM or SIGINT."""
+    with opened_database(settings, pool_size=2) as database:
+        directory = journal_dir(settings)
+        writer = Writer(database, directory, interval_ms=settings.ship_interval_ms)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, writer.stop)
+        lock = lock_folder(directory, writer.stopping)
+        if lock is None:
+            return
+        log.info("writer ships", folder=str(directory))
+        writer.run()
+        os.close(lock)
+
+
+def main() -> None:
+    """Start from the environment."""
+    try:
+        run(read_settings())
+    except SteelyardError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
