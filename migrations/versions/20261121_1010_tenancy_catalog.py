@@ -40,12 +40,13 @@ CREATE TABLE project (
     tenant_id integer NOT NULL REFERENCES tenant,
     slug text NOT NULL,
     created_at timestamptz NOT NULL,
-    UNIQUE (tenant_id, slug)
+    UNIQUE (tenant_id, slug),
+    UNIQUE (tenant_id, id)
 );
 CREATE TABLE api_key (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     tenant_id integer REFERENCES tenant,
-    project_id integer REFERENCES project,
+    project_id integer,
     role text NOT NULL CHECK (role IN ('tenant', 'inference', 'operator', 'finance')),
     public text NOT NULL,
     digest bytea NOT NULL UNIQUE CHECK (length(digest) = 32),
@@ -53,6 +54,8 @@ CREATE TABLE api_key (
     created_at timestamptz NOT NULL,
     expires_at timestamptz,
     revoked_at timestamptz,
+    -- With the tenant: one may not name another's project.
+    FOREIGN KEY (tenant_id, project_id) REFERENCES project (tenant_id, id),
     CHECK ((role IN ('tenant', 'inference')) = (tenant_id IS NOT NULL)),
     CHECK ((tenant_id IS NULL) = (project_id IS NULL))
 );

@@ -84,10 +84,11 @@ CREATE TABLE outcome_claim (
     outcome text NOT NULL,
     subject text NOT NULL,
     occurred_at timestamptz NOT NULL,
-    UNIQUE (tenant_id, outcome, subject)
+    UNIQUE (tenant_id, outcome, subject),
+    UNIQUE (tenant_id, id)
 );
 CREATE TABLE outcome_transition (
-    claim_id uuid NOT NULL REFERENCES outcome_claim,
+    claim_id uuid NOT NULL,
     ordinal integer NOT NULL CHECK (ordinal > 0),
     tenant_id integer NOT NULL,
     from_state text,
@@ -96,7 +97,9 @@ CREATE TABLE outcome_transition (
     key_id integer NOT NULL,
     at timestamptz NOT NULL,
     usage_event_id uuid,
-    PRIMARY KEY (claim_id, ordinal)
+    PRIMARY KEY (claim_id, ordinal),
+    -- With the tenant: one may not move another's claim.
+    FOREIGN KEY (tenant_id, claim_id) REFERENCES outcome_claim (tenant_id, id)
 );
 CREATE TABLE cost_statement (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
