@@ -96,8 +96,9 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
             now=MONTH_END,
         )
         assert invoice.number == f"INV-{number + 1:06d}"
-        payments.save_stripe_customer(
-            connection, tenant_id=tenant.id, stripe_id=f"cus_{number}", now=now
+        connection.execute(
+            sa.text("INSERT INTO stripe_customer (tenant_id, stripe_id) VALUES (:tenant, :stripe)"),
+            {"tenant": tenant.id, "stripe": f"cus_{number}"},
         )
 
 
