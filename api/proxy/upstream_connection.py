@@ -8,6 +8,7 @@ connection a request takes, nor deadlines: its owner sweeps them.
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import httptools
 
@@ -150,9 +151,8 @@ class UpstreamConnection(asyncio.Protocol):
     # asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.Transport):
-            raise TypeError("a stream transport is needed")
-        self._transport = transport
+        # uvloop's transports have asyncio's methods without being its class.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         if self._complete or self.used == 0:

@@ -1,0 +1,213 @@
+"""`steelyard up`: everything on one machine, with an embedded database unless one is named.
+
+Children are started in the order in which they need each other and stopped in the reverse one:
+the proxy first, so that its streams end and its journal closes, the ledger writer last, so that
+what the journal holds is shipped. A child that dies is started again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from billing.cli.processes import POLL_SECONDS, Child, free_port, require_free, wait_until_ready
+from billing.cli.simulated import MODELS, write_backends
+from billing.errors import ConfigurationError
+from billing.operations.deployment import (
+    configured_backends,
+    data_dir,
+    ensure_migrated,
+    running_database,
+)
+from billing.operations.tenancy.first_start import TENANT, prepare_first_start
+from billing.settings import Settings
+from billing.store.database import Database, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """What is told to the user.
+
+    Attributes:
+        model: a model to try, or None if it is not known yet what the engines serve.
+        simulated: the engine is the built-in one.
+    """
+
+    proxy_url: str
+    api_url: str
+    key: str | None
+    created: bool
+    model: str | None
+    simulated: bool
+
+
+def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
+    """Run until SIGINT or SIGTERM.
+
+    Raises:
+        ConfigurationError: something cannot work as configured; nothing stays behind.
+    """
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    require_free(settings.proxy_host, settings.proxy_port, setting="STEELYARD_PROXY_PORT")
+    require_free(settings.api_host, settings.api_port, setting="STEELYARD_API_PORT")
+    folder = data_dir(settings)
+    simulated = not configured_backends(settings)
+    if not as_json:
+        console.print("[bold]Steelyard[/bold] starts …")
+    with _only_one(folder), running_database(settings) as urls:
+        ensure_migrated(urls)
+        database = Database(urls.app, pool_size=1)
+        with database.transaction(Role.OPERATOR) as connection:
+            first = prepare_first_start(connection, now=datetime.now(UTC))
+        database.close()
+        children: list[Child] = []
+        try:
+            _start(children, settings, folder, simulated=simulated)
+            started = Started(
+                proxy_url=_url(settings.proxy_host, settings.proxy_port),
+                api_url=_url(settings.api_host, settings.api_port),
+                key=first.key,
+                created=first.created,
+                model=_model(settings, simulated=simulated),
+                simulated=simulated,
+            )
+            _announce(started, console, as_json=as_json)
+            _watch(children, stopping, console)
+        finally:
+            if not as_json:
+                console.print("Stopping: streams end, the journal is shipped …")
+            for child in reversed(children):
+                child.stop()
+
+
+def _start(children: list[Child], settings: Settings, folder: Path, *, simulated: bool) -> None:
+    environment: dict[str, str] = {}
+    children.append(Child(name="ledger writer", module="workers.writer"))
+    children.append(Child(name="worker", module="workers"))
+    port = free_port()
+    if simulated:
+        backends = folder / "simulated-backends.yaml"
+        write_backends(backends, port)
+        environment["STEELYARD_BACKENDS"] = str(backends)
+        engine = Child(
+            name="simulated engine", module="api.simulated", arguments=("--port", str(port))
+        )
+        children.append(engine)
+    children.append(Child(name="API", module="api"))
+    children.append(Child(name="proxy", module="api.proxy", environment=environment))
+    for child in children:
+        child.start()
+    by_name = {child.name: child for child in children}
+    if simulated:
+        wait_until_ready(by_name["simulated engine"], f"http://127.0.0.1:{port}/v1/models")
+    wait_until_ready(by_name["API"], _url(settings.api_host, settings.api_port) + "/healthz")
+    wait_until_ready(by_name["proxy"], _url(settings.proxy_host, settings.proxy_port) + "/healthz")
+
+
+def _watch(children: list[Child], stopping: threading.Event, console: Console) -> None:
+    while not stopping.wait(POLL_SECONDS):
+        for child in children:
+            if child.exit_status is None:
+                continue
+            if not child.may_restart():
+                raise ConfigurationError(
+                    f"{child.name} ends again and again", remedy="see its messages above"
+                )
+            console.print(f"{child.name} ended (status {child.exit_status}); starting it again")
+            child.start()
+
+
+def _announce(started: Started, console: Console, *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(
+            json.dumps(
+                {
+                    "proxy_url": started.proxy_url,
+                    "api_url": started.api_url,
+                    "api_key": started.key,
+                    "model": started.model,
+                    "simulated": started.simulated,
+                }
+            )
+        )
+        return
+    if started.created:
+        console.print(f"Created a demo operator with tenant [bold]{TENANT}[/bold].")
+    if started.simulated:
+        console.print(
+            "No engine is configured: completions come from the built-in [bold]simulated[/bold] "
+            "engine\n(header x-steelyard-simulated). Set STEELYARD_BACKENDS to meter your own."
+        )
+    console.print(f"  Proxy   {started.proxy_url}/v1      OpenAI-compatible")
+    console.print(f"  API     {started.api_url}/api/v1")
+    if started.key is None:
+        console.print("  Key     issue one: steelyard key create --help")
+        return
+    console.print(f"  Key     {started.key}   (tenant {TENANT}, shown only now)")
+    # Printed raw: a wrapped or highlighted command would not work when it is pasted.
+    if started.model is not None:
+        console.print("\nTry it:", highlight=False)
+        for line in _curl_lines(started):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.print("\nCtrl-C stops everything and loses nothing.")
+
+
+def _curl_lines(started: Started) -> tuple[str, str]:
+    body = json.dumps(
+        {"model": started.model, "messages": [{"role": "user", "content": "Weigh this."}]}
+    )
+    authorization = f"-H 'Authorization: Bearer {started.key}'"
+    complete = f"curl -s {started.proxy_url}/v1/chat/completions {authorization}"
+    return (
+        f"{complete} -H 'Content-Type: application/json' -d '{body}'",
+        f"curl -s {started.api_url}/api/v1/usage/requests {authorization}",
+    )
+
+
+def _model(settings: Settings, *, simulated: bool) -> str | None:
+    if simulated:
+        return next(iter(MODELS))
+    names = [model.name for spec in configured_backends(settings) for model in spec.models]
+    return names[0] if names else None
+
+
+def _url(host: str, port: int) -> str:
+    shown = {"0.0.0.0": "127.0.0.1", "::": "127.0.0.1"}.get(host, host)  # noqa: S104  # compared
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+@contextmanager
+def _only_one(folder: Path) -> Generator[None]:
+    """Refuse a second `steelyard up` over the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigurationError(
+            "another `steelyard up` uses this folder",
+            field="STEELYARD_DATA_DIR",
+            remedy="stop it, or set another folder",
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
