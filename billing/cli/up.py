@@ -19,8 +19,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
+import typer
 from rich.console import Console
 
+from billing.cli.output import JsonFlag, console
 from billing.cli.processes import POLL_SECONDS, Child, free_port, require_free, wait_until_ready
 from billing.cli.simulated import MODELS, write_backends
 from billing.errors import ConfigurationError
@@ -31,8 +33,24 @@ from billing.operations.deployment import (
     running_database,
 )
 from billing.operations.tenancy.first_start import TENANT, prepare_first_start
-from billing.settings import Settings
+from billing.settings import Settings, read_settings
 from billing.store.database import Database, Role
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: STEELYARD_BACKENDS=llama=http://127.0.0.1:8000#vllm steelyard up\n\n"
+    "Settings are environment variables: STEELYARD_DATA_DIR, STEELYARD_DATABASE_URL, "
+    "STEELYARD_PROXY_PORT, STEELYARD_API_PORT and the others of the README."
+)
+def up(as_json: JsonFlag = False) -> None:
+    """Run everything on this machine: database, proxy, API, ledger writer and worker.
+
+    Without STEELYARD_BACKENDS a built-in engine answers, and says that it is simulated. Ctrl-C
+    stops everything in order and loses nothing.
+    """
+    run_up(read_settings(), as_json=as_json, console=console())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,9 +63,7 @@ def payment_received(books: Books, *, amount: Decimal, into: AccountCode) -> tup
     return _non_zero(books, ((into, amount), (AccountCode.RECEIVABLE, -amount)))
 
 
-def _non_zero(
-    books: Books, sides: tuple[tuple[AccountCode, Decimal], ...]
-) -> tuple[Posting, ...]:
+def _non_zero(books: Books, sides: tuple[tuple[AccountCode, Decimal], ...]) -> tuple[Posting, ...]:
     return tuple(
         Posting(account=books.account(code), amount=amount) for code, amount in sides if amount
     )

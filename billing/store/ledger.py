@@ -131,7 +131,11 @@ def received_for(
     ).total
 
 
-def totals(connection: sa.Connection) -> dict[tuple[str, str], Decimal]:
+LedgerTotals = dict[tuple[str, str], Decimal]
+"""Balances by (account code, currency)."""
+
+
+def totals(connection: sa.Connection) -> LedgerTotals:
     """Balance of every account code and currency over all tenants: the trial balance."""
     rows = query(
         connection,
