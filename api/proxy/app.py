@@ -165,7 +165,6 @@ class Proxy:
         client: ClientConnection,
     ) -> tuple[Exchange, bytes]:
         """Everything that can refuse a request, before a backend hears of it."""
-        self._refuse_if_closed()
         headers: Headers = scope["headers"]
         digest = key_digest(headers)
         await self._keys.grant(digest)

@@ -47,6 +47,11 @@ class ClientConnection(HttpToolsProtocol):
         """The connection is gone; nothing more can be delivered."""
         return self._lost
 
+    @property
+    def blocked(self) -> bool:
+        """The client does not read what was written, and writers wait for it."""
+        return self.flow.write_paused and not self._lost
+
     def watch(self, on_lost: Callable[[], None] | None) -> None:
         """Call back once when the client closes the connection, even while it is silent."""
         self._on_lost = on_lost

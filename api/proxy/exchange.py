@@ -31,6 +31,11 @@ class Client(Protocol):
         """The connection is gone."""
         ...
 
+    @property
+    def blocked(self) -> bool:
+        """Whoever writes has to wait, because the client does not read."""
+        ...
+
     def unsent_bytes(self) -> int:
         """Bytes written to the connection that the kernel has not taken."""
         ...
@@ -113,6 +118,8 @@ class Exchange:
             self.stopped = cause
             if self._connection is not None:
                 self._connection.abort()
+            if self.client.blocked:
+                self.client.cut(flush=False)  # the relay is waiting for it to read
 
     def detach(self) -> None:
         """The answer is complete: stopping must not touch the connection any more."""

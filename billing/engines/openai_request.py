@@ -127,7 +127,8 @@ def upstream_body(
                 remedy="Leave it out.",
             )
     put: dict[str, bytes] = {}
-    if request.stream and engine.include_usage:
+    reports = request.wants_continuous if engine.continuous_usage else request.wants_usage
+    if request.stream and engine.include_usage and not reports:
         put["stream_options"] = _stream_options(request, engine)
     if upstream_model is not None and upstream_model != request.model:
         put["model"] = msgspec.json.encode(upstream_model)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,8 +28,7 @@ _COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
 _CLOSE = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """Byte offsets of one member: its key's opening quote, its value, the value's end."""
 
     start: int
@@ -127,18 +127,30 @@ def splice(members: Members, *, put: Mapping[str, bytes], drop: Collection[str] 
         the body itself where nothing changes. Untouched members keep their bytes.
     """
     body, spans = members.body, members.spans
-    dropped = [key for key in drop if key in spans]
-    replaced = [key for key in put if key in spans]
-    if not dropped and not replaced:
-        return _insert(members, put) if put else body
+    if any(key in spans for key in drop):
+        return _rebuild(members, put, frozenset(drop))
+    replaced = sorted((spans[key], text) for key, text in put.items() if key in spans)
+    if len(replaced) < len(put):
+        added = {key: text for key, text in put.items() if key not in spans}
+        if not replaced:
+            return _insert(members, added)
+        return splice(locate(_insert(members, added)), put=put)
+    pieces: list[bytes] = []
+    position = 0
+    for span, text in replaced:
+        pieces += [body[position : span.value], text]
+        position = span.end
+    return b"".join([*pieces, body[position:]]) if replaced else body
+
+
+def _rebuild(members: Members, put: Mapping[str, bytes], drop: frozenset[str]) -> bytes:
+    """Join the members that stay: only the blanks between members are lost."""
+    body, spans = members.body, members.spans
     pieces = [b'"%b":%b' % (key.encode(), text) for key, text in put.items() if key not in spans]
     for key, span in spans.items():
-        if key in drop:
-            continue
-        if key in put:
-            pieces.append(body[span.start : span.value] + put[key])
-        else:
-            pieces.append(body[span.start : span.end])
+        if key not in drop:
+            value = put.get(key, body[span.value : span.end])
+            pieces.append(body[span.start : span.value] + value)
     return b"{" + b",".join(pieces) + b"}"
 
 

@@ -1,0 +1,1 @@
+"""An inference engine that fails on purpose, and keeps count of what it sent."""
