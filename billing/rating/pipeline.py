@@ -19,6 +19,7 @@ from billing.money import EXACT, QUANTITY_MAX
 from billing.rating.included_usage import deduct_included
 from billing.rating.line import RatedLine, Rating, UnratedQuantity
 from billing.rating.price import apply_price
+from billing.rating.proration import WHOLE, DayShare
 from billing.rating.quantity import MeteredQuantity
 from billing.rating.rounding import round_line
 from billing.rating.step import Step, Terms, Weighing
@@ -47,7 +48,11 @@ class _Usage:
 
 
 def rate(
-    plan: PricePlan, quantities: Iterable[MeteredQuantity], *, opens_period: bool = True
+    plan: PricePlan,
+    quantities: Iterable[MeteredQuantity],
+    *,
+    opens_period: bool = True,
+    share: DayShare = WHOLE,
 ) -> Rating:
     """Rate a slice of one contract's billing period.
 
@@ -57,6 +62,8 @@ def rate(
             is summed.
         opens_period: whether the slice begins the billing period. That slice carries the fees
             that are due once per period; whole periods are rated as one opening slice.
+        share: the days of the billing period that the contract covers; flat fees are prorated by
+            it. Allowances and tiers are not: they are about usage, which stops with the contract.
 
     Raises:
         InvalidInput: usage before a slice that opens the period.
@@ -70,7 +77,11 @@ def rate(
             lines = tuple(
                 line
                 for charge in plan.charges
-                if (line := _rate_charge(plan, charge, selected[charge.key], opens_period))
+                if (
+                    line := _rate_charge(
+                        plan, charge, selected[charge.key], opens_period=opens_period, share=share
+                    )
+                )
             )
         except Inexact:
             raise AmountOutOfRange("an amount has more digits than can be kept exactly") from None
@@ -125,7 +136,12 @@ def _in_order(entry: tuple[tuple[str, str | None], _Usage]) -> tuple[str, bool, 
 
 
 def _rate_charge(
-    plan: PricePlan, charge: Charge, usage: Sequence[_Usage], opens_period: bool
+    plan: PricePlan,
+    charge: Charge,
+    usage: Sequence[_Usage],
+    *,
+    opens_period: bool,
+    share: DayShare,
 ) -> RatedLine | None:
     """The line of one charge, or None where nothing was used and nothing is due."""
     selector = selector_of(charge)
@@ -140,6 +156,7 @@ def _rate_charge(
         unit=unit,
         currency_code=plan.currency.code,
         opens_period=opens_period,
+        share=share,
     )
     weighing = Weighing(before=before, through=before + quantity)
     for step in STEPS:

@@ -29,9 +29,16 @@ def _flat_fee(terms: Terms, weighing: Weighing, amount: Decimal) -> Weighing:
     """The fee belongs to the slice that opens the period, so that no later slice repeats it."""
     if not terms.opens_period:
         return weighing
-    return weighing.priced(
-        STEP, f"once per billing period: {figure(amount)} {terms.currency_code}", amount
+    share = terms.share
+    if share.is_whole:
+        text = f"once per billing period: {figure(amount)} {terms.currency_code}"
+        return weighing.priced(STEP, text, amount)
+    due = share.of(amount)
+    text = (
+        f"{share.days} of {share.of_days} days of {figure(amount)} = "
+        f"{figure(due)} {terms.currency_code}"
     )
+    return weighing.priced(STEP, text, due)
 
 
 def _per_unit(terms: Terms, weighing: Weighing, price: Decimal) -> Weighing:

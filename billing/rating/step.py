@@ -16,6 +16,7 @@ from typing import TypeAlias
 from billing.catalog.charge import Charge
 from billing.catalog.price_plan import Policies
 from billing.rating.line import ExplanationStep
+from billing.rating.proration import DayShare
 
 _ZERO = Decimal(0)
 
@@ -30,6 +31,7 @@ class Terms:
         unit: what a unit of the meter is called, in the plural.
         currency_code: for the explanation.
         opens_period: whether this slice is the first of the billing period.
+        share: the days of the billing period that the contract covers.
     """
 
     charge: Charge
@@ -37,6 +39,7 @@ class Terms:
     unit: str
     currency_code: str
     opens_period: bool
+    share: DayShare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

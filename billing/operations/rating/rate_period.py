@@ -17,9 +17,10 @@ from billing.catalog.charge import selector_of
 from billing.catalog.price_plan import PricePlan
 from billing.metering.usage_event import EventKind
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
-from billing.period import Period
+from billing.period import Period, zone
 from billing.rating.line import Rating, UnratedQuantity
 from billing.rating.pipeline import rate
+from billing.rating.proration import DayShare, day_share
 from billing.rating.quantity import MeteredQuantity
 from billing.store.usage.read import QuantityRow, period_usage
 from billing.tenancy.tenant import Tenant
@@ -79,7 +80,7 @@ def rate_period(connection: sa.Connection, *, tenant: Tenant, period: Period) ->
         RatedContract(
             bound=entry,
             quantities=tuple(assigned[entry.contract.id]),
-            rating=rate(entry.plan, assigned[entry.contract.id]),
+            rating=rate(entry.plan, assigned[entry.contract.id], share=_share(entry, period)),
         )
         for entry in bound
     )
@@ -90,6 +91,12 @@ def rate_period(connection: sa.Connection, *, tenant: Tenant, period: Period) ->
         contracts=contracts,
         unrated=tuple(unrated),
     )
+
+
+def _share(entry: BoundPlan, period: Period) -> DayShare:
+    covered = entry.contract.segment(period)
+    assert covered is not None
+    return day_share(covered, period, zone(entry.contract.zone))
 
 
 def _contract_for(row: QuantityRow, bound: Sequence[BoundPlan]) -> BoundPlan | None:
