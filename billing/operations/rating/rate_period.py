@@ -1,21 +1,23 @@
 """Rate what a tenant used in a billing period, contract by contract, at one watermark.
 
 Decides which contract prices which quantity: the one among those in force when the usage
-happened whose plan has a charge for it (D16). Usage that was recorded while no contract was in
-force is offered to the contracts that by now cover its time, so that binding a contract
-backwards resolves it. What no charge prices is unrated: visible, and in the way of the invoice.
+happened whose plan has a charge for it (D16). Usage that none of those prices is offered to the
+contracts that by now cover its time, so that binding a contract backwards resolves it. What no
+charge prices is unrated: visible, and in the way of the invoice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import sqlalchemy as sa
 
 from billing.catalog.charge import selector_of
 from billing.catalog.price_plan import PricePlan
 from billing.metering.usage_event import EventKind
+from billing.money import EXACT
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.period import Period, zone
 from billing.rating.line import Rating, UnratedQuantity
@@ -58,14 +60,20 @@ class RatedPeriod:
 
 def rate_period(connection: sa.Connection, *, tenant: Tenant, period: Period) -> RatedPeriod:
     """Rate a billing period from rollups; writes nothing (R6: a dry run is this same function)."""
-    used = period_usage(connection, tenant_id=tenant.id, period=period)
     bound = [
         entry
         for entry in bound_plans(connection, tenant_id=tenant.id)
         if entry.contract.segment(period) is not None
     ]
+    segments = [segment for entry in bound if (segment := entry.contract.segment(period))]
+    used = period_usage(
+        connection,
+        tenant_id=tenant.id,
+        period=period,
+        edges=(edge for segment in segments for edge in (segment.start, segment.end)),
+    )
     assigned: dict[int, list[MeteredQuantity]] = {entry.contract.id: [] for entry in bound}
-    unrated: list[UnratedQuantity] = []
+    unrated: dict[tuple[str, str | None], Decimal] = {}
     for row in used.quantities:
         if row.kind != EventKind.BILLED:
             continue
@@ -75,7 +83,8 @@ def rate_period(connection: sa.Connection, *, tenant: Tenant, period: Period) ->
                 MeteredQuantity(meter=row.meter, model=row.model, quantity=row.quantity)
             )
         elif not row.informational:
-            unrated.append(UnratedQuantity(meter=row.meter, model=row.model, quantity=row.quantity))
+            before = unrated.get((row.meter, row.model), Decimal(0))
+            unrated[row.meter, row.model] = EXACT.add(before, row.quantity)
     contracts = tuple(
         RatedContract(
             bound=entry,
@@ -89,7 +98,10 @@ def rate_period(connection: sa.Connection, *, tenant: Tenant, period: Period) ->
         period=period,
         watermark=used.watermark,
         contracts=contracts,
-        unrated=tuple(unrated),
+        unrated=tuple(
+            UnratedQuantity(meter=meter, model=model, quantity=quantity)
+            for (meter, model), quantity in unrated.items()
+        ),
     )
 
 
@@ -100,16 +112,15 @@ def _share(entry: BoundPlan, period: Period) -> DayShare:
 
 
 def _contract_for(row: QuantityRow, bound: Sequence[BoundPlan]) -> BoundPlan | None:
-    if row.contract_ids:
-        candidates = [entry for entry in bound if entry.contract.id in row.contract_ids]
-    else:
-        candidates = [
-            entry
-            for entry in bound
-            if entry.contract.in_force(row.bucket_from)
-            and entry.contract.in_force(row.bucket_until)
-        ]
-    pricing = [entry for entry in candidates if _prices(entry.plan, row)]
+    pricing = [
+        entry
+        for entry in bound
+        if entry.contract.id in row.contract_ids and _prices(entry.plan, row)
+    ] or [
+        entry
+        for entry in bound
+        if entry.contract.in_force(row.bucket_from) and _prices(entry.plan, row)
+    ]
     # Binding refuses overlaps, so two here would mean that the check was got around.
     assert len(pricing) <= 1, [entry.contract.id for entry in pricing]
     return pricing[0] if pricing else None

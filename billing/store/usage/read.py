@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -27,8 +28,8 @@ class QuantityRow:
     """A quantity of one tenant in one period, summed over buckets, projects and keys.
 
     Attributes:
-        contract_ids: the contracts that were in force; empty if none was.
-        bucket_from, bucket_until: first and last bucket that hold it.
+        contract_ids: the contracts that were in force as far as was known; empty if none was.
+        bucket_from: first bucket that holds it.
     """
 
     meter: str
@@ -38,7 +39,6 @@ class QuantityRow:
     quantity: Decimal
     informational: bool
     bucket_from: datetime
-    bucket_until: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +78,16 @@ class EventView:
 _QUANTITIES = """
 WITH head AS (SELECT epoch AS watermark FROM ledger_epoch WHERE shard = :shard), used AS (
 SELECT v.code AS meter, m.name AS model, r.kind, coalesce(p.contract_ids, '{}') AS contract_ids,
-       v.informational, sum(r.quantity) AS quantity, min(r.bucket) AS bucket_from,
-       max(r.bucket) AS bucket_until
+       v.informational, sum(r.quantity) AS quantity, min(r.bucket) AS bucket_from
   FROM usage_rollup r
   JOIN meter_version v ON v.id = r.meter_version_id
   LEFT JOIN model m ON m.id = r.model_id
   LEFT JOIN price_version p ON p.id = r.price_version_id
  WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end
- GROUP BY v.code, m.name, r.kind, p.contract_ids, v.informational)
+ GROUP BY v.code, m.name, r.kind, p.contract_ids, v.informational,
+       width_bucket(r.bucket, CAST(:edges AS timestamptz[])))
 SELECT head.watermark, used.* FROM head LEFT JOIN used ON true
- ORDER BY meter, model NULLS FIRST, kind, contract_ids NULLS FIRST
+ ORDER BY meter, model NULLS FIRST, kind, contract_ids NULLS FIRST, bucket_from
 """
 
 
@@ -99,8 +99,14 @@ class PeriodUsage:
     quantities: tuple[QuantityRow, ...]
 
 
-def period_usage(connection: sa.Connection, *, tenant_id: int, period: Period) -> PeriodUsage:
-    """What a tenant used in a period, by meter, model, kind and price version."""
+def period_usage(
+    connection: sa.Connection, *, tenant_id: int, period: Period, edges: Iterable[datetime] = ()
+) -> PeriodUsage:
+    """What a tenant used in a period, by meter, model, kind and price version.
+
+    Args:
+        edges: instants on the grid; no quantity reaches over one.
+    """
     rows = query(
         connection,
         _QUANTITIES,
@@ -108,6 +114,7 @@ def period_usage(connection: sa.Connection, *, tenant_id: int, period: Period) -
         tenant=tenant_id,
         start=period.start,
         end=period.end,
+        edges=sorted({period.start, *edges}),
     )
     return PeriodUsage(
         watermark=rows[0].watermark,
@@ -120,7 +127,6 @@ def period_usage(connection: sa.Connection, *, tenant_id: int, period: Period) -
                 quantity=row.quantity,
                 informational=row.informational,
                 bucket_from=row.bucket_from,
-                bucket_until=row.bucket_until,
             )
             for row in rows
             if row.meter is not None
