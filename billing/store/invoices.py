@@ -85,6 +85,30 @@ class InvoiceQuantityRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeRow:
+    """A billing period that an invoice rated, and the newest epoch that it saw of it."""
+
+    period: Period
+    watermark: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettlementRow:
+    """What an invoice settled on one line of one billing period.
+
+    Attributes:
+        accrued: newly accrued revenue, at 12 decimals.
+        amount_minor: what it billed, in minor units.
+    """
+
+    contract_id: int
+    period_start: datetime
+    line_key: str
+    accrued: Decimal
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewDraft:
     """A draft to store; see `InvoiceRow` for the members."""
 
@@ -103,6 +127,8 @@ class NewDraft:
     residual_after: Decimal
     lines: tuple[InvoiceLineRow, ...]
     quantities: tuple[InvoiceQuantityRow, ...]
+    scopes: tuple[ScopeRow, ...]
+    settlements: tuple[SettlementRow, ...]
 
 
 _INVOICE = """
@@ -194,6 +220,38 @@ def last_residual(
     return Decimal(0) if row is None else row.residual_after
 
 
+def changed_periods(connection: sa.Connection, *, tenant_id: int, before: datetime) -> list[Period]:
+    """Invoiced billing periods that begin before an instant and got usage since they were rated."""
+    rows = query(
+        connection,
+        "SELECT s.period_start, s.period_end, max(s.watermark) AS watermark FROM invoice_scope s "
+        "JOIN invoice i ON i.id = s.invoice_id WHERE s.tenant_id = :tenant "
+        "AND i.state <> 'draft' AND s.period_start < :before GROUP BY 1, 2 "
+        "HAVING EXISTS (SELECT FROM usage_rollup r WHERE r.tenant_id = :tenant "
+        "  AND r.bucket >= s.period_start AND r.bucket < s.period_end "
+        "  AND r.epoch > max(s.watermark)) ORDER BY 1",
+        tenant=tenant_id,
+        before=before,
+    )
+    return [Period(start=row.period_start, end=row.period_end) for row in rows]
+
+
+def settled(
+    connection: sa.Connection, *, contract_id: int, period_start: datetime
+) -> dict[str, tuple[Decimal, int]]:
+    """What issued invoices settled per line key: (accrued, minor units billed)."""
+    rows = query(
+        connection,
+        "SELECT s.line_key, sum(s.accrued) AS accrued, "
+        "CAST(sum(s.amount_minor) AS bigint) AS amount FROM invoice_settlement s "
+        "JOIN invoice i ON i.id = s.invoice_id WHERE s.contract_id = :contract "
+        "AND s.period_start = :start AND i.state <> 'draft' GROUP BY s.line_key",
+        contract=contract_id,
+        start=period_start,
+    )
+    return {row.line_key: (row.accrued, row.amount) for row in rows}
+
+
 def lines(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceLineRow]:
     """Lines of an invoice in order."""
     rows = query(
@@ -245,6 +303,8 @@ def replace_draft(connection: sa.Connection, draft: NewDraft, *, now: datetime) 
     )
     _insert_lines(connection, draft)
     _insert_quantities(connection, draft)
+    _insert_scopes(connection, draft)
+    _insert_settlements(connection, draft)
 
 
 def mark_issued(
@@ -335,5 +395,48 @@ def _insert_quantities(connection: sa.Connection, draft: NewDraft) -> None:
                 "quantity": row.quantity,
             }
             for ordinal, row in enumerate(draft.quantities)
+        ],
+    )
+
+
+def _insert_scopes(connection: sa.Connection, draft: NewDraft) -> None:
+    connection.execute(
+        sa.text(
+            "INSERT INTO invoice_scope (invoice_id, tenant_id, period_start, period_end, watermark)"
+            " VALUES (:invoice, :tenant, :start, :end, :watermark)"
+        ),
+        [
+            {
+                "invoice": draft.id,
+                "tenant": draft.tenant_id,
+                "start": scope.period.start,
+                "end": scope.period.end,
+                "watermark": scope.watermark,
+            }
+            for scope in draft.scopes
+        ],
+    )
+
+
+def _insert_settlements(connection: sa.Connection, draft: NewDraft) -> None:
+    if not draft.settlements:
+        return
+    connection.execute(
+        sa.text(
+            "INSERT INTO invoice_settlement (invoice_id, tenant_id, contract_id, period_start, "
+            "line_key, accrued, amount_minor) VALUES (:invoice, :tenant, :contract, :start, :key, "
+            ":accrued, :amount)"
+        ),
+        [
+            {
+                "invoice": draft.id,
+                "tenant": draft.tenant_id,
+                "contract": row.contract_id,
+                "start": row.period_start,
+                "key": row.line_key,
+                "accrued": row.accrued,
+                "amount": row.amount_minor,
+            }
+            for row in draft.settlements
         ],
     )

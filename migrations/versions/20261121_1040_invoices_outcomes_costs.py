@@ -68,6 +68,26 @@ CREATE TABLE invoice_quantity (
     quantity numeric NOT NULL,
     PRIMARY KEY (invoice_id, ordinal)
 );
+CREATE TABLE invoice_scope (
+    invoice_id uuid NOT NULL REFERENCES invoice ON DELETE CASCADE,
+    period_start timestamptz NOT NULL,
+    period_end timestamptz NOT NULL,
+    tenant_id integer NOT NULL,
+    watermark bigint NOT NULL,
+    PRIMARY KEY (invoice_id, period_start)
+);
+CREATE INDEX invoice_scope_tenant ON invoice_scope (tenant_id, period_start);
+CREATE TABLE invoice_settlement (
+    invoice_id uuid NOT NULL REFERENCES invoice ON DELETE CASCADE,
+    contract_id integer NOT NULL REFERENCES contract,
+    period_start timestamptz NOT NULL,
+    line_key text NOT NULL,
+    tenant_id integer NOT NULL,
+    accrued numeric(38, 12) NOT NULL,
+    amount_minor bigint NOT NULL,
+    PRIMARY KEY (invoice_id, contract_id, period_start, line_key)
+);
+CREATE INDEX invoice_settlement_line ON invoice_settlement (contract_id, period_start);
 CREATE TABLE outcome_definition (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     slug text NOT NULL,
@@ -146,14 +166,18 @@ CREATE TRIGGER issued_stays BEFORE INSERT OR UPDATE OR DELETE ON invoice_line
     FOR EACH ROW EXECUTE FUNCTION issued_line_stays();
 CREATE TRIGGER issued_stays BEFORE INSERT OR UPDATE OR DELETE ON invoice_quantity
     FOR EACH ROW EXECUTE FUNCTION issued_line_stays();
+CREATE TRIGGER issued_stays BEFORE INSERT OR UPDATE OR DELETE ON invoice_scope
+    FOR EACH ROW EXECUTE FUNCTION issued_line_stays();
+CREATE TRIGGER issued_stays BEFORE INSERT OR UPDATE OR DELETE ON invoice_settlement
+    FOR EACH ROW EXECUTE FUNCTION issued_line_stays();
 """
 
 APPEND_ONLY = ("outcome_definition", "outcome_claim", "outcome_transition", "cost_statement")
-NO_TRUNCATE = ("invoice", "invoice_line", "invoice_quantity")
+PARTS = ("invoice_line", "invoice_quantity", "invoice_scope", "invoice_settlement")
+NO_TRUNCATE = ("invoice", *PARTS)
 TENANT_TABLES = (
     "invoice",
-    "invoice_line",
-    "invoice_quantity",
+    *PARTS,
     "outcome_claim",
     "outcome_transition",
 )
@@ -185,9 +209,9 @@ def upgrade() -> None:
     everything = ", ".join((*TENANT_TABLES, "outcome_definition", "cost_statement"))
     op.execute(f"GRANT SELECT, INSERT ON {everything} TO steelyard_operator")
     op.execute("GRANT UPDATE, DELETE ON invoice TO steelyard_operator")
-    op.execute("GRANT DELETE ON invoice_line, invoice_quantity TO steelyard_operator")
+    op.execute(f"GRANT DELETE ON {', '.join(PARTS)} TO steelyard_operator")
     op.execute(
-        "GRANT SELECT ON invoice, invoice_line, invoice_quantity, outcome_definition, "
+        f"GRANT SELECT ON invoice, {', '.join(PARTS)}, outcome_definition, "
         "outcome_claim, outcome_transition TO steelyard_tenant"
     )
     op.execute("GRANT INSERT ON outcome_claim, outcome_transition TO steelyard_tenant")
@@ -199,8 +223,7 @@ def downgrade() -> None:
         "outcome_transition",
         "outcome_claim",
         "outcome_definition",
-        "invoice_quantity",
-        "invoice_line",
+        *reversed(PARTS),
         "invoice",
     ):
         op.execute(f"DROP TABLE {table}")

@@ -7,6 +7,7 @@ issued invoice is returned as it is (I2).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -15,15 +16,21 @@ import sqlalchemy as sa
 
 from billing.errors import Conflict, NotFound
 from billing.invoicing import invoice as core
-from billing.invoicing.invoice import InvoiceDraft, LineBasis
+from billing.invoicing.invoice import InvoiceDraft
 from billing.money import Currency, plain
+from billing.operations.invoicing.line_bases import Basis, bases_of, rated_again, settlements
 from billing.operations.minting import mint_id
-from billing.operations.rating.rate_period import RatedContract, RatedPeriod, rate_period
+from billing.operations.rating.rate_period import RatedPeriod, rate_period
 from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import Period
-from billing.rating.line import RatedLine
 from billing.store import invoices as store
-from billing.store.invoices import InvoiceLineRow, InvoiceQuantityRow, InvoiceRow, NewDraft
+from billing.store.invoices import (
+    InvoiceLineRow,
+    InvoiceQuantityRow,
+    InvoiceRow,
+    NewDraft,
+    ScopeRow,
+)
 from billing.tenancy.tenant import Tenant
 
 
@@ -39,10 +46,17 @@ def draft_invoice(
     store.lock_invoicing(connection, tenant.id)
     rated = rate_period(connection, tenant=tenant, period=period)
     issued = _issued(connection, rated)
-    return issued or store_draft(connection, rated, now=now)
+    corrected = rated_again(connection, rated)
+    return issued or store_draft(connection, rated, corrected, now=now)
 
 
-def store_draft(connection: sa.Connection, rated: RatedPeriod, *, now: datetime) -> InvoiceRow:
+def store_draft(
+    connection: sa.Connection,
+    rated: RatedPeriod,
+    corrected: Sequence[RatedPeriod],
+    *,
+    now: datetime,
+) -> InvoiceRow:
     """Store the draft of a rated period in place of an earlier one; the caller holds the lock."""
     tenant = rated.tenant
     entity = require_legal_entity(connection, tenant.legal_entity)
@@ -53,16 +67,10 @@ def store_draft(connection: sa.Connection, rated: RatedPeriod, *, now: datetime)
         legal_entity_id=entity.id,
         currency=in_currency.code,
     )
-    lines = {
-        _line_key(contract, line): (contract, line)
-        for contract in rated.contracts
-        for line in contract.rating.lines
-    }
-    bases = [
-        LineBasis(key=key, description=line.description, quantity=line.quantity, exact=line.exact)
-        for key, (_, line) in lines.items()
-    ]
-    draft = core.draft_invoice(bases, currency=in_currency, residual_before=residual)
+    bases = bases_of(connection, rated, corrected)
+    draft = core.draft_invoice(
+        [entry.basis for entry in bases], currency=in_currency, residual_before=residual
+    )
     invoice_id = mint_id(now)
     totals = draft.totals
     store.replace_draft(
@@ -81,8 +89,13 @@ def store_draft(connection: sa.Connection, rated: RatedPeriod, *, now: datetime)
             amount_due_minor=totals.amount_due_minor,
             residual_before=draft.residual_before,
             residual_after=draft.residual_after,
-            lines=_line_rows(draft, lines),
+            lines=_line_rows(draft, {entry.basis.key: entry for entry in bases}),
             quantities=_quantity_rows(rated),
+            scopes=tuple(
+                ScopeRow(period=scope.period, watermark=scope.watermark)
+                for scope in (rated, *corrected)
+            ),
+            settlements=settlements(draft, bases),
         ),
         now=now,
     )
@@ -126,10 +139,6 @@ def _issued(connection: sa.Connection, rated: RatedPeriod) -> InvoiceRow | None:
     return existing if existing is not None and existing.state != "draft" else None
 
 
-def _line_key(contract: RatedContract, line: RatedLine) -> str:
-    return f"contract-{contract.bound.contract.id}/{line.key}"
-
-
 def _inputs(rated: RatedPeriod) -> dict[str, Any]:
     return {
         "contracts": [
@@ -147,18 +156,17 @@ def _inputs(rated: RatedPeriod) -> dict[str, Any]:
     }
 
 
-def _line_rows(
-    draft: InvoiceDraft, lines: dict[str, tuple[RatedContract, RatedLine]]
-) -> tuple[InvoiceLineRow, ...]:
+def _line_rows(draft: InvoiceDraft, bases: dict[str, Basis]) -> tuple[InvoiceLineRow, ...]:
     rows: list[InvoiceLineRow] = []
     for ordinal, line in enumerate(draft.lines, start=1):
-        contract, rated = lines.get(line.key, (None, None))
+        basis = bases.get(line.key)
+        rated = basis.line if basis else None
         rows.append(
             InvoiceLineRow(
                 ordinal=ordinal,
                 kind=line.kind.value,
                 key=line.key,
-                contract_id=contract.bound.contract.id if contract else None,
+                contract_id=basis.contract.bound.contract.id if basis else None,
                 description=line.description,
                 meter=rated.meter if rated else None,
                 unit=rated.unit if rated else None,

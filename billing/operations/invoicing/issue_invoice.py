@@ -19,6 +19,7 @@ from billing.ledger.posting import Transaction
 from billing.ledger.template import Books, invoice_issued
 from billing.money import currency, from_minor
 from billing.operations.invoicing.draft_invoice import invoice_currency, store_draft
+from billing.operations.invoicing.line_bases import rated_again
 from billing.operations.minting import mint_id
 from billing.operations.rating.accrue_usage import post_accruals
 from billing.operations.rating.rate_period import RatedPeriod, rate_period
@@ -69,9 +70,11 @@ def issue_invoice(
     )
     if existing is not None and existing.state != "draft":
         return existing
-    require_all_rated(rated)
-    post_accruals(connection, rated, now=now)
-    draft = store_draft(connection, rated, now=now)
+    corrected = rated_again(connection, rated)
+    for part in (rated, *corrected):
+        require_all_rated(part)
+        post_accruals(connection, part, now=now)
+    draft = store_draft(connection, rated, corrected, now=now)
     issued = _issue(connection, draft, rated, entity, now=now)
     if enqueue_mirror is not None and issued.total_minor > 0:
         payment_store.request_mirror(connection, issued.id, tenant_id=tenant.id, now=now)

@@ -1,18 +1,40 @@
-"""Verify that rollups are what the raw events add up to."""
+"""Compare rollups with the raw events that they sum up: invoices are rated from rollups."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from billing.store.usage.read import rollup_differences
+from billing.store import catalog
+from billing.store import tenancy as tenancy_store
+from billing.store.usage import read as store
 
 
-def verify_rollups(connection: sa.Connection) -> list[tuple[int, datetime, str]]:
-    """Rollup rows that a re-aggregation of the raw events contradicts; empty when all is well.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollupDifference:
+    """A bucket of one tenant and meter whose rollup is not the sum of its events.
 
-    Returns:
-        (tenant id, bucket, meter version) of each; reads every event, so it takes its time.
+    Attributes:
+        tenant: its slug.
+        bucket: start of the 15 minutes.
+        meter: code of the meter; its version's number where a newer version replaced it.
     """
-    return rollup_differences(connection)
+
+    tenant: str
+    bucket: datetime
+    meter: str
+
+
+def verify_rollups(connection: sa.Connection) -> list[RollupDifference]:
+    """Every bucket that differs, in the operator role's transaction; empty when all is well.
+
+    It reads every event, so it takes its time.
+    """
+    slugs = {tenant.id: tenant.slug for tenant in tenancy_store.tenants(connection)}
+    codes = {str(meter.id): code for code, meter in catalog.meters(connection).items()}
+    return [
+        RollupDifference(tenant=slugs[tenant_id], bucket=bucket, meter=codes.get(version, version))
+        for tenant_id, bucket, version in store.rollup_differences(connection)
+    ]

@@ -82,7 +82,9 @@ class _Mirroring:
             self._save(
                 state=row.state if isinstance(error, StripeUnavailable) else "failed",
                 last_error=f"{error.code}: {error.message}",
-                attempt_epoch=next_epoch(error, epoch) if isinstance(error, PaymentError) else epoch,
+                attempt_epoch=next_epoch(error, epoch)
+                if isinstance(error, PaymentError)
+                else epoch,
             )
             raise
         return self.row()

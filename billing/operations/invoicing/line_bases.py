@@ -1,0 +1,116 @@
+"""What an invoice rests on: the period's rated lines, and corrections of earlier periods.
+
+Usage that arrives after its period was invoiced is rated in that period, under the prices of
+that time. The next invoice bills the difference to what was settled, as a correction line that
+names the period; what did not change yields no line (R4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import sqlalchemy as sa
+
+from billing.invoicing.invoice import InvoiceDraft, LineBasis
+from billing.operations.rating.rate_period import RatedContract, RatedPeriod, rate_period
+from billing.rating.line import RatedLine
+from billing.store import invoices as store
+from billing.store.invoices import SettlementRow
+
+_ZERO = Decimal(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """One line key of an invoice with where it comes from.
+
+    Attributes:
+        line: as rated now; None for a key that was settled and is rated no more.
+    """
+
+    basis: LineBasis
+    rated: RatedPeriod
+    contract: RatedContract
+    line_key: str
+    line: RatedLine | None
+
+
+def rated_again(connection: sa.Connection, rated: RatedPeriod) -> list[RatedPeriod]:
+    """Earlier periods of the tenant that were invoiced and got usage since then, rated again."""
+    changed = store.changed_periods(
+        connection, tenant_id=rated.tenant.id, before=rated.period.start
+    )
+    return [rate_period(connection, tenant=rated.tenant, period=period) for period in changed]
+
+
+def bases_of(
+    connection: sa.Connection, rated: RatedPeriod, corrected: Sequence[RatedPeriod]
+) -> list[Basis]:
+    """Bases of the period's own lines, then of the corrections, in a stable order."""
+    currencies = {contract.bound.contract.currency.code for contract in rated.contracts}
+    return [
+        basis
+        for period in (rated, *corrected)
+        for contract in period.contracts
+        if contract.bound.contract.currency.code in currencies
+        for basis in _of_contract(connection, period, contract, is_correction=period is not rated)
+    ]
+
+
+def settlements(draft: InvoiceDraft, bases: Sequence[Basis]) -> tuple[SettlementRow, ...]:
+    """What a draft settles on each line of each period, zeros left out."""
+    accrued = {accrual.key: accrual.amount for accrual in draft.accruals}
+    billed = {line.key: line.amount_minor for line in draft.lines}
+    return tuple(
+        SettlementRow(
+            contract_id=entry.contract.bound.contract.id,
+            period_start=entry.rated.period.start,
+            line_key=entry.line_key,
+            accrued=accrued.get(entry.basis.key, _ZERO),
+            amount_minor=billed.get(entry.basis.key, 0),
+        )
+        for entry in bases
+        if entry.basis.key in accrued or entry.basis.key in billed
+    )
+
+
+def _of_contract(
+    connection: sa.Connection,
+    rated: RatedPeriod,
+    contract: RatedContract,
+    *,
+    is_correction: bool,
+) -> list[Basis]:
+    contract_id = contract.bound.contract.id
+    settled = store.settled(connection, contract_id=contract_id, period_start=rated.period.start)
+    lines = {line.key: line for line in contract.rating.lines}
+    keys = [*lines, *(key for key in settled if key not in lines)]
+    bases: list[Basis] = []
+    for key in keys:
+        line = lines.get(key)
+        accrued, billed_minor = settled.get(key, (_ZERO, 0))
+        name = line.description if line else key
+        suffix = f"@{rated.period.start:%Y-%m-%d}" if is_correction else ""
+        bases.append(
+            Basis(
+                basis=LineBasis(
+                    key=f"contract-{contract_id}/{key}{suffix}",
+                    description=(
+                        f"Correction of the period from {rated.period.start:%Y-%m-%d}: {name}"
+                        if is_correction
+                        else name
+                    ),
+                    quantity=line.quantity if line else None,
+                    exact=line.exact if line else _ZERO,
+                    invoiced_minor=billed_minor,
+                    accrued_before=accrued,
+                ),
+                rated=rated,
+                contract=contract,
+                line_key=key,
+                line=line,
+            )
+        )
+    return bases
