@@ -2,7 +2,8 @@
 
 Decides: what leaves and when. The intent is durable before the first content byte, the usage
 event before the event that ends the stream for a client: `[DONE]`, an error, or the last event
-and the end of the body. Bytes pass unchanged, but for usage that only the meter asked for.
+and the end of the body. Everything before that end has been delivered by then, so that a crash
+in between bills no more than the client has. Bytes pass unchanged, but for usage that only the meter asked for.
 
 A stream that is cut (client left, backend broke, deadline, drain) is billed by what was
 delivered: the counts up to the last event whose bytes the kernel took. A client whose backend
@@ -23,6 +24,8 @@ from billing.engines.sse import Event, EventKind, EventSplitter, read_event, wit
 from billing.engines.stream_meter import NOTHING, Mark, StreamMeter
 from billing.errors import JournalError, UpstreamError, UpstreamUnavailable
 from billing.journal.records import Cause, Checkpoint, Counts
+
+DELIVERY_POLL_SECONDS = 0.01
 
 _ENDINGS = frozenset({EventKind.DONE, EventKind.ERROR})
 
@@ -143,12 +146,12 @@ class StreamRelay:
 
     async def _finish(self, passed: bytes) -> None:
         """The end has come: make the usage durable, then let the end leave."""
+        if passed:
+            await self._write(passed)
         if self._ending is EventKind.ERROR:
-            if passed:
-                await self._write(passed)
-                passed = b""
             await self._settle_cut("upstream_broke")
-        elif passed or self._held or self._started:
+        elif self._held or self._started:
+            await self._until_delivered()
             await self._settle_complete()
         else:
             self._settled = True
@@ -156,7 +159,7 @@ class StreamRelay:
         held = b"".join(self._held)
         self._held.clear()
         ended = self._connection.ended
-        await self._write(passed + held, last=ended)
+        await self._write(held, last=ended)
         while not ended:
             # Whatever follows the end mark passes too; it changes nothing any more.
             try:
@@ -165,6 +168,21 @@ class StreamRelay:
                 tail = b""
             ended = not tail
             await self._write(tail, last=ended)
+
+    async def _until_delivered(self) -> None:
+        """Wait until the kernel has taken everything but the end.
+
+        Without it a client that stops reading before the last bytes, and then leaves or loses
+        us, would have been billed for what it never got.
+
+        Raises:
+            UpstreamUnavailable: it was ended meanwhile; then it is billed like any cut stream.
+        """
+        while self._marks and not self._exchange.client.lost:
+            await asyncio.sleep(DELIVERY_POLL_SECONDS)
+            if self._exchange.stopped is not None:
+                raise UpstreamUnavailable("The exchange was ended.")
+            self.measure()
 
     async def _write(self, content: bytes, *, last: bool = False) -> None:
         """Send bytes and note which counts they carry."""

@@ -110,6 +110,7 @@ class FakeEngine:
             served.ended = alive or behaviour.close_delimited
             return alive and not behaviour.close_delimited
         except ConnectionError:
+            served.left.set()
             return False
         finally:
             watcher.cancel()

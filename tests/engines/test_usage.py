@@ -1,0 +1,177 @@
+"""Usage objects of the engines as disjoint classes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.engines.capabilities import engine_named
+from billing.engines.sse import read_event
+from billing.engines.stream_meter import StreamMeter
+from billing.engines.usage import raw_figures, read_figures, usage_of
+from billing.metering.token_class import TokenCounts
+from tests.strategies import PATIENT
+
+counts = st.integers(0, 10**9)
+
+
+def figures_of(usage: object, *, generates: bool = True):
+    return read_figures(json.dumps(usage).encode(), generates=generates)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        # OpenAI: cached and reasoning are inside the totals.
+        (
+            {
+                "prompt_tokens": 100,
+                "completion_tokens": 20,
+                "total_tokens": 120,
+                "prompt_tokens_details": {"cached_tokens": 64, "audio_tokens": 0},
+                "completion_tokens_details": {"reasoning_tokens": 12},
+            },
+            TokenCounts(input=36, cached_input=64, output=20, reasoning=12),
+        ),
+        # vLLM without --enable-prompt-tokens-details.
+        (
+            {
+                "prompt_tokens": 9,
+                "total_tokens": 12,
+                "completion_tokens": 3,
+                "prompt_tokens_details": None,
+            },
+            TokenCounts(input=9, output=3),
+        ),
+        # SGLang: reasoning at the top.
+        (
+            {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3, "reasoning_tokens": 2},
+            TokenCounts(input=9, output=3, reasoning=2),
+        ),
+        # transformers serve 5.23.
+        (
+            {"completion_tokens": 6, "prompt_tokens": 26, "total_tokens": 32},
+            TokenCounts(input=26, output=6),
+        ),
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 1,
+                "prompt_tokens_details": {"cached_tokens": 2, "cache_write_tokens": 3},
+            },
+            TokenCounts(input=5, cached_input=2, cache_write=3, output=1),
+        ),
+    ],
+)
+def test_shapes(usage, expected):
+    figures = figures_of(usage)
+    assert figures.counts() == expected
+    assert figures.complete
+    assert figures.anomalies == ()
+
+
+@PATIENT
+@given(counts, counts, counts, counts, counts)
+def test_classes_are_disjoint_and_sum_to_the_totals(prompt, cached, written, completion, reasoning):
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "prompt_tokens_details": {"cached_tokens": cached, "cache_write_tokens": written},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
+    figures = figures_of(usage)
+    tokens = figures.counts()
+    assert tokens.input + tokens.cached_input + tokens.cache_write == prompt
+    assert tokens.output == completion
+    assert min(tokens.input, tokens.cached_input, tokens.cache_write, tokens.reasoning) >= 0
+    assert tokens.reasoning <= completion
+    fits = cached + written <= prompt and reasoning <= completion
+    assert (figures.anomalies == ()) is fits
+
+
+def test_zero_null_and_absent():
+    assert figures_of({"prompt_tokens": 0, "completion_tokens": 0}).complete
+    assert not figures_of({"prompt_tokens": 1, "completion_tokens": None}).complete
+    assert not figures_of({"prompt_tokens": 1}).complete
+    assert figures_of({"prompt_tokens": 1}, generates=False).complete
+    assert not figures_of({}, generates=False).complete
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [[], 5, "x", {"prompt_tokens": -1}, {"prompt_tokens": "1"}, {"prompt_tokens": 1 << 60}],
+)
+def test_what_cannot_be_trusted_is_none(usage):
+    assert figures_of(usage) is None
+
+
+def test_raw_keeps_whole_numbers_by_path_and_no_text():
+    usage = {"a": 1, "b": {"c": 2, "t": "text", "f": 1.5, "flag": True}, "bad key!": 3, "l": [1]}
+    assert raw_figures(json.dumps(usage).encode()) == {"a": 1, "b.c": 2}
+    assert raw_figures(b"{") == {}
+    assert len(raw_figures(json.dumps({f"k{n}": n for n in range(500)}).encode())) == 64
+
+
+def test_usage_of_whole_answers():
+    assert bytes(usage_of(b'{"x":[{"usage":1}],"usage":{"a":1}}')) == b'{"a":1}'
+    for answer in (b'{"usage":null}', b"{}", b"[]", b"", b'{"usage":{'):
+        assert usage_of(answer) is None
+
+
+def chunk(index: int, completion: int | None, *, finish: str | None = None, text: str = "x"):
+    body: dict[str, object] = {
+        "choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]
+    }
+    if completion is not None:
+        body["usage"] = {"prompt_tokens": 7, "completion_tokens": completion}
+    return read_event(b"data: " + json.dumps(body).encode() + b"\n\n")
+
+
+@PATIENT
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50)), max_size=30))
+def test_continuous_counts_never_fall_and_sum_the_choices(steps):
+    meter = StreamMeter(engine_named("vllm"), choices=3)
+    highest: dict[int, int] = {}
+    before = 0
+    for index, completion in steps:
+        meter.observe(chunk(index, completion, text=""))
+        highest[index] = max(highest.get(index, 0), completion)
+        assert meter.mark.completion == sum(highest.values()) >= before
+        before = meter.mark.completion
+    assert not meter.exact
+
+
+def test_engines_without_counts_per_choice_are_never_summed():
+    meter = StreamMeter(engine_named("tensorrt_llm"), choices=2)
+    for index in (0, 1):
+        meter.observe(chunk(index, 9))
+    assert meter.mark.completion == 9
+
+
+def test_usage_on_the_finish_chunk_is_exact_for_one_choice_only():
+    for choices, exact in ((1, True), (2, False)):
+        meter = StreamMeter(engine_named("transformers"), choices=choices)
+        meter.observe(chunk(0, None))
+        meter.observe(chunk(0, 4, finish="stop", text=""))
+        meter.conclude()
+        assert meter.exact is exact
+        assert meter.mark.completion == 4
+
+
+def test_a_continuous_engines_finish_chunk_settles_only_at_the_end():
+    meter = StreamMeter(engine_named("vllm"), choices=1)
+    meter.observe(chunk(0, 4, finish="stop"))
+    assert not meter.exact  # cached tokens come with the last event
+    meter.conclude()
+    assert meter.exact
+
+
+def test_unreadable_usage_falls_back_to_counted_events():
+    meter = StreamMeter(engine_named("generic"), choices=1)
+    meter.observe(chunk(0, None))
+    meter.observe(chunk(0, -5))
+    assert meter.mark.completion == 1
+    assert meter.anomalies == {"usage_unreadable"}
