@@ -1,0 +1,1 @@
+"""What finance reads: margin, invoices and the journal of all tenants. Nothing here writes."""

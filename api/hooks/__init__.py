@@ -1,0 +1,1 @@
+"""What payment providers call. Their signature stands in the place of a key."""

@@ -1,0 +1,1 @@
+"""The operator's side: tenants, keys, plans, contracts, usage, invoices, costs, outcomes."""

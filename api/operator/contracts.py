@@ -1,0 +1,88 @@
+"""Bind tenants to plan versions, and end contracts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, get, post
+from litestar.params import JSONBody
+
+from api.auth import OPERATOR_ONLY, SECURITY
+from api.bodies import StrictJson
+from api.deployment import DeploymentInUse
+from api.fields import IdPath, Instant, Slug, SlugQuery, in_utc
+from api.schemas import BoundContract, show_contract
+from billing.operations.catalog.contracts import bind_contract, end_contract, list_contracts
+from billing.operations.tenancy.tenants import list_tenants, require_tenant
+
+
+class NewContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tenant to bind to a plan; to its newest version unless one is named."""
+
+    tenant: Slug
+    plan: Slug
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
+    valid_from: Instant
+    valid_until: Instant | None = None
+
+
+class ContractEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The first instant at which a contract is no longer in force."""
+
+    valid_until: Instant
+
+
+class ContractController(Controller):
+    """Contracts of this deployment."""
+
+    path = "/operator/contracts"
+    tags = ("Operator: catalog",)
+    guards = (OPERATOR_ONLY,)
+    security = SECURITY
+    dto = StrictJson
+    return_dto = None
+
+    @get(operation_id="operator_list_contracts", summary="List contracts", sync_to_thread=True)
+    def contracts(
+        self, deployment: DeploymentInUse, tenant: SlugQuery = None
+    ) -> list[BoundContract]:
+        with deployment.as_operator() as transaction:
+            owner = None if tenant is None else require_tenant(transaction, tenant)
+            slugs = {found.id: found.slug for found in list_tenants(transaction)}
+            listed = list_contracts(transaction, tenant_id=owner and owner.id)
+        return [show_contract(contract, slugs) for contract in listed]
+
+    @post(operation_id="operator_bind_contract", summary="Bind a contract", sync_to_thread=True)
+    def bind(self, deployment: DeploymentInUse, data: JSONBody[NewContract]) -> BoundContract:
+        with deployment.as_operator() as transaction:
+            owner = require_tenant(transaction, data.tenant)
+            bound = bind_contract(
+                transaction,
+                tenant=owner.slug,
+                plan=data.plan,
+                version=data.version,
+                valid_from=in_utc(data.valid_from, field="valid_from"),
+                valid_until=data.valid_until and in_utc(data.valid_until, field="valid_until"),
+                now=deployment.now(),
+            )
+        return show_contract(bound.contract, {owner.id: owner.slug})
+
+    @post(
+        "/{contract:int}/end",
+        operation_id="operator_end_contract",
+        summary="End a contract that has no end",
+        status_code=200,
+        sync_to_thread=True,
+    )
+    def end(
+        self, deployment: DeploymentInUse, contract: IdPath, data: JSONBody[ContractEnd]
+    ) -> BoundContract:
+        with deployment.as_operator() as transaction:
+            ended = end_contract(
+                transaction,
+                contract,
+                valid_until=in_utc(data.valid_until, field="valid_until"),
+            )
+            slugs = {found.id: found.slug for found in list_tenants(transaction)}
+        return show_contract(ended, slugs)

@@ -1,0 +1,98 @@
+"""Price plans: apply a YAML file as a version, read versions back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from litestar import Controller, get, post
+
+from api.auth import OPERATOR_ONLY, SECURITY
+from api.bodies import YamlFile, YamlOperation
+from api.deployment import DeploymentInUse
+from api.fields import IdPath, SlugPath
+from billing.catalog.price_plan import PricePlan
+from billing.operations.catalog.plans import apply_plan, list_plans, require_plan
+from billing.planfiles.plan_file import dump
+
+
+class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan version without its charges."""
+
+    slug: str
+    version: int | None
+    name: str
+    currency: str
+
+
+class PlanVersion(PlanSummary, frozen=True, kw_only=True):
+    """A plan version; charges have the members of a plan file."""
+
+    payment_terms_days: int
+    policies: dict[str, str]
+    charges: list[dict[str, Any]]
+
+
+class AppliedPlan(PlanVersion, frozen=True, kw_only=True):
+    """What became of a plan file; `created` is false if it equals the newest version."""
+
+    created: bool
+
+
+class PlanController(Controller):
+    """Price plans of this deployment."""
+
+    path = "/operator/plans"
+    tags = ("Operator: catalog",)
+    guards = (OPERATOR_ONLY,)
+    security = SECURITY
+
+    @get(operation_id="operator_list_plans", summary="List plan versions", sync_to_thread=True)
+    def plans(self, deployment: DeploymentInUse) -> list[PlanSummary]:
+        with deployment.as_operator() as transaction:
+            return [PlanSummary(**_head(plan)) for plan in list_plans(transaction)]
+
+    @post(
+        operation_id="operator_apply_plan",
+        summary="Apply a plan file (YAML) as the next version of its plan",
+        status_code=200,
+        operation_class=YamlOperation,
+        sync_to_thread=True,
+    )
+    def apply(self, deployment: DeploymentInUse, yaml_file: YamlFile) -> AppliedPlan:
+        with deployment.as_operator() as transaction:
+            applied = apply_plan(transaction, yaml_file, now=deployment.now())
+        return AppliedPlan(**_members(applied.plan), created=applied.created)
+
+    @get(
+        "/{plan:str}",
+        operation_id="operator_show_plan",
+        summary="Show the newest version of a plan",
+        sync_to_thread=True,
+    )
+    def plan(self, deployment: DeploymentInUse, plan: SlugPath) -> PlanVersion:
+        with deployment.as_operator() as transaction:
+            return PlanVersion(**_members(require_plan(transaction, plan)))
+
+    @get(
+        "/{plan:str}/{version:int}",
+        operation_id="operator_show_plan_version",
+        summary="Show one version of a plan",
+        sync_to_thread=True,
+    )
+    def version(self, deployment: DeploymentInUse, plan: SlugPath, version: IdPath) -> PlanVersion:
+        with deployment.as_operator() as transaction:
+            return PlanVersion(**_members(require_plan(transaction, plan, version)))
+
+
+def _head(plan: PricePlan) -> dict[str, Any]:
+    return {
+        "slug": plan.slug,
+        "version": plan.version,
+        "name": plan.name,
+        "currency": plan.currency.code,
+    }
+
+
+def _members(plan: PricePlan) -> dict[str, Any]:
+    return {**dump(plan), **_head(plan)}

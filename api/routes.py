@@ -1,0 +1,55 @@
+"""Everything that the control plane serves."""
+
+from __future__ import annotations
+
+from litestar import Router
+from litestar.types import ControllerRouterHandler
+
+from api.finance.exports import ExportController
+from api.finance.margin import MarginController
+from api.health import HealthController
+from api.hooks.stripe import StripeController
+from api.operator.contracts import ContractController
+from api.operator.costs import CostController
+from api.operator.invoices import InvoicingController, OperatorInvoiceController
+from api.operator.keys import OperatorKeyController
+from api.operator.outcomes import OperatorOutcomeController
+from api.operator.plans import PlanController
+from api.operator.tenants import TenantController
+from api.operator.usage import OperatorUsageController
+from api.tenant.account import AccountController
+from api.tenant.invoices import InvoiceController
+from api.tenant.keys import KeyController
+from api.tenant.outcomes import OutcomeController
+from api.tenant.usage import UsageController
+
+ROOT = "/api/v1"
+
+
+def make_routes() -> list[ControllerRouterHandler]:
+    """The routes, made afresh: an app takes possession of those that it is given."""
+    return [
+        HealthController,
+        Router(
+            ROOT,
+            route_handlers=[
+                AccountController,
+                UsageController,
+                InvoiceController,
+                KeyController,
+                OutcomeController,
+                TenantController,
+                OperatorKeyController,
+                PlanController,
+                ContractController,
+                OperatorUsageController,
+                InvoicingController,
+                OperatorInvoiceController,
+                OperatorOutcomeController,
+                CostController,
+                MarginController,
+                ExportController,
+                StripeController,
+            ],
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""A tenant's own account: usage, invoices, keys, outcomes. The key says whose."""

@@ -1,0 +1,151 @@
+"""What a tenant used: sums by slot of time, and request by request."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from litestar import Controller, get
+from litestar.params import QueryParameter
+
+from api.auth import SECURITY, TENANT_ONLY, CallingTenant
+from api.deployment import DeploymentInUse
+from api.fields import FromQuery, TextPath, ToQuery, asked_period, shown_request_id
+from billing.metering.usage_event import Cause, EventKind
+from billing.money import plain
+from billing.operations.metering.read_usage import LIMIT_MAX, request_of, requests_of, usage_of
+from billing.store.usage.read import EventView, UsageRow
+
+Group = Literal["day", "hour", "bucket", "none"]
+GroupQuery = Annotated[Group, QueryParameter(description="Width of a slot of time.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX)]
+
+
+class UsageSlot(msgspec.Struct, frozen=True, kw_only=True):
+    """What one meter counted in one slot of time."""
+
+    start: datetime
+    meter: str
+    model: str | None
+    project: str | None
+    quantity: str
+    events: int
+
+
+class UsageSums(msgspec.Struct, frozen=True, kw_only=True):
+    """Usage of a period. Days are those of the tenant's zone."""
+
+    period_start: datetime
+    period_end: datetime
+    group: Group
+    zone: str
+    slots: list[UsageSlot]
+
+
+class MeteredRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One usage event.
+
+    `quantities` are by meter; `engine_figures` are the engine's own, by path; `estimated` marks
+    counts of a request whose end the engine never reported.
+    """
+
+    request_id: str
+    occurred_at: datetime
+    model: str | None
+    kind: str
+    cause: str
+    estimated: bool
+    quantities: dict[str, str]
+    engine_figures: dict[str, int]
+    duration_us: int
+
+
+class UsageController(Controller):
+    """Metered usage."""
+
+    path = "/usage"
+    tags = ("Usage",)
+    guards = (TENANT_ONLY,)
+    security = SECURITY
+
+    @get(operation_id="show_usage", summary="Sum usage over a period", sync_to_thread=True)
+    def sums(
+        self,
+        deployment: DeploymentInUse,
+        tenant_caller: CallingTenant,
+        from_: FromQuery = None,
+        to_: ToQuery = None,
+        group: GroupQuery = "day",
+    ) -> UsageSums:
+        tenant = tenant_caller.tenant
+        current = tenant.billing_period(deployment.now())
+        period = asked_period(from_, to_, default=current, on_grid=True)
+        with deployment.as_tenant(tenant) as transaction:
+            rows = usage_of(transaction, tenant=tenant, period=period, group=group)
+        return UsageSums(
+            period_start=period.start,
+            period_end=period.end,
+            group=group,
+            zone=tenant.zone,
+            slots=[_slot(row) for row in rows],
+        )
+
+    @get(
+        "/requests",
+        operation_id="list_requests",
+        summary="List the newest requests of a period",
+        sync_to_thread=True,
+    )
+    def requests(
+        self,
+        deployment: DeploymentInUse,
+        tenant_caller: CallingTenant,
+        from_: FromQuery = None,
+        to_: ToQuery = None,
+        limit: Limit = 100,
+    ) -> list[MeteredRequest]:
+        tenant = tenant_caller.tenant
+        current = tenant.billing_period(deployment.now())
+        period = asked_period(from_, to_, default=current)
+        with deployment.as_tenant(tenant) as transaction:
+            events = requests_of(transaction, tenant=tenant, period=period, limit=limit)
+        return [_request(event) for event in events]
+
+    @get(
+        "/requests/{request_id:str}",
+        operation_id="show_request",
+        summary="Show one request by its x-steelyard-request-id",
+        sync_to_thread=True,
+    )
+    def request(
+        self, deployment: DeploymentInUse, tenant_caller: CallingTenant, request_id: TextPath
+    ) -> MeteredRequest:
+        tenant = tenant_caller.tenant
+        with deployment.as_tenant(tenant) as transaction:
+            return _request(request_of(transaction, tenant=tenant, request_id=request_id))
+
+
+def _slot(row: UsageRow) -> UsageSlot:
+    return UsageSlot(
+        start=row.start,
+        meter=row.meter,
+        model=row.model,
+        project=row.project,
+        quantity=plain(row.quantity),
+        events=row.events,
+    )
+
+
+def _request(event: EventView) -> MeteredRequest:
+    return MeteredRequest(
+        request_id=shown_request_id(event.id),
+        occurred_at=event.occurred_at,
+        model=event.model,
+        kind=EventKind(event.kind).name.lower(),
+        cause=Cause(event.cause).name.lower(),
+        estimated=event.estimated,
+        quantities={meter: plain(quantity) for meter, quantity in event.quantities.items()},
+        engine_figures=event.raw,
+        duration_us=event.duration_us,
+    )
