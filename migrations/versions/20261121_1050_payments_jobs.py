@@ -65,7 +65,10 @@ def upgrade() -> None:
         "GRANT SELECT, INSERT, UPDATE, DELETE ON procrastinate_jobs, procrastinate_events, "
         "procrastinate_periodic_defers, procrastinate_workers TO steelyard_operator"
     )
-    op.execute("GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO steelyard_operator")
+    op.execute(
+        "GRANT USAGE ON SEQUENCE procrastinate_jobs_id_seq, procrastinate_events_id_seq, "
+        "procrastinate_periodic_defers_id_seq TO steelyard_operator"
+    )
 
 
 def downgrade() -> None:
