@@ -1,0 +1,68 @@
+"""Opens the deployment's database for a command, in the role that the command needs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+from sqlalchemy.exc import ArgumentError, OperationalError
+
+from billing.errors import ConfigurationError
+from billing.operations.deployment import opened_database
+from billing.settings import read_settings
+from billing.store.database import Database, Role
+
+CONNECTIONS = 2
+
+
+@contextmanager
+def connected() -> Generator[Database]:
+    """The deployment's database; an embedded server is started if none runs.
+
+    Raises:
+        ConfigurationError: it cannot be reached, or is not migrated.
+    """
+    with answering(), opened_database(read_settings(), pool_size=CONNECTIONS) as database:
+        yield database
+
+
+@contextmanager
+def as_operator(*, snapshot: bool = False) -> Generator[sa.Connection]:
+    """One transaction of the operator's; commits at the end of the block."""
+    with (
+        connected() as database,
+        database.transaction(Role.OPERATOR, snapshot=snapshot) as connection,
+    ):
+        yield connection
+
+
+@contextmanager
+def answering() -> Generator[None]:
+    """Say that the database cannot be used, instead of showing a driver's error.
+
+    Raises:
+        ConfigurationError: not a PostgreSQL URL, no answer, or a login that is refused.
+    """
+    try:
+        yield
+    except ArgumentError:
+        raise ConfigurationError(
+            "not the URL of a PostgreSQL database",
+            field="STEELYARD_DATABASE_URL",
+            remedy="write it like postgresql://user@host/name",
+        ) from None
+    except OperationalError as error:
+        if not _is_surroundings(error):
+            raise
+        raise ConfigurationError(
+            "the database does not answer, or refuses us",
+            field="STEELYARD_DATABASE_URL",
+            remedy="check that PostgreSQL runs and that the URL names it rightly",
+        ) from None
+
+
+def _is_surroundings(error: OperationalError) -> bool:
+    """Whether connection, login, resources or an operator's intervention are to blame."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state is None or state[:2] in {"08", "28", "3D", "53", "57"}

@@ -1,0 +1,131 @@
+"""`steelyard contract`: which tenant is on which plan version, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import typer
+
+from billing.catalog.contract import Contract
+from billing.cli.connect import as_operator
+from billing.cli.documents import contract_document
+from billing.cli.output import JsonFlag, show_json, show_nothing, show_table
+from billing.cli.plan import plan_and_version
+from billing.cli.when import clock, instant
+from billing.operations.catalog.contracts import bind_contract, end_contract, list_contracts
+from billing.operations.tenancy.tenants import list_tenants, require_tenant
+
+app = typer.Typer()
+
+BIND = "steelyard contract bind --tenant acme --plan inference-standard"
+
+
+@app.command(epilog=f"Example: {BIND}@2 --from 2026-11-01")
+def bind(
+    *,
+    tenant: Annotated[str, typer.Option(help="Slug of the tenant.")],
+    plan: Annotated[
+        str, typer.Option(metavar="SLUG[@VERSION]", help="The newest version if none is named.")
+    ],
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DATE",
+            help="A date of the tenant's zone, or RFC 3339, on the quarter of an hour; "
+            "the start of its billing period if left out.",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="DATE", help="Until it is ended if left out.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bind a tenant to a plan version."""
+    slug, version = plan_and_version(plan)
+    now = clock()
+    with as_operator() as connection:
+        owner = require_tenant(connection, tenant)
+        bound = bind_contract(
+            connection,
+            tenant=tenant,
+            plan=slug,
+            version=version,
+            valid_from=(
+                instant(since, in_zone=owner.zone, field="from")
+                if since
+                else owner.billing_period(now).start
+            ),
+            valid_until=instant(until, in_zone=owner.zone, field="until") if until else None,
+            now=now,
+        )
+    _show(bound.contract, tenant, as_json=as_json)
+
+
+@app.command(epilog="Example: steelyard contract end 1 --at 2026-12-01")
+def end(
+    *,
+    contract_id: Annotated[int, typer.Argument(metavar="ID", help="As `contract list` shows it.")],
+    at: Annotated[
+        str,
+        typer.Option(metavar="DATE", help="A date of the tenant's zone, or RFC 3339."),
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """End a contract: at this instant it is no longer in force."""
+    with as_operator() as connection:
+        tenants = {tenant.id: tenant for tenant in list_tenants(connection)}
+        found = {each.id: each for each in list_contracts(connection)}.get(contract_id)
+        in_zone = found.zone if found else "UTC"
+        ended = end_contract(
+            connection, contract_id, valid_until=instant(at, in_zone=in_zone, field="at")
+        )
+    _show(ended, tenants[ended.tenant_id].slug, as_json=as_json)
+
+
+@app.command("list", epilog="Example: steelyard contract list --tenant acme")
+def list_all(
+    *,
+    tenant: Annotated[str | None, typer.Option(help="Of this tenant only.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """List contracts."""
+    with as_operator() as connection:
+        tenant_id = require_tenant(connection, tenant).id if tenant else None
+        contracts = list_contracts(connection, tenant_id=tenant_id)
+        slugs = {each.id: each.slug for each in list_tenants(connection)}
+    if as_json:
+        documents = [contract_document(each, slugs[each.tenant_id]) for each in contracts]
+        show_json({"contracts": documents})
+    elif not contracts:
+        show_nothing("No contracts yet.", then=BIND)
+    else:
+        show_table("Contracts", *contract_rows(contracts, slugs))
+
+
+def contract_rows(
+    contracts: Sequence[Contract], slugs: Mapping[int, str]
+) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Columns and rows of a table of contracts."""
+    return (
+        ("#id", "tenant", "plan", "currency", "in force from", "until"),
+        [
+            (
+                each.id,
+                slugs[each.tenant_id],
+                f"{each.plan_slug}@{each.plan_version}",
+                each.currency.code,
+                each.valid_from,
+                each.valid_until or "open",
+            )
+            for each in contracts
+        ],
+    )
+
+
+def _show(contract: Contract, tenant: str, *, as_json: bool) -> None:
+    if as_json:
+        show_json(contract_document(contract, tenant))
+    else:
+        show_table("Contract", *contract_rows([contract], {contract.tenant_id: tenant}))

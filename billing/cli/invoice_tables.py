@@ -1,0 +1,122 @@
+"""Invoices as tables, and the arithmetic of one as text that a person can redo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from billing.cli.invoice_documents import major
+from billing.cli.output import amount, show_members, show_table, show_text, span
+from billing.invoicing.invoice import LineKind
+from billing.money import EXACT, plain
+from billing.operations.invoicing.read_invoices import InvoiceView
+from billing.store.invoices import InvoiceLineRow, InvoiceRow
+
+
+def show_invoices(rows: Sequence[InvoiceRow]) -> None:
+    """Print invoices, one per row."""
+    show_table(
+        "Invoices (days in UTC)",
+        ("number", "state", "tenant", "period", "currency", "#total", "due", "id"),
+        [
+            (
+                row.number,
+                row.state,
+                row.tenant,
+                f"{row.period_start:%Y-%m-%d} to {row.period_end:%Y-%m-%d}",
+                row.currency,
+                amount(major(row, row.total_minor)),
+                f"{row.due_at:%Y-%m-%d}" if row.due_at else None,
+                row.id,
+            )
+            for row in rows
+        ],
+    )
+
+
+def show_invoice(view: InvoiceView, *, zone: str) -> None:
+    """Print one invoice with its lines; its period in the tenant's zone."""
+    head = view.invoice
+    show_members(
+        f"Invoice {head.number or '(draft)'}",
+        [
+            ("tenant", head.tenant),
+            ("from", head.legal_entity),
+            ("state", head.state),
+            ("billing period", span(head.period, zone)),
+            ("issued", head.issued_at),
+            ("due", head.due_at),
+            ("paid", head.paid_at),
+            ("id", head.id),
+        ],
+    )
+    show_table(
+        f"Lines ({head.currency})",
+        ("#", "description", "#quantity", "unit", "#amount"),
+        [
+            (
+                line.ordinal,
+                line.description,
+                line.quantity if _counts(line) else None,
+                line.unit if _counts(line) else None,
+                amount(major(head, line.amount_minor)),
+            )
+            for line in view.lines
+        ],
+    )
+    show_table(
+        "",
+        ("sum", f"#{head.currency}"),
+        [
+            ("subtotal", amount(major(head, head.subtotal_minor))),
+            ("tax", amount(major(head, head.tax_minor))),
+            ("total", amount(major(head, head.total_minor))),
+            ("amount due", amount(major(head, head.amount_due_minor))),
+        ],
+    )
+
+
+def show_explanation(view: InvoiceView, *, zone: str) -> None:
+    """Print the arithmetic of every line and of the sums."""
+    head = view.invoice
+    show_text(f"Invoice {head.number or '(draft)'} of {head.tenant}", style="bold")
+    show_text(f"Usage of {span(head.period, zone)}, as recorded up to epoch {head.watermark}.")
+    for contract in head.inputs.get("contracts", ()):
+        terms = f"{contract['plan']}@{contract['version']}"
+        show_text(f"Contract {contract['id']} on plan {terms}.")
+    for line in view.lines:
+        show_text(f"\n{line.ordinal}. {line.description}", style="bold")
+        show_text(f"   {line.key}", style="dim")
+        for step in line.explanation:
+            show_text(f"   {step['text']}")
+        if line.kind == LineKind.RESIDUAL:
+            carried = f"{plain(head.residual_before)} {head.currency}"
+            show_text(f"   {carried} was left by earlier invoices; its whole cents are billed")
+        show_text(f"   = {amount(major(head, line.amount_minor), head.currency)}")
+    _show_sums(view)
+
+
+def _show_sums(view: InvoiceView) -> None:
+    head = view.invoice
+    subtotal = major(head, head.subtotal_minor)
+    terms = [amount(major(head, line.amount_minor)) for line in view.lines] or ["0"]
+    show_text("\nSums", style="bold")
+    show_text(f"   {' + '.join(terms)} = {amount(subtotal, head.currency)} subtotal")
+    show_text(
+        f"   {amount(subtotal)} + {amount(major(head, head.tax_minor))} tax = "
+        f"{amount(major(head, head.total_minor), head.currency)} total"
+    )
+    accrued = _accrued(head, subtotal)
+    show_text(
+        f"   {plain(head.residual_before)} carried in + {plain(accrued)} earned exactly "
+        f"- {amount(subtotal)} billed = {plain(head.residual_after)} carried on"
+    )
+
+
+def _accrued(head: InvoiceRow, subtotal: Decimal) -> Decimal:
+    """What the invoice's lines earned at 12 decimals, those too small to bill included."""
+    return EXACT.add(EXACT.subtract(head.residual_after, head.residual_before), subtotal)
+
+
+def _counts(line: InvoiceLineRow) -> bool:
+    return line.meter is not None
