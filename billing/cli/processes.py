@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO
 
 from billing.errors import ConfigurationError
@@ -92,12 +93,20 @@ def wait_until_ready(child: Child, url: str) -> None:
     for _ in range(READY_SECONDS * 20):
         if child.exit_status is not None:
             raise ConfigurationError(
-                f"{child.name} ended while it started", remedy="see its message above"
+                f"{child.name} ended while it started", remedy=_last_words(child)
             )
         if answers(url):
             return
         time.sleep(POLL_SECONDS / 20)
-    raise ConfigurationError(f"{child.name} does not answer", remedy="see its log")
+    raise ConfigurationError(f"{child.name} does not answer", remedy=_last_words(child))
+
+
+def _last_words(child: Child) -> str:
+    """The last line of a child's log, which says what is wrong."""
+    if child.log is None:
+        return "see its message above"
+    lines = Path(child.log.name).read_text("utf-8", "replace").strip().splitlines()
+    return lines[-1] if lines else f"see {child.log.name}"
 
 
 def answers(url: str) -> bool:

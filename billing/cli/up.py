@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 import typer
 from rich.console import Console
@@ -35,6 +36,8 @@ from billing.operations.deployment import (
 from billing.operations.tenancy.first_start import TENANT, prepare_first_start
 from billing.settings import Settings, read_settings
 from billing.store.database import Database, Role
+
+LOG_BYTES_MAX = 16 * 1024 * 1024
 
 app = typer.Typer()
 
@@ -107,7 +110,7 @@ def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
                 model=_model(settings, simulated=simulated),
                 simulated=simulated,
             )
-            _announce(started, console, as_json=as_json)
+            _announce(started, folder, console, as_json=as_json)
             _watch(children, stopping, console)
         finally:
             if not as_json:
@@ -132,6 +135,7 @@ def _start(children: list[Child], settings: Settings, folder: Path, *, simulated
     children.append(Child(name="API", module="api"))
     children.append(Child(name="proxy", module="api.proxy", environment=environment))
     for child in children:
+        child.log = _open_log(folder, child)
         child.start()
     by_name = {child.name: child for child in children}
     if simulated:
@@ -140,20 +144,30 @@ def _start(children: list[Child], settings: Settings, folder: Path, *, simulated
     wait_until_ready(by_name["proxy"], _url(settings.proxy_host, settings.proxy_port) + "/healthz")
 
 
+def _open_log(folder: Path, child: Child) -> IO[bytes]:
+    """A child's log, begun anew at a start that finds it long."""
+    path = folder / "logs" / f"{child.name.replace(' ', '-')}.log"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    is_long = path.exists() and path.stat().st_size > LOG_BYTES_MAX
+    return open(path, "wb" if is_long else "ab", opener=_private)  # noqa: SIM115  # the child's
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _watch(children: list[Child], stopping: threading.Event, console: Console) -> None:
     while not stopping.wait(POLL_SECONDS):
         for child in children:
             if child.exit_status is None:
                 continue
             if not child.may_restart():
-                raise ConfigurationError(
-                    f"{child.name} ends again and again", remedy="see its messages above"
-                )
+                raise ConfigurationError(f"{child.name} ends again and again", remedy="see its log")
             console.print(f"{child.name} ended (status {child.exit_status}); starting it again")
             child.start()
 
 
-def _announce(started: Started, console: Console, *, as_json: bool) -> None:
+def _announce(started: Started, folder: Path, console: Console, *, as_json: bool) -> None:
     if as_json:
         console.print_json(
             json.dumps(
@@ -176,6 +190,7 @@ def _announce(started: Started, console: Console, *, as_json: bool) -> None:
         )
     console.print(f"  Proxy   {started.proxy_url}/v1      OpenAI-compatible")
     console.print(f"  API     {started.api_url}/api/v1")
+    console.print(f"  Data    {folder}      logs in {folder / 'logs'}", soft_wrap=True)
     if started.key is None:
         console.print("  Key     issue one: steelyard key create --help")
         return

@@ -67,6 +67,7 @@ def run_demo(*, as_json: bool, console: Console) -> None:
         told.print(f"Mirrored at a [bold]fake[/bold] Stripe; {closed.paid} was paid there.\n")
     for report in closed.margins.values():
         tables.print_margin(told, report)
+    tables.print_pools(told, next(iter(closed.margins.values())))
     told.print()
     tables.print_tie_outs(told, ties)
 

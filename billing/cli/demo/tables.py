@@ -68,8 +68,8 @@ def print_margin(console: Console, report: MarginReport) -> None:
     )
     table.add_column(report.group_by.value.title(), footer="all")
     table.add_column("Revenue", justify="right", footer=_money(report.posted))
-    table.add_column("Direct cost", justify="right", footer=_money(report.direct_cost))
-    table.add_column("Idle share", justify="right", footer=_money(report.idle))
+    table.add_column("Direct", justify="right", footer=_money(report.direct_cost))
+    table.add_column("Idle", justify="right", footer=_money(report.idle))
     table.add_column("Overhead", justify="right", footer=_money(report.overhead))
     table.add_column("Gross", justify="right", footer=_percent(report.gross_margin))
     table.add_column("Loaded", justify="right", footer=_percent(report.net_margin))
@@ -78,6 +78,10 @@ def print_margin(console: Console, report: MarginReport) -> None:
     for row in report.rows:
         table.add_row(*_margin_cells(row))
     console.print(table)
+
+
+def print_pools(console: Console, report: MarginReport) -> None:
+    """How busy each pool was and what its hours earned."""
     for pool in report.pools:
         console.print(
             f"  pool {pool.allocation.pool}: utilisation "
