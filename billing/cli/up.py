@@ -149,7 +149,7 @@ def _open_log(folder: Path, child: Child) -> IO[bytes]:
     path = folder / "logs" / f"{child.name.replace(' ', '-')}.log"
     path.parent.mkdir(mode=0o700, exist_ok=True)
     is_long = path.exists() and path.stat().st_size > LOG_BYTES_MAX
-    return open(path, "wb" if is_long else "ab", opener=_private)  # noqa: SIM115  # the child's
+    return open(path, "wb" if is_long else "ab", opener=_private)  # the child's
 
 
 def _private(path: str, flags: int) -> int:

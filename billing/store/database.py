@@ -132,15 +132,20 @@ class Database:
             with self._engine.connect() as connection:
                 connection.execute(sa.text("SELECT 1"))
         except OperationalError as error:
-            raise ConfigurationError(
-                "the database does not answer",
-                field="STEELYARD_DATABASE_URL",
-                remedy="check that PostgreSQL runs and that the URL names it rightly",
-            ) from error
+            raise unreachable() from error
 
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def unreachable() -> ConfigurationError:
+    """The error of a database that does not answer; it names no part of the URL."""
+    return ConfigurationError(
+        "the database does not answer",
+        field="STEELYARD_DATABASE_URL",
+        remedy="check that PostgreSQL runs and that the URL names it rightly",
+    )
 
 
 def become(connection: sa.Connection, role: Role, *, tenant_id: int | None = None) -> None:

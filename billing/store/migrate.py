@@ -10,8 +10,10 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy.exc import OperationalError
 
 from billing.errors import ConfigurationError
+from billing.store.database import unreachable
 
 _LOCK = 0x57EE17A2D
 """Advisory lock: two processes that start together migrate once."""
@@ -50,11 +52,17 @@ def migrate(owner_url: str, *, revision: str = "head") -> list[str]:
 
 
 def current_revision(url: str) -> str | None:
-    """The revision that a database is at; None if it is empty."""
+    """The revision that a database is at; None if it is empty.
+
+    Raises:
+        ConfigurationError: the database does not answer.
+    """
     engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
     try:
         with engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
+    except OperationalError as error:
+        raise unreachable() from error
     finally:
         engine.dispose()
 
