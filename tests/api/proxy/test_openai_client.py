@@ -35,7 +35,6 @@ async def simulated() -> AsyncIterator[str]:
         SimulatedEngine(), port=0, lifespan="off", ws="none", log_config=None, access_log=False
     )
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None
     running = asyncio.create_task(server._serve())
     await until(lambda: server.started)
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
