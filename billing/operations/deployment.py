@@ -118,8 +118,16 @@ def configured_backends(settings: Settings) -> tuple[BackendSpec, ...]:
 
 
 def _with_driver(url: str) -> str:
-    """People write postgresql://; the one driver is psycopg 3."""
-    for scheme in ("postgresql://", "postgres://"):
+    """People write postgresql://; the one driver is psycopg 3.
+
+    Raises:
+        ConfigurationError: not a PostgreSQL URL.
+    """
+    for scheme in ("postgresql+psycopg://", "postgresql://", "postgres://"):
         if url.startswith(scheme):
             return "postgresql+psycopg://" + url.removeprefix(scheme)
-    return url
+    raise ConfigurationError(
+        "not a PostgreSQL URL",
+        field="STEELYARD_DATABASE_URL",
+        remedy="write it like postgresql://user:password@host/database",
+    )
