@@ -21,7 +21,7 @@ from api.proxy.asgi import Headers, Receive, Scope, Send
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import CONNECTION, EXTENSION, ClientConnection
 from api.proxy.exchange import Exchange, Plant
-from api.proxy.ids import mint, shown
+from api.proxy.ids import Mint, shown
 from api.proxy.keys import KeyRing, key_digest
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import ClientLeft, TooLarge, Unavailable, answer, body, rendered
@@ -78,6 +78,7 @@ class Proxy:
         self._live: set[Exchange] = set()
         self._plant: Plant | None = None
         self._probed_us = 0
+        self._mint = Mint()
         self.tally = Tally()
         self.limits = limits
         self.draining = False
@@ -130,7 +131,7 @@ class Proxy:
     # Inference.
 
     async def _infer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
-        operation_id = mint(self._clock())
+        operation_id = self._mint(self._clock())
         client: ClientConnection = scope["extensions"][EXTENSION][CONNECTION]
         started = _StatusSpy(send)
         self.tally.in_flight += 1

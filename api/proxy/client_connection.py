@@ -132,7 +132,7 @@ class ClientConnection(HttpToolsProtocol):
             self._reject(431, "headers_too_large", "The request's headers are too large.")
         if len(self.headers) > self.limits.head_fields:
             self._reject(431, "headers_too_large", "The request has too many headers.")
-        hosts = sum(name == b"host" for name, _ in self.headers)
+        hosts = [name for name, _ in self.headers].count(b"host")
         version = self.parser.get_http_version() if self.parser is not None else "1.1"
         if hosts > 1 or (not hosts and version == "1.1"):
             self._reject(400, "invalid_http", "The request needs one Host header.")

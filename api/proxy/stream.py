@@ -3,7 +3,8 @@
 Decides: what leaves and when. The intent is durable before the first content byte, the usage
 event before the event that ends the stream for a client: `[DONE]`, an error, or the last event
 and the end of the body. Everything before that end has been delivered by then, so that a crash
-in between bills no more than the client has. Bytes pass unchanged, but for usage that only the meter asked for.
+in between bills no more than the client has. Bytes pass unchanged, but for usage that only the
+meter asked for.
 
 A stream that is cut (client left, backend broke, deadline, drain) is billed by what was
 delivered: the counts up to the last event whose bytes the kernel took. A client whose backend
@@ -62,6 +63,7 @@ class StreamRelay:
         self._written_at_us = 0
         self._written_mark = NOTHING
         self._marks: deque[tuple[int, Mark]] = deque()  # written, not yet taken by the kernel
+        self._write_lost = False  # something was written to a client that had gone
         self._checkpointed = NOTHING
         self._stalled_since: int | None = None
         self.flushed = NOTHING
@@ -92,7 +94,9 @@ class StreamRelay:
             self._sweep.discard(self)
 
     async def _relay(self) -> None:
-        while received := await self._read():
+        while received := await self._connection.read():
+            if self._exchange.stopped is not None:
+                raise UpstreamUnavailable("The exchange was ended.")
             self._exchange.note_first_byte()
             passed = self._take(self._splitter.feed(received))
             if self._ending is not None:
@@ -102,12 +106,6 @@ class StreamRelay:
                 await self._write(passed)
         rest = self._splitter.finish()
         await self._finish(self._take([rest]) if rest else b"")
-
-    async def _read(self) -> bytes:
-        received = await self._connection.read()
-        if self._exchange.stopped is not None:
-            raise UpstreamUnavailable("The exchange was ended.")
-        return received
 
     def _take(self, events: list[bytes]) -> bytes:
         """Meter events; what may leave now. The ending, and what follows it, is held."""
@@ -163,7 +161,7 @@ class StreamRelay:
         while not ended:
             # Whatever follows the end mark passes too; it changes nothing any more.
             try:
-                tail = await self._read()
+                tail = await self._connection.read()
             except UpstreamError:
                 tail = b""
             ended = not tail
@@ -178,10 +176,11 @@ class StreamRelay:
         Raises:
             UpstreamUnavailable: it was ended meanwhile; then it is billed like any cut stream.
         """
-        while self._marks and not self._exchange.client.lost:
-            await asyncio.sleep(DELIVERY_POLL_SECONDS)
-            if self._exchange.stopped is not None:
+        exchange = self._exchange
+        while self._marks or self._write_lost:
+            if exchange.stopped is not None or exchange.client.lost:
                 raise UpstreamUnavailable("The exchange was ended.")
+            await asyncio.sleep(DELIVERY_POLL_SECONDS)
             self.measure()
 
     async def _write(self, content: bytes, *, last: bool = False) -> None:
@@ -198,6 +197,7 @@ class StreamRelay:
             await self._send({"type": "http.response.start", "status": status, "headers": headers})
         await self._send({"type": "http.response.body", "body": content, "more_body": not last})
         if exchange.client.lost:
+            self._write_lost = True
             return
         self._written += len(content)
         self._written_at_us = exchange.plant.clock()

@@ -22,9 +22,10 @@ from billing.errors import InvalidInput
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _KEY_DECODER = msgspec.json.Decoder(str)
 
-_OPEN = re.compile(rb"[ \t\r\n]*\{[ \t\r\n]*")
-_KEY = re.compile(rb'"((?:[^"\\]|\\.)*)"[ \t\r\n]*:[ \t\r\n]*', re.DOTALL)
-_COMMA = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
+_OPEN = re.compile(rb"[ \t\r\n]*\{")
+_KEY = rb'[ \t\r\n]*"([^"\\]*(?:\\.[^"\\]*)*)"[ \t\r\n]*:[ \t\r\n]*'
+_FIRST = re.compile(_KEY, re.DOTALL)
+_NEXT = re.compile(rb"[ \t\r\n]*," + _KEY, re.DOTALL)
 _CLOSE = re.compile(rb"[ \t\r\n]*\}[ \t\r\n]*\Z")
 
 
@@ -72,7 +73,7 @@ def locate(body: bytes) -> Members:
         raise InvalidInput("The request body must be a JSON object.")
     return Members(
         body=body,
-        opening=body.index(b"{") + 1,
+        opening=opening.end(),
         values=values,
         spans=_walk(body, opening.end(), values),
     )
@@ -86,27 +87,27 @@ def _walk(body: bytes, position: int, values: Mapping[str, msgspec.Raw]) -> dict
     the end of that member. With a repeated key some step fails or members are left over.
     """
     spans: dict[str, Member] = {}
+    head_of = _FIRST.match
     for key, value in values.items():
-        if spans:
-            comma = _COMMA.match(body, position)
-            if comma is None:
-                raise _repeated()
-            position = comma.end()
-        head = _KEY.match(body, position)
-        if head is None or not _same_key(head[1], key) or not body.startswith(value, head.end()):
+        head = head_of(body, position)
+        if head is None:
             raise _repeated()
-        end = head.end() + memoryview(value).nbytes
-        spans[key] = Member(position, head.end(), end)
-        position = end
+        text, start = head[1], head.end()
+        if text != key.encode() and not _same_key(text, key):
+            raise _repeated()
+        if not body.startswith(value, start):
+            raise _repeated()
+        position = start + memoryview(value).nbytes
+        spans[key] = Member(head.start(1) - 1, start, position)
+        head_of = _NEXT.match
     if _CLOSE.match(body, position) is None:
         raise _repeated()
     return spans
 
 
 def _same_key(text: bytes, key: str) -> bool:
-    if b"\\" in text:
-        return _KEY_DECODER.decode(b'"' + text + b'"') == key
-    return text == key.encode()
+    """Whether a key that is spelled with escapes is the decoded one."""
+    return b"\\" in text and _KEY_DECODER.decode(b'"' + text + b'"') == key
 
 
 def _repeated() -> InvalidInput:

@@ -98,7 +98,22 @@ class _Chunk(msgspec.Struct, frozen=True):
     error: Raw | UnsetType = UNSET
 
 
+class _Step(msgspec.Struct, frozen=True, gc=False):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Progress(msgspec.Struct, frozen=True):
+    """A chunk of which only the progress matters, its usage being known."""
+
+    choices: list[_Step] | None = None
+    error: Raw | UnsetType = UNSET
+
+
 _CHUNK = msgspec.json.Decoder(_Chunk)
+_PROGRESS = msgspec.json.Decoder(_Progress)
+_USAGE_KEY = b'"usage"'
+_LAST_USAGE = b',"usage":{'
 _EMPTY = frozenset({b"", b"null", b'""', b"[]", b"{}"})
 
 
@@ -109,16 +124,19 @@ class Event:
     Attributes:
         text: its bytes with the blank line.
         usage: JSON text of its usage object; None where absent or null.
+        cut: offset of a `usage` member that ends the object of an event in the plain form, else 0.
         usage_member: the member is there, be it null.
         index: of its first choice.
         finished: a choice of it has a finish_reason.
-        has_content: a choice of it carries generated text, reasoning or a tool call.
+        has_content: a choice of it carries generated text, reasoning or a tool call; not looked
+            for where usage says it better.
     """
 
     kind: EventKind
     text: bytes
-    usage: Raw | None = None
+    usage: bytes | Raw | None = None
     usage_member: bool = False
+    cut: int = 0
     index: int = 0
     finished: bool = False
     has_content: bool = False
@@ -126,6 +144,10 @@ class Event:
 
 def read_event(text: bytes) -> Event:
     """Say what an event is. Unreadable ones are OTHER: they pass, and count for nothing."""
+    if text.endswith(b"}}\n\n") and text.startswith(b"data: {"):
+        event = _read_plain(text)
+        if event is not None:
+            return event
     payload = payload_of(text)
     if not payload:
         return Event(EventKind.OTHER, text)
@@ -156,6 +178,32 @@ def read_event(text: bytes) -> Event:
         finished=any(choice.finish_reason is not None for choice in chunk.choices),
         has_content=any(_has_content(choice) for choice in chunk.choices),
     )
+
+
+def _read_plain(text: bytes) -> Event | None:
+    """Read the form in which engines send continuous counts: one line, `usage` its last member.
+
+    None where it is anything else. Such an event comes for every token of every stream, so its
+    two halves are decoded once each, and nothing is built that nobody reads. The key stands in
+    the text once, after a comma, and an object follows up to the closing brace: so it is a member
+    of the outermost object.
+    """
+    at = text.rfind(_LAST_USAGE)
+    if at < 0 or text.find(_USAGE_KEY) != at + 1:
+        return None
+    try:
+        chunk = _PROGRESS.decode(text[6:at] + b"}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if chunk.error is not UNSET:
+        return None
+    usage, choices = text[at + len(_LAST_USAGE) - 1 : -3], chunk.choices
+    if not choices:
+        return Event(EventKind.USAGE_ONLY, text, usage, True, at)
+    finished = False
+    for choice in choices:
+        finished = finished or choice.finish_reason is not None
+    return Event(EventKind.MIXED, text, usage, True, at, choices[0].index, finished)
 
 
 def _has_content(choice: _Choice) -> bool:
@@ -190,6 +238,8 @@ def without_usage(event: Event) -> bytes:
     """The event's bytes with its top-level `usage` member cut out and every other byte kept."""
     if not event.usage_member:
         return event.text
+    if event.cut:
+        return event.text[: event.cut] + event.text[-3:]
     payload = payload_of(event.text)
     tail = b',"usage":' + (bytes(event.usage) if event.usage is not None else b"null") + b"}"
     if payload.endswith(tail):

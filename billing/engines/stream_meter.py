@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from msgspec import Raw
+
 from billing.engines.capabilities import Capabilities
 from billing.engines.sse import Event, EventKind
 from billing.engines.usage import Figures, raw_figures, read_figures
@@ -66,7 +68,7 @@ class StreamMeter:
         self._events = 0
         self._at_finish: Figures | None = None
         self._final: Figures | None = None
-        self._raw: bytes | None = None
+        self._raw: bytes | Raw | None = None
         self._mark = NOTHING
         self.anomalies: set[str] = set()
 
@@ -95,14 +97,15 @@ class StreamMeter:
             self._events += 1
         if event.usage is None:
             if event.has_content and self._events > self._mark.completion:
-                self._advance(completion=self._events)
+                self._mark = self._mark._replace(completion=self._events)
             return
         figures = read_figures(event.usage, generates=True)
         if figures is None:
             self.anomalies.add("usage_unreadable")
             return
-        self._raw = bytes(event.usage)
-        self.anomalies.update(figures.anomalies)
+        self._raw = event.usage
+        if figures.anomalies:
+            self.anomalies.update(figures.anomalies)
         if event.kind is EventKind.USAGE_ONLY:
             self._settle(figures)
         else:
@@ -129,35 +132,20 @@ class StreamMeter:
                 self._settle(figures)
                 return
         completion, reasoning = figures.completion, figures.reasoning
-        before = self._per_choice.get(event.index, (0, 0))
-        if completion < before[0]:
-            self.anomalies.add("counts_fell")
-        self._per_choice[event.index] = (max(completion, before[0]), max(reasoning, before[1]))
-        if self._engine.counts_per_choice:
+        before = self._per_choice.get(event.index)
+        if before is not None:
+            if completion < before[0]:
+                self.anomalies.add("counts_fell")
+            completion, reasoning = max(completion, before[0]), max(reasoning, before[1])
+        self._per_choice[event.index] = (completion, reasoning)
+        if self._engine.counts_per_choice and len(self._per_choice) > 1:
             completion = sum(count for count, _ in self._per_choice.values())
             reasoning = sum(count for _, count in self._per_choice.values())
-        self._advance(
-            prompt=figures.prompt,
-            cached=figures.cached,
-            cache_write=figures.cache_write,
-            completion=completion,
-            reasoning=reasoning,
-        )
-
-    def _advance(
-        self,
-        *,
-        prompt: int = 0,
-        cached: int = 0,
-        cache_write: int = 0,
-        completion: int = 0,
-        reasoning: int = 0,
-    ) -> None:
         seen = self._mark
         self._mark = Mark(
-            max(seen.prompt, prompt),
-            max(seen.cached, cached),
-            max(seen.cache_write, cache_write),
+            max(seen.prompt, figures.prompt),
+            max(seen.cached, figures.cached),
+            max(seen.cache_write, figures.cache_write),
             max(seen.completion, completion),
             max(seen.reasoning, reasoning),
         )

@@ -115,6 +115,18 @@ def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None
         usage = _DECODER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    if (
+        usage.prompt_tokens_details is None
+        and usage.completion_tokens_details is None
+        and usage.reasoning_tokens is UNSET
+        and isinstance(prompt, int)
+        and isinstance(completion, int)
+        and usage.total_tokens == prompt + completion
+        and min(prompt, completion) >= 0
+        and prompt + completion <= MAX_COUNT
+    ):
+        return Figures(prompt, 0, 0, completion, 0, complete=True)
     prompt_details = usage.prompt_tokens_details or _NO_PROMPT_DETAILS
     completion_details = usage.completion_tokens_details or _NO_COMPLETION_DETAILS
     written = _first(prompt_details.cache_write_tokens, prompt_details.cache_creation_tokens)
