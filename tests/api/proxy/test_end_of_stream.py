@@ -1,8 +1,6 @@
-"""What leaves before the end of a stream: everything else, so that nothing undelivered is billed."""
+"""What leaves before the end of a stream: all else, so that nothing undelivered is billed."""
 
 from __future__ import annotations
-
-import asyncio
 
 import pytest
 
