@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from billing.cli.processes import Child, free_port, wait_until_ready
+from billing.journal.reader import list_instances
 from billing.operations.catalog.contracts import bind_contract
 from billing.operations.catalog.plans import apply_plan
 from billing.operations.tenancy.keys import issue_key
 from billing.operations.tenancy.tenants import create_legal_entity, create_tenant
 from billing.planfiles.plan_file import EXAMPLES
-from billing.store.database import Database, Role
+from billing.store.database import Database, Role, query
 from billing.store.usage.read import EventView, events
 from billing.tenancy.api_key import Role as KeyRole
 from billing.tenancy.tenant import Tenant
@@ -66,6 +67,9 @@ class System:
         wait_until_ready(proxy, f"{self.proxy_url}/healthz")
         return proxy
 
+    def start_writer(self) -> None:
+        self.start("writer", "workers.writer")
+
     def kill_9(self, name: str) -> None:
         child = self.children.pop(name)
         assert child.pid is not None
@@ -75,6 +79,21 @@ class System:
     def stop(self) -> None:
         for child in reversed(list(self.children.values())):
             child.stop()
+
+    @property
+    def journal_dir(self) -> Path:
+        return self.folder / "data" / "journal"
+
+    def wait_until_settled(self) -> None:
+        """Wait until the writer is done with every journal that is there; their owners are gone."""
+        instances = {folder.name for folder in list_instances(self.journal_dir)}
+
+        def finished() -> set[str]:
+            with self.database.transaction(Role.OPERATOR) as connection:
+                rows = query(connection, "SELECT instance FROM journal_cursor WHERE finished")
+            return {row.instance for row in rows}
+
+        eventually(finished, lambda found: found >= instances)
 
     def events(self, limit: int = 10_000) -> list[EventView]:
         """The tenant's usage events of this billing period."""
@@ -150,7 +169,7 @@ def running_system(
             log=log,
         )
         try:
-            system.start("writer", "workers.writer")
+            system.start_writer()
             if proxy:
                 system.start_proxy()
             yield system
