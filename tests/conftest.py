@@ -8,6 +8,7 @@ from itertools import count
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from billing.store.database import Database
 from billing.store.embedded.address import ServerAddress
@@ -34,9 +35,13 @@ def database_name(postgres: ServerAddress) -> Iterator[str]:
     """A migrated database of the test's own."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        owner.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.Identifier(name), sql.Identifier(TEMPLATE)
+            )
+        )
         yield name
-        owner.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @pytest.fixture
