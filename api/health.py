@@ -5,6 +5,7 @@ No key is asked for here, so nothing here names a tenant.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import msgspec
@@ -17,6 +18,12 @@ from api.metrics import Metrics
 from billing.errors import ConfigurationError
 from billing.store.database import first
 from billing.store.migrate import newest_revision
+
+
+@cache
+def needed_revision() -> str | None:
+    """The schema that this process was started with."""
+    return newest_revision()
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +46,7 @@ class HealthController(Controller):
     def ready(self, deployment: DeploymentInUse) -> Health:
         with deployment.as_operator() as transaction:
             found = first(transaction, "SELECT version_num FROM alembic_version")
-        if found is None or found.version_num != newest_revision():
+        if found is None or found.version_num != needed_revision():
             raise ConfigurationError(
                 "the database's schema is not the one of this version",
                 remedy="run `steelyard db migrate`",

@@ -9,8 +9,8 @@ from api.deployment import DeploymentInUse
 from api.fields import FromQuery, MonthQuery, ToQuery, book_period
 from billing.operations.exports.export_csv import export_hledger, export_invoices, export_journal
 
-CSV = "text/csv; charset=utf-8"
-PLAIN = "text/plain; charset=utf-8"
+CSV = "text/csv"
+PLAIN = "text/plain"
 
 
 class ExportController(Controller):

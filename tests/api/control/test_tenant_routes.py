@@ -26,7 +26,7 @@ def insert_request(plane: Plane) -> UUID:
         models = catalog.ensure_models(connection, ["tiny"])
         meters = catalog.meters(connection)
         codes = ["tokens.input", "tokens.output"]
-        with_shape = usage_store.ensure_shape(
+        with_shape = usage_store.ensure_usage_shape(
             connection, ["usage.completion_tokens", "usage.prompt_tokens"]
         )
         project = only(
