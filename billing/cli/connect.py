@@ -6,14 +6,36 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
+from pydantic import SecretStr
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 from billing.errors import ConfigurationError
 from billing.operations.deployment import opened_database
-from billing.settings import read_settings
+from billing.settings import Settings, read_settings
 from billing.store.database import Database, Role
 
 CONNECTIONS = 2
+
+DRIVERS = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
+"""PostgreSQL by the one driver (D1); another dialect would fail later and say less."""
+
+
+def configured() -> Settings:
+    """The settings of this process, with a database that can be PostgreSQL.
+
+    Raises:
+        ConfigurationError: a setting cannot be used.
+    """
+    settings = read_settings()
+    for name in ("database_url", "migrate_url"):
+        url: SecretStr | None = getattr(settings, name)
+        if url is not None and not _is_postgresql(url.get_secret_value()):
+            raise ConfigurationError(
+                "not the URL of a PostgreSQL database",
+                field=f"STEELYARD_{name.upper()}",
+                remedy="write it like postgresql://user@host/name",
+            )
+    return settings
 
 
 @contextmanager
@@ -23,7 +45,7 @@ def connected() -> Generator[Database]:
     Raises:
         ConfigurationError: it cannot be reached, or is not migrated.
     """
-    with answering(), opened_database(read_settings(), pool_size=CONNECTIONS) as database:
+    with answering(), opened_database(configured(), pool_size=CONNECTIONS) as database:
         yield database
 
 
@@ -42,16 +64,10 @@ def answering() -> Generator[None]:
     """Say that the database cannot be used, instead of showing a driver's error.
 
     Raises:
-        ConfigurationError: not a PostgreSQL URL, no answer, or a login that is refused.
+        ConfigurationError: no answer, or a login that is refused.
     """
     try:
         yield
-    except ArgumentError:
-        raise ConfigurationError(
-            "not the URL of a PostgreSQL database",
-            field="STEELYARD_DATABASE_URL",
-            remedy="write it like postgresql://user@host/name",
-        ) from None
     except OperationalError as error:
         if not _is_surroundings(error):
             raise
@@ -66,3 +82,10 @@ def _is_surroundings(error: OperationalError) -> bool:
     """Whether connection, login, resources or an operator's intervention are to blame."""
     state = getattr(error.orig, "sqlstate", None)
     return state is None or state[:2] in {"08", "28", "3D", "53", "57"}
+
+
+def _is_postgresql(url: str) -> bool:
+    try:
+        return sa.make_url(url).drivername in DRIVERS
+    except (ArgumentError, ValueError):
+        return False

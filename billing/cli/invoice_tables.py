@@ -17,17 +17,16 @@ def show_invoices(rows: Sequence[InvoiceRow]) -> None:
     """Print invoices, one per row."""
     show_table(
         "Invoices (days in UTC)",
-        ("number", "state", "tenant", "period", "currency", "#total", "due", "id"),
+        ("invoice", "state", "tenant", "period", "currency", "#total", "due"),
         [
             (
-                row.number,
+                row.number or row.id,
                 row.state,
                 row.tenant,
                 f"{row.period_start:%Y-%m-%d} to {row.period_end:%Y-%m-%d}",
                 row.currency,
                 amount(major(row, row.total_minor)),
                 f"{row.due_at:%Y-%m-%d}" if row.due_at else None,
-                row.id,
             )
             for row in rows
         ],
@@ -52,7 +51,7 @@ def show_invoice(view: InvoiceView, *, zone: str) -> None:
     )
     show_table(
         f"Lines ({head.currency})",
-        ("#", "description", "#quantity", "unit", "#amount"),
+        ("#no", "description", "#quantity", "unit", "#amount"),
         [
             (
                 line.ordinal,

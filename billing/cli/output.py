@@ -111,7 +111,7 @@ def show_members(title: str, members: Iterable[tuple[str, object]]) -> None:
     table.add_column(style="dim")
     table.add_column(overflow="fold")
     for name, value in members:
-        table.add_row(Text(name), cell(value))
+        table.add_row(Text(name.replace("_", " ")), cell(value))
     console().print(table)
 
 

@@ -27,7 +27,7 @@ from billing.operations.metering.read_usage import parked_usage, requests_of, us
 from billing.operations.metering.unrated_usage import UnratedOfTenant, unrated_usage
 from billing.operations.metering.verify_rollups import verify_rollups
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
-from billing.period import Period
+from billing.period import Period, zone
 from billing.store.usage.read import EventView, UsageRow
 from billing.tenancy.tenant import Tenant
 
@@ -66,11 +66,26 @@ def show(
     elif not rows:
         show_nothing(f"No usage in {span(chosen, owner.zone)}.", then=IMPORT)
     else:
+        form = "%Y-%m-%d" if group == "day" else "%Y-%m-%d %H:%M"
         show_table(
-            f"Usage of {tenant}, {span(chosen, owner.zone)}; times in UTC",
-            ("from", "meter", "model", "project", "#quantity", "#events"),
+            f"Usage of {tenant}, {span(chosen, owner.zone)}",
+            (
+                "day" if group == "day" else "from",
+                "meter",
+                "model",
+                "project",
+                "#quantity",
+                "#events",
+            ),
             [
-                (row.start, row.meter, row.model, row.project, row.quantity, row.events)
+                (
+                    f"{row.start.astimezone(zone(owner.zone)):{form}}",
+                    row.meter,
+                    row.model,
+                    row.project,
+                    row.quantity,
+                    row.events,
+                )
                 for row in rows
             ],
         )

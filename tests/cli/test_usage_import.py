@@ -1,0 +1,151 @@
+"""`steelyard usage import`: each event once, verdicts counted, bad rows named by line."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from billing.cli import usage_import
+from billing.cli.usage_rows import read_reports
+from billing.errors import InvalidInput
+from billing.metering.usage_event import EventKind
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+def row(foreign_id: str = "e-1", **members: object) -> dict[str, object]:
+    return {
+        "source": "test",
+        "id": foreign_id,
+        "meter": "tokens.input",
+        "quantity": 5,
+        "occurred_at": NOW.isoformat(),
+        "model": "tiny",
+        **members,
+    }
+
+
+def lines(*rows: dict[str, object] | str) -> str:
+    return "".join(f"{r if isinstance(r, str) else json.dumps(r)}\n" for r in rows)
+
+
+@pytest.fixture
+def acme(steelyard):
+    steelyard(
+        *("entity", "create", "foundry", "--name", "F", "--country", "US", "--currency", "USD")
+    )
+    assert steelyard("tenant", "create", "acme", "--name", "Acme").status == 0
+
+    def run(text: str, *more: str):
+        return steelyard("usage", "import", "-", "--tenant", "acme", *more, "--json", stdin=text)
+
+    return steelyard, run
+
+
+def test_L3_verdicts(acme):
+    steelyard, run = acme
+    later = (NOW + timedelta(days=2)).isoformat()
+    text = lines(
+        row("a"),
+        "",
+        row("b", quantity="0.25", meter="requests", model=None),
+        row("a"),
+        row("a", quantity=6),
+        row("c", meter="unheard.of"),
+        row("d", occurred_at=later),
+        row("e", project="absent"),
+    )
+    first = run(text)
+    assert first.status == 1
+    assert first.document["rows"] == 7
+    assert first.document["verdicts"] == {
+        "accepted": 2,
+        "duplicate": 1,
+        "conflicting": 1,
+        "parked": 2,
+        "rejected": 1,
+    }
+    problems = [(each["line"], each["verdict"]) for each in first.document["problems"]]
+    assert problems == [(5, "conflicting"), (6, "parked"), (7, "parked"), (8, "rejected")]
+    parked = steelyard("usage", "parked", "--json").document["parked"]
+    assert sorted((each["tenant"], each["id"]) for each in parked) == [("acme", "c"), ("acme", "d")]
+    assert steelyard("usage", "verify", "--json").document["verified"] is True
+
+
+def test_a_run_that_was_cut_off_is_repeated(acme, monkeypatch):
+    steelyard, run = acme
+    monkeypatch.setattr(usage_import, "BATCH", 10)
+    text = lines(*(row(f"e-{n}") for n in range(25)))
+    cut = run(lines(*(row(f"e-{n}") for n in range(13))))
+    assert cut.document["verdicts"]["accepted"] == 13
+    whole = run(text).document
+    assert (whole["verdicts"]["accepted"], whole["verdicts"]["duplicate"]) == (12, 13)
+    usage = steelyard("usage", "show", "--tenant", "acme", "--group", "none", "--json").document
+    assert sum(int(each["quantity"]) for each in usage["usage"]) == 125
+
+
+def test_a_malformed_row_writes_nothing(acme):
+    steelyard, run = acme
+    refused = run(lines(row("a"), row("b", quantity=1.5)))
+    assert (refused.status, refused.out) == (1, "")
+    assert refused.error["field"] == "line 2"
+    shown = steelyard("usage", "show", "--tenant", "acme")
+    assert "No usage" in shown.out
+    assert "try: steelyard usage import" in shown.out
+
+
+def test_an_unknown_tenant_and_an_empty_file(acme):
+    steelyard, run = acme
+    unknown = steelyard("usage", "import", "-", "--tenant", "nobody", "--json", stdin=lines(row()))
+    assert (unknown.status, unknown.error["code"]) == (1, "not_found")
+    assert run("").document["rows"] == 0
+    assert "no rows" in steelyard("usage", "import", "-", "--tenant", "acme", stdin="").out
+
+
+def test_a_file_for_people(acme, tmp_path):
+    steelyard, _ = acme
+    path = tmp_path / "usage.jsonl"
+    path.write_text(lines(row("a"), row("b", project="absent")))
+    shown = steelyard("usage", "import", str(path), "--tenant", "acme")
+    assert shown.status == 1
+    assert "accepted" in shown.out
+    assert "no such project" in shown.out
+
+
+def test_rows_are_read_exactly():
+    text = lines(row("a", quantity="0.000000000001", kind="free"), row("b", source=None))
+    (_, first), (line, second) = read_reports(text.encode().splitlines(), source="batch")
+    assert (str(first.quantity), first.kind) == ("1E-12", EventKind.FREE)
+    assert (line, second.source, second.occurred_at) == (2, "batch", NOW)
+
+
+@pytest.mark.parametrize(
+    ("bad", "field"),
+    [
+        ("[]", "line 1"),
+        ("{", "line 1"),
+        ('{"id": "a", "id": "b"}', "line 1"),
+        (json.dumps(row(surprise=1)), "line 1"),
+        (json.dumps(row(quantity=None)), "line 1"),
+        (json.dumps(row(quantity="1e3")), "line 1: quantity"),
+        (json.dumps(row(quantity=-1)), "line 1: quantity"),
+        (json.dumps(row(quantity="NaN")), "line 1: quantity"),
+        (json.dumps(row(occurred_at="2026-11-01")), "line 1: occurred_at"),
+        (json.dumps(row(occurred_at="2026-11-01T00:00:00")), "line 1: occurred_at"),
+        (json.dumps(row(kind="gift")), "line 1: kind"),
+        (json.dumps(row(source=None)), "line 1: source"),
+        (json.dumps(row(foreign_id="")), "line 1: id"),
+        (json.dumps(row(model="m" * 300)), "line 1: model"),
+        ('{"id": NaN}', "line 1"),
+        ('{"id": "\ud800"}', "line 1"),
+        ("x" * 20_000, "line 1"),
+        ("[" * 5_000, "line 1"),
+    ],
+)
+def test_bad_rows_name_line_and_member_and_never_the_value(bad, field):
+    with pytest.raises(InvalidInput) as refused:
+        list(read_reports([bad.encode(errors="surrogatepass")], source=None))
+    assert refused.value.field == field
+    assert "gift" not in refused.value.message
