@@ -107,14 +107,19 @@ def checkpoint_record(world: World, number: int, *, output: int) -> Checkpoint:
 
 
 def write_journal(
-    directory: Path, records: Sequence[Record], *, segment_bytes: int = 64 << 20
+    directory: Path,
+    records: Sequence[Record],
+    *,
+    segment_bytes: int = 64 << 20,
+    at_once: int = 1,
 ) -> Path:
-    """A journal whose owner ended in order; its folder."""
+    """A journal whose owner ended in order; its folder. Waits for `at_once` records together."""
 
     async def write() -> Path:
         journal = await Journal.open(directory, segment_bytes=segment_bytes)
-        for record in records:
-            await journal.append(record)
+        for start in range(0, len(records), at_once):
+            batch = records[start : start + at_once]
+            await asyncio.gather(*(journal.append(record) for record in batch))
         await journal.close()
         return journal.directory
 
