@@ -97,7 +97,7 @@ def wait_until_ready(child: Child, url: str) -> None:
             )
         if answers(url):
             return
-        time.sleep(POLL_SECONDS / 20)
+        time.sleep(POLL_SECONDS / 20)  # float: sleep takes seconds
     raise ConfigurationError(f"{child.name} does not answer", remedy=_last_words(child))
 
 

@@ -125,7 +125,7 @@ def _start(children: list[Child], settings: Settings, folder: Path, *, simulated
     children.append(Child(name="worker", module="workers"))
     port = free_port()
     if simulated:
-        backends = folder / "simulated-backends.yaml"
+        backends = folder.joinpath("simulated-backends.yaml")
         write_backends(backends, port)
         environment["STEELYARD_BACKENDS"] = str(backends)
         engine = Child(
@@ -146,7 +146,7 @@ def _start(children: list[Child], settings: Settings, folder: Path, *, simulated
 
 def _open_log(folder: Path, child: Child) -> IO[bytes]:
     """A child's log, begun anew at a start that finds it long."""
-    path = folder / "logs" / f"{child.name.replace(' ', '-')}.log"
+    path = folder.joinpath("logs", f"{child.name.replace(' ', '-')}.log")
     path.parent.mkdir(mode=0o700, exist_ok=True)
     is_long = path.exists() and path.stat().st_size > LOG_BYTES_MAX
     return open(path, "wb" if is_long else "ab", opener=_private)  # the child's
@@ -190,7 +190,7 @@ def _announce(started: Started, folder: Path, console: Console, *, as_json: bool
         )
     console.print(f"  Proxy   {started.proxy_url}/v1      OpenAI-compatible")
     console.print(f"  API     {started.api_url}/api/v1")
-    console.print(f"  Data    {folder}      logs in {folder / 'logs'}", soft_wrap=True)
+    console.print(f"  Data    {folder}, logs in its folder logs", soft_wrap=True)
     if started.key is None:
         console.print("  Key     issue one: steelyard key create --help")
         return
@@ -231,7 +231,7 @@ def _url(host: str, port: int) -> str:
 def _only_one(folder: Path) -> Generator[None]:
     """Refuse a second `steelyard up` over the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder.joinpath("up.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -34,7 +34,7 @@ def data_dir(settings: Settings) -> Path:
 
 def journal_dir(settings: Settings) -> Path:
     """Where the proxy's journals are; the ledger writer reads the same folder."""
-    return data_dir(settings) / "journal"
+    return data_dir(settings).joinpath("journal")
 
 
 @contextmanager

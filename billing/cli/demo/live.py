@@ -43,7 +43,7 @@ class LiveRequest:
 def data_plane(folder: Path, *, app_url: str, owner_url: str) -> Generator[str]:
     """Engine, writer and proxy as processes over a database; yields the proxy's URL."""
     engine_port, proxy_port = free_port(), free_port()
-    backends = folder / "backends.yaml"
+    backends = folder.joinpath("backends.yaml")
     write_backends(backends, engine_port)
     environment = {
         "STEELYARD_DATABASE_URL": app_url,
@@ -52,7 +52,7 @@ def data_plane(folder: Path, *, app_url: str, owner_url: str) -> Generator[str]:
         "STEELYARD_BACKENDS": str(backends),
         "STEELYARD_PROXY_PORT": str(proxy_port),
     }
-    log = (folder / "processes.log").open("wb")
+    log = folder.joinpath("processes.log").open("wb")
     engine = Child(
         name="simulated engine",
         module="api.simulated",

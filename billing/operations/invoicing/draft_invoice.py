@@ -24,6 +24,7 @@ from billing.operations.rating.rate_period import RatedPeriod, rate_period
 from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import Period
 from billing.store import invoices as store
+from billing.store.invoice_drafts import replace_draft
 from billing.store.invoices import (
     InvoiceLineRow,
     InvoiceQuantityRow,
@@ -73,7 +74,7 @@ def store_draft(
     )
     invoice_id = mint_id(now)
     totals = draft.totals
-    store.replace_draft(
+    replace_draft(
         connection,
         NewDraft(
             id=invoice_id,

@@ -60,6 +60,10 @@ def require_legal_entity(connection: sa.Connection, slug: str | None) -> LegalEn
     """
     if slug is None:
         entities = store.legal_entities(connection)
+        if not entities:
+            raise InvalidInput(
+                "there is no legal entity yet", field="legal_entity", remedy="create one first"
+            )
         if len(entities) != 1:
             raise InvalidInput(
                 "which legal entity?", field="legal_entity", remedy="name one by its slug"
