@@ -46,6 +46,26 @@ class Cause(IntEnum):
     RECOVERED = 6
 
 
+def require_text(text: str, *, field: str) -> str:
+    """Return `text` if it can be a property of an event.
+
+    Raises:
+        InvalidInput: empty, longer than `TEXT_BYTES_MAX`, or with what no database keeps: a NUL,
+            half of a surrogate pair. One such report would fail the whole batch.
+    """
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if not 0 < size <= TEXT_BYTES_MAX or "\0" in text:
+        raise InvalidInput(
+            f"text must have 1 to {TEXT_BYTES_MAX} bytes, none of them zero",
+            field=field,
+            remedy="shorten it, or write it in plain characters",
+        )
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
     """A usage event as a reporter sends it.
@@ -78,10 +98,8 @@ class UsageReport:
             ("model", self.model),
             ("project", self.project),
         ):
-            if text is not None and not 0 < len(text.encode()) <= TEXT_BYTES_MAX:
-                raise InvalidInput(
-                    f"text must have 1 to {TEXT_BYTES_MAX} bytes", field=field, remedy="shorten it"
-                )
+            if text is not None:
+                require_text(text, field=field)
         if self.quantity < 0:
             raise InvalidInput(
                 "quantity is negative",

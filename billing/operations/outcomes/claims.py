@@ -12,7 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.errors import InvalidInput, NotFound
-from billing.metering.usage_event import FUTURE_TOLERANCE, TEXT_BYTES_MAX, Cause, EventKind
+from billing.metering.usage_event import FUTURE_TOLERANCE, Cause, EventKind, require_text
 from billing.operations.catalog.contracts import price_version_at
 from billing.operations.minting import mint_id
 from billing.outcomes.claim import Actor, Claim, ClaimState, require_transition
@@ -45,10 +45,7 @@ def report_outcome(
         NotFound: no such outcome definition.
         InvalidInput: an empty or overlong subject, a time in the future or without UTC.
     """
-    if not 0 < len(subject.encode()) <= TEXT_BYTES_MAX:
-        raise InvalidInput(
-            f"text must have 1 to {TEXT_BYTES_MAX} bytes", field="subject", remedy="shorten it"
-        )
+    require_text(subject, field="subject")
     if require_utc(occurred_at, field="occurred_at") > now + FUTURE_TOLERANCE:
         raise InvalidInput("lies in the future", field="occurred_at", remedy="check the clock")
     definition = store.definition(connection, outcome)
