@@ -15,6 +15,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from billing.errors import InvalidInput
 
+YEAR_END = 9999
+"""Years from here on overflow when a zone's offset or a period's length is added."""
+
 BUCKET = timedelta(minutes=15)
 """Every civil zone's offset is a multiple of 15 minutes, so every local day is whole buckets."""
 
@@ -67,9 +70,9 @@ def parse_instant(text: str, *, field: str) -> datetime:
         instant = datetime.fromisoformat(text)
     except ValueError:
         instant = None
-    if instant is None or instant.tzinfo is None:
+    if instant is None or instant.tzinfo is None or not 1970 <= instant.year < YEAR_END:
         raise InvalidInput(
-            "not a timestamp with an offset",
+            "not a timestamp with an offset, or out of range",
             field=field,
             remedy="write it like 2026-11-01T00:00:00Z",
         )
@@ -155,7 +158,11 @@ def parse_month(text: str, in_zone: ZoneInfo, *, field: str = "period") -> Perio
     try:
         first = date.fromisoformat(f"{text}-01")
     except ValueError:
-        raise InvalidInput("not a month", field=field, remedy="write it like 2026-11") from None
+        first = None
+    if first is None or not 1970 <= first.year < YEAR_END:
+        raise InvalidInput(
+            "not a month, or out of range", field=field, remedy="write it like 2026-11"
+        )
     return month(first.year, first.month, in_zone)
 
 

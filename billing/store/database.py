@@ -54,7 +54,12 @@ class Database:
             pool_pre_ping=True,
             # A value in an error message could be a secret.
             hide_parameters=True,
-            connect_args={"application_name": "steelyard", "connect_timeout": 5},
+            connect_args={
+                "application_name": "steelyard",
+                "connect_timeout": 5,
+                # Instants come back in the session's zone, and only UTC is taken.
+                "options": "-c timezone=UTC",
+            },
         )
         self.deadlocks = 0
 

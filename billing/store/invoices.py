@@ -158,10 +158,18 @@ def invoice(
     return None if row is None else InvoiceRow(**members(row))
 
 
-def invoice_by_number(connection: sa.Connection, number: str) -> InvoiceRow | None:
-    """An invoice by its number; numbers of two legal entities may be equal: the oldest wins."""
-    row = first(connection, f"{_INVOICE} WHERE i.number = :number ORDER BY i.id", number=number)
-    return None if row is None else InvoiceRow(**members(row))
+def invoices_by_number(
+    connection: sa.Connection, number: str, *, tenant_id: int | None
+) -> list[InvoiceRow]:
+    """Invoices with a number, of one tenant or of anybody: two legal entities may use one."""
+    rows = query(
+        connection,
+        f"{_INVOICE} WHERE i.number = :number "
+        "AND (CAST(:tenant AS integer) IS NULL OR i.tenant_id = :tenant) ORDER BY i.id",
+        number=number,
+        tenant=tenant_id,
+    )
+    return [InvoiceRow(**members(row)) for row in rows]
 
 
 def period_invoice(

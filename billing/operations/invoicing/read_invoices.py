@@ -7,7 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.errors import NotFound
+from billing.errors import Conflict, NotFound
 from billing.period import Period
 from billing.store import invoices as store
 from billing.store.invoices import InvoiceLineRow, InvoiceRow
@@ -28,13 +28,19 @@ def require_invoice(
 
     Raises:
         NotFound: absent, or another tenant's: the two look the same (T1).
+        Conflict: a number that two legal entities use.
     """
     try:
         found = store.invoice(connection, UUID(id_or_number), tenant_id=tenant_id)
     except ValueError:
-        found = store.invoice_by_number(connection, id_or_number)
-        if found is not None and tenant_id not in (None, found.tenant_id):
-            found = None
+        numbered = store.invoices_by_number(connection, id_or_number, tenant_id=tenant_id)
+        if len(numbered) > 1:
+            raise Conflict(
+                "invoices of two legal entities have this number",
+                field="invoice",
+                remedy="name it by its id",
+            ) from None
+        found = numbered[0] if numbered else None
     if found is None:
         raise NotFound("no such invoice", field="invoice", remedy="list invoices to see them")
     return InvoiceView(invoice=found, lines=tuple(store.lines(connection, found.id)))
