@@ -13,8 +13,8 @@ from decimal import Decimal
 from enum import IntEnum, StrEnum
 from uuid import UUID
 
-from billing.errors import InvalidInput
-from billing.money import plain
+from billing.errors import AmountOutOfRange, InvalidInput
+from billing.money import QUANTITY_DECIMALS_MAX, QUANTITY_MAX, decimals_of, plain
 from billing.period import require_utc
 
 TEXT_BYTES_MAX = 256
@@ -74,11 +74,15 @@ class UsageReport:
         source: who reports, a name of the reporter's choice.
         foreign_id: the reporter's id; (tenant, source, foreign_id) is unique for ever (D7).
         meter: code of the meter.
-        quantity: non-negative, exact.
+        quantity: 0 to 10^18, with at most 18 decimals.
         occurred_at: when it happened; decides bucket and period.
         model: model name, where the meter counts per model.
         project: slug of the tenant's project, or None for the default one.
         kind: how the event counts for the bill.
+
+    Raises:
+        InvalidInput: text, quantity or time that no ledger can keep.
+        AmountOutOfRange: a quantity beyond 10^18.
     """
 
     source: str
@@ -100,12 +104,7 @@ class UsageReport:
         ):
             if text is not None:
                 require_text(text, field=field)
-        if self.quantity < 0:
-            raise InvalidInput(
-                "quantity is negative",
-                field="quantity",
-                remedy="report a correction that names the event it corrects",
-            )
+        _require_quantity(self.quantity)
         require_utc(self.occurred_at, field="occurred_at")
 
     def body_hash(self) -> bytes:
@@ -119,6 +118,26 @@ class UsageReport:
             str(int(self.kind)),
         )
         return hashlib.blake2b("\x1f".join(members).encode(), digest_size=16).digest()
+
+
+def _require_quantity(quantity: Decimal) -> None:
+    # An event stays for ever: one that rating refuses would block every invoice of its period.
+    if not quantity.is_finite():
+        raise InvalidInput("not a finite number", field="quantity")
+    if quantity < 0:
+        raise InvalidInput(
+            "quantity is negative",
+            field="quantity",
+            remedy="report a correction that names the event it corrects",
+        )
+    if quantity > QUANTITY_MAX:
+        raise AmountOutOfRange(
+            "quantity out of range", field="quantity", remedy=f"at most {QUANTITY_MAX}"
+        )
+    if decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
+        raise InvalidInput(
+            f"quantity has more than {QUANTITY_DECIMALS_MAX} decimals", field="quantity"
+        )
 
 
 class VerdictKind(StrEnum):
