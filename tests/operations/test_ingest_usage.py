@@ -144,6 +144,37 @@ def test_an_overlong_batch_is_refused_whole(world: World, monkeypatch: pytest.Mo
     assert [verdict.kind for verdict in world.report(acme, *reports[:2])] == ["accepted"] * 2
 
 
+@pytest.mark.parametrize("field", ["foreign_id", "source", "meter", "model", "project"])
+@pytest.mark.parametrize("text", ["", "a\0b", "\ud800", "x" * 257])
+def test_text_that_cannot_be_kept_is_refused_before_it_reaches_the_database(
+    now: datetime, field: str, text: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        usage_report(**{field: text}, occurred_at=now)  # pyright: ignore[reportArgumentType]
+    assert refused.value.field == field.replace("foreign_id", "id")
+
+
+@pytest.mark.parametrize(
+    "quantity", ["-1", "NaN", "sNaN", "Infinity", "-Infinity", "1000000000000000000.1", "1e-19"]
+)
+def test_a_quantity_that_cannot_be_rated_is_refused(now: datetime, quantity: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        usage_report(quantity=Decimal(quantity), occurred_at=now)
+    assert refused.value.field == "quantity"
+
+
+def test_odd_text_is_kept_as_it_is(world: World) -> None:
+    acme = world.tenant()
+    odd = [chr(92) + "N", "tab\tand\nline", "{}\"',", "\u00e9\u4e2d\U0001f600", "x" * 256]
+    reports = [
+        usage_report(foreign_id=text, source=text, model=text, occurred_at=world.now)
+        for text in odd
+    ]
+    assert {verdict.kind for verdict in world.report(acme, *reports)} == {"accepted"}
+    assert {verdict.kind for verdict in world.report(acme, *reports)} == {"duplicate"}
+    assert quantities(world, acme, whole(world.now)) == {("tokens.input", text): 1 for text in odd}
+
+
 def test_large_and_long_quantities_are_kept_exact(world: World) -> None:
     acme = world.tenant()
     huge, tiny = Decimal(10**18), Decimal("0.000000000000000001")
