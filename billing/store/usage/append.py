@@ -110,7 +110,7 @@ WITH claimed AS (
         estimated, quantities, raw_counts
       FROM usage_staging s
      WHERE foreign_id IS NULL OR EXISTS (SELECT FROM claimed c WHERE c.event_id = s.id)
-     ORDER BY id
+     ORDER BY id, ordinal
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 ), fresh AS (
