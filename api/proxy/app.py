@@ -35,7 +35,7 @@ from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
 from billing.engines.openai_request import read_request, upstream_body
 from billing.errors import InvalidInput, SteelyardError, UpstreamError
-from billing.journal.records import Intent
+from billing.journal.records import UNREACHED, Intent
 
 log = logging.getLogger("steelyard.proxy")
 
@@ -269,7 +269,10 @@ class Proxy:
                 attach=exchange.attach,
             )
         except UpstreamError as failure:
-            exchange.void(exchange.reason(failure))
+            if exchange.reached:
+                exchange.void(exchange.reason(failure))
+            elif intent is not None:
+                exchange.void(UNREACHED)  # only so that its intent is not left open
             raise
         try:
             limit = self._limits.answer_bytes

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from api.proxy.corked_transport import CorkedTransport
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import body as error_body
 
@@ -94,7 +95,7 @@ class ClientConnection(HttpToolsProtocol):
     # asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(transport)
+        super().connection_made(CorkedTransport(transport))
         self._since = self.loop.time()
         if len(self.connections) > self.limits.connections:
             transport.abort()
@@ -116,6 +117,10 @@ class ClientConnection(HttpToolsProtocol):
             self._on_lost()
 
     # Callbacks of the parser.
+
+    def on_response_complete(self) -> None:
+        cast("CorkedTransport", self.transport).uncork()
+        super().on_response_complete()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -106,6 +106,11 @@ class Exchange:
             served_model=admission.backend.model or admission.model.name,
         )
 
+    @property
+    def reached(self) -> bool:
+        """Whether a backend was connected to; without that no compute was spent."""
+        return self._connection is not None
+
     def attach(self, connection: UpstreamConnection) -> None:
         """Learn of the connection that serves it; close it at once if nobody waits any more."""
         self._connection = connection

@@ -29,13 +29,12 @@ def key_digest(headers: Headers) -> bytes:
     Raises:
         Unauthenticated: there is none.
     """
-    for name, value in headers:
-        if name == b"authorization":
-            scheme, _, text = value.partition(b" ")
-            if scheme.lower() == b"bearer" and text.strip():
-                return _digest(text.strip())
-        elif name == b"x-api-key" and value.strip():
-            return _digest(value.strip())
+    found = dict(headers)
+    scheme, _, text = found.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and text.strip():
+        return _digest(text.strip())
+    if text := found.get(b"x-api-key", b"").strip():
+        return _digest(text)
     raise Unauthenticated(
         "You didn't provide an API key.", remedy="Send it as `Authorization: Bearer`."
     )

@@ -83,6 +83,13 @@ async def test_pipelined_requests_are_answered_in_order(yard):
     assert statuses == [200, 404, 200]
 
 
+async def test_an_answer_without_a_body_is_sent_too(yard):
+    client = await yard.raw()
+    await client.send(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n" + GOOD)
+    assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 404 ")
+    assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
 async def test_expect_continue(yard):
     client = await yard.raw()
     await client.send(
