@@ -124,6 +124,10 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_on
     duration_us: int
 
 
+UNREACHED: Final = "unreached"
+"""Reason of a void whose backend never got the request: nothing was spent, so it is no scrap."""
+
+
 class Void(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     """Dispatched, nothing delivered, nothing billed: its cost is scrap."""
 

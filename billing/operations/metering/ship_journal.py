@@ -26,7 +26,7 @@ from billing.journal.reader import (
     segments,
     try_adopt,
 )
-from billing.journal.records import Attribution, Checkpoint, Intent, Record, Usage, Void
+from billing.journal.records import UNREACHED, Attribution, Checkpoint, Intent, Record, Usage, Void
 from billing.journal.recovery import recover
 from billing.metering.event_id import from_microseconds
 from billing.metering.meter import BUILT_IN
@@ -174,9 +174,9 @@ def append_records(connection: sa.Connection, records: Iterable[Record]) -> tupl
         match record:
             case Usage():
                 usages.append(record)
-            case Void():
+            case Void() if record.reason != UNREACHED:
                 voids.append(record)
-            case Intent() | Checkpoint():
+            case Intent() | Checkpoint() | Void():
                 pass
     if not usages and not voids:
         return 0, 0
