@@ -208,7 +208,6 @@ class Proxy:
                 raise TooLarge(f"The request body is larger than {limit} bytes.")
             if name == b"content-encoding" and value.lower() != b"identity":
                 raise InvalidInput("Compressed request bodies are not taken.")
-        received = b""
         parts: list[bytes] = []
         size = 0
         while True:
