@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from billing.cli.processes import free_port
 
@@ -27,6 +27,7 @@ class Up:
 
     Attributes:
         home: holds the data folder; the embedded server's own user can pass through it.
+        seen: requests that every later start must still know.
     """
 
     home: Path
@@ -34,6 +35,7 @@ class Up:
     api_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
+    seen: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
     def data(self) -> Path:
