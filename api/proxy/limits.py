@@ -28,7 +28,8 @@ class Limits:
             which most engines stand, closes it from its side.
         pool_size: unused connections kept per backend.
         checkpoint_ms: how often the delivered counts of open streams are journaled.
-        drain_ms: how long open requests may go on after a stop was asked for.
+        drain_ms: how long open requests may go on after a stop was asked for; well below the
+            20 s after which whoever started us kills us, with streams cut by estimate.
         unknown_key_ms: how long a key that was looked up in vain is refused unasked.
         unknown_keys: how many such keys are remembered.
         look_ups_per_second: look-ups of unknown keys over all clients.
@@ -50,7 +51,7 @@ class Limits:
     pool_idle_ms: int = 4_000
     pool_size: int = 512
     checkpoint_ms: int = 100
-    drain_ms: int = 30_000
+    drain_ms: int = 12_000
     unknown_key_ms: int = 2_000
     unknown_keys: int = 10_000
     look_ups_per_second: int = 50
