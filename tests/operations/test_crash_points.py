@@ -53,6 +53,8 @@ LEFT_BEHIND = {
     "invoices": "SELECT state, total_minor, residual_after FROM invoice WHERE tenant_id = :tenant",
     "lines": "SELECT ordinal, kind, description, quantity, exact, amount_minor FROM invoice_line "
     "WHERE tenant_id = :tenant",
+    "settlements": "SELECT period_start, line_key, accrued, amount_minor FROM invoice_settlement "
+    "WHERE tenant_id = :tenant",
     "mirrors": "SELECT state FROM invoice_mirror WHERE tenant_id = :tenant",
     "transitions": "SELECT ordinal, from_state, to_state, actor FROM outcome_transition "
     "WHERE tenant_id = :tenant",

@@ -20,8 +20,9 @@ from tests.store.full_world import FullWorld, make_full_world
 
 TENANT_READS = {
     "account", "api_key", "contract", "invoice", "invoice_line", "invoice_mirror",
-    "invoice_quantity", "ledger_transaction", "outcome_claim", "outcome_transition",
-    "parked_usage", "posting", "price_version", "project", "usage_event", "usage_rollup",
+    "invoice_quantity", "invoice_scope", "invoice_settlement", "ledger_transaction",
+    "outcome_claim", "outcome_transition", "parked_usage", "posting", "price_version",
+    "project", "usage_event", "usage_rollup",
 }  # fmt: skip
 TENANT_WRITES = {
     ("api_key", "INSERT"),
