@@ -26,6 +26,10 @@ SteelyardError
 │   └── BadSignature          a webhook that Stripe did not sign
 └── TieOutFailed              two figures that must be equal are not
 
+Refusals that only one edge knows are leaves of this tree beside the code that raises them:
+`UnsupportedParameter` in `billing/engines/openai_request.py`, and those of the proxy's transport in
+`api/proxy/openai_errors.py`.
+
 Each error has a stable `code` for machines, an optional `field` that names the culprit and a
 `remedy` that says what to do. Messages never repeat values of bodies, secrets or prompts.
 Transport (HTTP status, exit codes) is decided at the edges, never here.

@@ -6,36 +6,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import sqlalchemy as sa
-from pydantic import SecretStr
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import OperationalError
 
-from billing.errors import ConfigurationError
 from billing.operations.deployment import opened_database
-from billing.settings import Settings, read_settings
-from billing.store.database import Database, Role
+from billing.settings import read_settings
+from billing.store.database import Database, Role, unreachable
 
 CONNECTIONS = 2
-
-DRIVERS = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
-"""PostgreSQL by the one driver (D1); another dialect would fail later and say less."""
-
-
-def configured() -> Settings:
-    """The settings of this process, with a database that can be PostgreSQL.
-
-    Raises:
-        ConfigurationError: a setting cannot be used.
-    """
-    settings = read_settings()
-    for name in ("database_url", "migrate_url"):
-        url: SecretStr | None = getattr(settings, name)
-        if url is not None and not _is_postgresql(url.get_secret_value()):
-            raise ConfigurationError(
-                "not the URL of a PostgreSQL database",
-                field=f"STEELYARD_{name.upper()}",
-                remedy="write it like postgresql://user@host/name",
-            )
-    return settings
 
 
 @contextmanager
@@ -45,7 +22,7 @@ def connected() -> Generator[Database]:
     Raises:
         ConfigurationError: it cannot be reached, or is not migrated.
     """
-    with answering(), opened_database(configured(), pool_size=CONNECTIONS) as database:
+    with answering(), opened_database(read_settings(), pool_size=CONNECTIONS) as database:
         yield database
 
 
@@ -71,21 +48,10 @@ def answering() -> Generator[None]:
     except OperationalError as error:
         if not _is_surroundings(error):
             raise
-        raise ConfigurationError(
-            "the database does not answer, or refuses us",
-            field="STEELYARD_DATABASE_URL",
-            remedy="check that PostgreSQL runs and that the URL names it rightly",
-        ) from None
+        raise unreachable() from None
 
 
 def _is_surroundings(error: OperationalError) -> bool:
     """Whether connection, login, resources or an operator's intervention are to blame."""
     state = getattr(error.orig, "sqlstate", None)
     return state is None or state[:2] in {"08", "28", "3D", "53", "57"}
-
-
-def _is_postgresql(url: str) -> bool:
-    try:
-        return sa.make_url(url).drivername in DRIVERS
-    except (ArgumentError, ValueError):
-        return False

@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from billing.cli.connect import answering, configured, connected
+from billing.cli.connect import answering, connected
 from billing.cli.output import JsonFlag, show_json, show_members, show_text
 from billing.cli.when import clock
 from billing.operations.deployment import data_dir, running_database
+from billing.settings import read_settings
 from billing.store.database import Role
 from billing.store.migrate import current_revision, migrate, newest_revision
 from billing.store.usage.append import ensure_partitions
@@ -23,7 +24,7 @@ def migrate_schema(as_json: JsonFlag = False) -> None:
 
     `STEELYARD_MIGRATE_URL` names the owner's login, `STEELYARD_DATABASE_URL` the application's.
     """
-    with answering(), running_database(configured()) as urls:
+    with answering(), running_database(read_settings()) as urls:
         applied = migrate(urls.owner)
         revision = current_revision(urls.owner)
     if as_json:
@@ -37,7 +38,7 @@ def migrate_schema(as_json: JsonFlag = False) -> None:
 @app.command(epilog="Example: steelyard db status")
 def status(as_json: JsonFlag = False) -> None:
     """Show which database is used and whether its schema is the one of this version."""
-    settings = configured()
+    settings = read_settings()
     with answering(), running_database(settings) as urls:
         revision = current_revision(urls.owner)
         embedded = urls.embedded

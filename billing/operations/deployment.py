@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pydantic import SecretStr
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from billing.engines.capabilities import ENGINES
 from billing.errors import ConfigurationError
@@ -45,11 +49,11 @@ def running_database(settings: Settings) -> Generator[DatabaseUrls]:
     last of them. A server named by `STEELYARD_DATABASE_URL` is used as it is.
     """
     if settings.database_url is not None:
-        app = _with_driver(settings.database_url.get_secret_value())
-        owner = settings.migrate_url
-        yield DatabaseUrls(
-            owner=_with_driver(owner.get_secret_value()) if owner else app, app=app, embedded=False
-        )
+        app = _with_driver(settings.database_url, "STEELYARD_DATABASE_URL")
+        owner = app
+        if settings.migrate_url is not None:
+            owner = _with_driver(settings.migrate_url, "STEELYARD_MIGRATE_URL")
+        yield DatabaseUrls(owner=owner, app=app, embedded=False)
         return
     with shared_server(data_dir(settings)) as address:
         yield DatabaseUrls(owner=address.owner_url(), app=address.app_url(), embedded=True)
@@ -117,17 +121,21 @@ def configured_backends(settings: Settings) -> tuple[BackendSpec, ...]:
     return read_backend_line(settings.backends, engines=engines)
 
 
-def _with_driver(url: str) -> str:
+def _with_driver(secret: SecretStr, field: str) -> str:
     """People write postgresql://; the one driver is psycopg 3.
 
     Raises:
         ConfigurationError: not a PostgreSQL URL.
     """
+    url = secret.get_secret_value()
     for scheme in ("postgresql+psycopg://", "postgresql://", "postgres://"):
         if url.startswith(scheme):
-            return "postgresql+psycopg://" + url.removeprefix(scheme)
+            named = "postgresql+psycopg://" + url.removeprefix(scheme)
+            with suppress(ArgumentError, ValueError):
+                make_url(named)
+                return named
     raise ConfigurationError(
         "not a PostgreSQL URL",
-        field="STEELYARD_DATABASE_URL",
+        field=field,
         remedy="write it like postgresql://user:password@host/database",
     )
