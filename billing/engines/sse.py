@@ -112,6 +112,7 @@ class _Progress(msgspec.Struct, frozen=True):
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _PROGRESS = msgspec.json.Decoder(_Progress)
+_ONE_VALUE = msgspec.json.Decoder(Raw)
 _USAGE_KEY = b'"usage"'
 _LAST_USAGE = b',"usage":{'
 _EMPTY = frozenset({b"", b"null", b'""', b"[]", b"{}"})
@@ -184,20 +185,22 @@ def _read_plain(text: bytes) -> Event | None:
     """Read the form in which engines send continuous counts: one line, `usage` its last member.
 
     None where it is anything else. Such an event comes for every token of every stream, so its
-    two halves are decoded once each, and nothing is built that nobody reads. The key stands in
-    the text once, after a comma, and an object follows up to the closing brace: so it is a member
-    of the outermost object.
+    first half is decoded once, and nothing is built that nobody reads. The key stands in the text
+    once, after a comma, and one object follows up to the closing brace: so it is a member of the
+    outermost object, and its last (llama.cpp's final chunk has `timings` behind it).
     """
     at = text.rfind(_LAST_USAGE)
     if at < 0 or text.find(_USAGE_KEY) != at + 1:
         return None
+    usage = text[at + len(_LAST_USAGE) - 1 : -3]
     try:
         chunk = _PROGRESS.decode(text[6:at] + b"}")
+        _ONE_VALUE.decode(usage)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if chunk.error is not UNSET:
         return None
-    usage, choices = text[at + len(_LAST_USAGE) - 1 : -3], chunk.choices
+    choices = chunk.choices
     if not choices:
         return Event(EventKind.USAGE_ONLY, text, usage, True, at)
     finished = False

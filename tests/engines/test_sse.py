@@ -113,3 +113,15 @@ def test_cut_of_a_last_member_is_exact():
     text = b'data: {"choices":[{"text":"\\u00fc"}], "k" : 1.50,"usage":{"prompt_tokens":1}}\r\n\r\n'
     expected = b'data: {"choices":[{"text":"\\u00fc"}], "k" : 1.50}\r\n\r\n'
     assert without_usage(read_event(text)) == expected
+
+
+@pytest.mark.parametrize("choices", [b"[]", b'[{"index":0,"delta":{"content":"x"}}]'])
+def test_a_member_behind_usage_is_not_taken_for_usage(choices):
+    """llama.cpp puts `timings` there, Dynamo `nvext`: read as one, neither would be a count."""
+    usage = b'{"completion_tokens":5,"prompt_tokens":7,"total_tokens":12}'
+    text = b'data: {"choices":%b,"usage":%b,"timings":{"prompt_n":1}}\n\n' % (choices, usage)
+    event = read_event(text)
+    assert event.usage is not None
+    assert bytes(event.usage) == usage
+    rest = b'data: {"choices":%b,"timings":{"prompt_n":1}}\n\n' % choices
+    assert json.loads(payload_of(without_usage(event))) == json.loads(payload_of(rest))
