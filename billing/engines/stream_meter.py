@@ -95,6 +95,8 @@ class StreamMeter:
         """Take one event into account."""
         if event.has_content:
             self._events += 1
+        if event.has_content or event.kind is EventKind.MIXED:
+            self._final = None  # what was said before it was not of the whole answer
         if event.usage is None:
             if event.has_content and self._events > self._mark.completion:
                 self._mark = self._mark._replace(completion=self._events)
@@ -106,10 +108,16 @@ class StreamMeter:
         self._raw = event.usage
         if figures.anomalies:
             self.anomalies.update(figures.anomalies)
-        if event.kind is EventKind.USAGE_ONLY:
+        if event.kind is not EventKind.USAGE_ONLY:
+            self._progress(event, figures)
+        elif figures.complete and (figures.completion or not self._mark.completion):
             self._settle(figures)
         else:
-            self._progress(event, figures)
+            # It leaves out a figure, or counts nothing where something was delivered: it may add
+            # to what was seen, never take it back.
+            if figures.complete:
+                self.anomalies.add("counts_fell")
+            self._raise(figures, figures.completion, figures.reasoning)
 
     def _settle(self, figures: Figures) -> None:
         """The engine's own total replaces what was seen on the way."""
@@ -141,6 +149,10 @@ class StreamMeter:
         if self._engine.counts_per_choice and len(self._per_choice) > 1:
             completion = sum(count for count, _ in self._per_choice.values())
             reasoning = sum(count for _, count in self._per_choice.values())
+        self._raise(figures, completion, reasoning)
+
+    def _raise(self, figures: Figures, completion: int, reasoning: int) -> None:
+        """Bring the lower bound up to what is reported."""
         seen = self._mark
         self._mark = Mark(
             max(seen.prompt, figures.prompt),

@@ -178,3 +178,34 @@ def test_unreadable_usage_falls_back_to_counted_events():
     meter.observe(chunk(0, -5))
     assert meter.mark.completion == 1
     assert meter.anomalies == {"usage_unreadable"}
+
+
+def usage_only(usage: dict[str, int]):
+    return read_event(b"data: " + json.dumps({"choices": [], "usage": usage}).encode() + b"\n\n")
+
+
+@pytest.mark.parametrize(
+    ("usage", "prompt"),
+    [
+        ({}, 0),
+        ({"prompt_tokens": 7}, 7),
+        ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, 0),
+    ],
+)
+def test_last_usage_that_leaves_out_what_was_seen_takes_nothing_back(usage, prompt):
+    meter = StreamMeter(engine_named("generic"), choices=1)
+    for _ in range(3):
+        meter.observe(chunk(0, None))
+    meter.observe(usage_only(usage))
+    meter.conclude()
+    assert (meter.mark.prompt, meter.mark.completion, meter.exact) == (prompt, 3, False)
+
+
+def test_usage_said_before_the_last_content_is_not_the_whole_answers():
+    meter = StreamMeter(engine_named("generic"), choices=1)
+    meter.observe(usage_only({"prompt_tokens": 7, "completion_tokens": 0}))
+    assert meter.exact
+    meter.observe(chunk(0, None))
+    assert not meter.exact
+    meter.observe(usage_only({"prompt_tokens": 7, "completion_tokens": 4}))
+    assert (meter.mark.prompt, meter.mark.completion, meter.exact) == (7, 4, True)
