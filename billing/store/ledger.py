@@ -114,20 +114,25 @@ def balance(connection: sa.Connection, account: Account) -> Decimal:
     ).total
 
 
-def received_for(
-    connection: sa.Connection, *, legal_entity_id: int, reference: str, kind: str
+def moved_for(
+    connection: sa.Connection,
+    *,
+    legal_entity_id: int,
+    reference: str,
+    kind: str,
+    code: AccountCode,
 ) -> Decimal:
-    """What transactions of a kind took off the receivable of a reference, as a positive amount."""
+    """What transactions of a kind about a reference moved on a code; debits are positive."""
     return only(
         connection,
-        "SELECT coalesce(-sum(p.amount), 0) AS total FROM ledger_transaction t "
+        "SELECT coalesce(sum(p.amount), 0) AS total FROM ledger_transaction t "
         "JOIN posting p ON p.transaction_id = t.id JOIN account a ON a.id = p.account_id "
         "WHERE t.legal_entity_id = :entity AND t.reference = :reference AND t.kind = :kind "
-        "AND a.code = :receivable",
+        "AND a.code = :code",
         entity=legal_entity_id,
         reference=reference,
         kind=kind,
-        receivable=AccountCode.RECEIVABLE.value,
+        code=code.value,
     ).total
 
 
@@ -248,12 +253,14 @@ def _account_id(connection: sa.Connection, account: Account) -> int:
 def _require_same(connection: sa.Connection, transaction: Transaction, digest: bytes) -> None:
     posted = only(
         connection,
-        "SELECT kind, postings_hash FROM ledger_transaction "
+        "SELECT kind, reference, postings_hash FROM ledger_transaction "
         "WHERE legal_entity_id = :entity AND idempotency_key = :key",
         entity=transaction.legal_entity_id,
         key=transaction.idempotency_key,
     )
-    if posted.kind != transaction.kind or bytes(posted.postings_hash) != digest:
+    # Two payments of one amount have equal postings: only the reference tells their invoices apart.
+    stated = (transaction.kind, transaction.reference, digest)
+    if (posted.kind, posted.reference, bytes(posted.postings_hash)) != stated:
         raise IdempotencyConflict(
             "this idempotency key was used for other postings",
             field="idempotency_key",

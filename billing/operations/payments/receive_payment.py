@@ -81,7 +81,20 @@ def receive_payment(
 
 def paid_minor(connection: sa.Connection, head: InvoiceRow) -> int:
     """What was received for an invoice so far, in minor units."""
-    received = store.received_for(
-        connection, legal_entity_id=head.legal_entity_id, reference=head.number or "", kind=KIND
+    return -_moved_minor(connection, head, AccountCode.RECEIVABLE)
+
+
+def paid_into_minor(connection: sa.Connection, head: InvoiceRow, into: AccountCode) -> int:
+    """What was received for an invoice on one account, Stripe clearing or bank, in minor units."""
+    return _moved_minor(connection, head, into)
+
+
+def _moved_minor(connection: sa.Connection, head: InvoiceRow, code: AccountCode) -> int:
+    moved = store.moved_for(
+        connection,
+        legal_entity_id=head.legal_entity_id,
+        reference=head.number or "",
+        kind=KIND,
+        code=code,
     )
-    return to_minor(received, currency(head.currency))
+    return to_minor(moved, currency(head.currency))

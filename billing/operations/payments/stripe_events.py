@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from billing.errors import NotFound
 from billing.ledger.account import AccountCode
 from billing.operations.invoicing.read_invoices import require_invoice
-from billing.operations.payments.receive_payment import paid_minor, receive_payment
+from billing.operations.payments.receive_payment import paid_into_minor, receive_payment
 from billing.payments.events import StripeEvent, list_events, read_event
 from billing.payments.mirror import retrieve_invoice
 from billing.store import jobs
@@ -64,7 +64,11 @@ def apply_event(
             head = require_invoice(connection, str(mirror.invoice_id), tenant_id=None).invoice
             # Paid elsewhere is money that never came through Stripe; an operator posts it.
             through_stripe = current.amount_paid_minor - current.paid_off_stripe_minor
-            new_minor = through_stripe - paid_minor(connection, head)
+            # Against what came through Stripe, not all that was paid: who pays by wire and by
+            # card has paid twice, and that must be refused where a person sees it, not vanish.
+            new_minor = through_stripe - paid_into_minor(
+                connection, head, AccountCode.STRIPE_CLEARING
+            )
             if new_minor > 0:
                 receive_payment(
                     connection,
