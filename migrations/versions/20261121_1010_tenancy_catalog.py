@@ -167,6 +167,17 @@ def upgrade() -> None:
         "CREATE POLICY all_rows ON tenant TO steelyard_operator, steelyard_ingest "
         "USING (true) WITH CHECK (true)"
     )
+    # Prices that were negotiated with one tenant are nobody else's business. A tenant's contracts
+    # are its own rows already, so what it sees here are the plans that it is bound to.
+    op.execute("ALTER TABLE plan_version ENABLE ROW LEVEL SECURITY")
+    op.execute(
+        "CREATE POLICY own_plans ON plan_version TO steelyard_tenant USING (EXISTS "
+        "(SELECT FROM contract c WHERE c.plan_version_id = plan_version.id))"
+    )
+    op.execute(
+        "CREATE POLICY all_rows ON plan_version TO steelyard_operator, steelyard_ingest "
+        "USING (true) WITH CHECK (true)"
+    )
     reads = ", ".join(ALL)
     op.execute(f"GRANT SELECT ON {reads} TO steelyard_operator")
     op.execute(
@@ -186,6 +197,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP POLICY own_plans ON plan_version")
     for table in ALL:
         op.execute(f"DROP TABLE {table}")
     op.execute("DROP FUNCTION announce_control_change()")

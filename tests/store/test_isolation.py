@@ -7,6 +7,7 @@ to the same rules without anybody remembering this file.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 import psycopg
 import pytest
@@ -14,9 +15,10 @@ import sqlalchemy as sa
 from psycopg.errors import InsufficientPrivilege
 from sqlalchemy.exc import DBAPIError
 
-from billing.store.database import Database, Role, become
+from billing.store.database import Database, Role, become, query
 from billing.store.embedded.address import ServerAddress
 from tests.store.full_world import FullWorld, make_full_world
+from tests.world import PLAN, make_world
 
 TENANT_READS = {
     "account", "api_key", "contract", "invoice", "invoice_line", "invoice_mirror",
@@ -223,3 +225,19 @@ def test_only_two_roles_make_partitions(full: FullWorld) -> None:
         Role.OPERATOR: False,
         Role.MAINTAINER: True,
     }
+
+
+def test_T1_a_tenant_reads_only_the_plans_that_it_is_bound_to(
+    database: Database, now: datetime
+) -> None:
+    world = make_world(database, now)
+    acme = world.tenant("acme")
+    world.plan(PLAN.replace("slug: standard", "slug: negotiated"))
+    other = world.tenant("other", plan="negotiated")
+    seen = {}
+    for tenant in (acme, other):
+        with database.transaction(Role.TENANT, tenant_id=tenant.id) as connection:
+            seen[tenant.slug] = [
+                row.slug for row in query(connection, "SELECT slug FROM plan_version")
+            ]
+    assert seen == {"acme": ["standard"], "other": ["negotiated"]}

@@ -78,6 +78,8 @@ def end_contract(connection: sa.Connection, contract_id: int, *, valid_until: da
     """
     require_on_grid(valid_until, field="valid_until")
     found = [entry for entry in store.contracts(connection) if entry.id == contract_id]
+    for entry in found:
+        store.lock_contracts(connection, entry.tenant_id)
     if found and valid_until <= found[0].valid_from:
         raise InvalidInput("a contract must end after it starts", field="valid_until")
     if not store.end_contract(connection, contract_id, valid_until=valid_until):
