@@ -1,7 +1,7 @@
 """Which response headers of a backend reach the client.
 
 Decides: all of them, but those that belong to one hop, those that framing sets anew, and our own
-name, which a backend must not be able to set.
+name, which a backend must not be able to set; and which answers do not reach the client at all.
 """
 
 from __future__ import annotations
@@ -48,3 +48,20 @@ def is_event_stream(upstream: Headers) -> bool:
         name == b"content-type" and value.strip().lower().startswith(b"text/event-stream")
         for name, value in upstream
     )
+
+
+def is_encoded(upstream: Headers) -> bool:
+    """Whether the body is compressed although we asked for it as it is: nobody could meter it."""
+    return any(
+        name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}
+        for name, value in upstream
+    )
+
+
+def concerns_us(status: int) -> bool:
+    """Whether an error answer is about the operator's credential or the backend's address.
+
+    The client can mend neither, and must see neither: engines repeat part of a refused key, and
+    a redirect names a host that would serve the client past the meter.
+    """
+    return 300 <= status < 400 or status in {401, 403, 407}

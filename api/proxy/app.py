@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from api.proxy.answer_head import REQUEST_ID, is_event_stream
+from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
 from api.proxy.asgi import Headers, Receive, Scope, Send
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import CONNECTION, EXTENSION, ClientConnection
@@ -277,6 +277,9 @@ class Proxy:
             limit = self._limits.answer_bytes
             if not 200 <= connection.status < 300:
                 await relay_refusal(exchange, connection, send, limit_bytes=limit)
+            elif is_encoded(connection.headers):
+                exchange.void("encoded_answer")
+                raise UpstreamError("The inference backend compressed its answer unasked.")
             elif is_event_stream(connection.headers):
                 if intent is None:
                     record = Intent(exchange.id, plant.clock(), exchange.attribution)

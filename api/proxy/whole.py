@@ -7,7 +7,7 @@ is no answer. Bytes pass unchanged.
 
 from __future__ import annotations
 
-from api.proxy.answer_head import passed_headers
+from api.proxy.answer_head import concerns_us, passed_headers
 from api.proxy.asgi import Send
 from api.proxy.exchange import Exchange
 from api.proxy.upstream_connection import UpstreamConnection
@@ -44,12 +44,15 @@ async def relay_refusal(
     """Relay an error answer of the backend unchanged. It is not billed; its cost is scrap.
 
     Raises:
-        UpstreamError: it broke off; nothing was sent, and a void is journaled.
+        UpstreamError: it broke off or is not the client's to see; nothing was sent, and a void
+            is journaled.
     """
     body = await read_body(exchange, connection, limit_bytes=limit_bytes)
     exchange.void(exchange.stopped or "upstream_refused")
     if exchange.stopped is not None:
         raise UpstreamUnavailable("The exchange was ended.")
+    if concerns_us(connection.status):
+        raise UpstreamError("The inference backend does not serve this proxy.")
     await _send(exchange, connection, send, body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import uuid
 
@@ -221,3 +222,31 @@ async def test_connections_are_reused(yard):
     for _ in range(5):
         assert (await yard.chat()).status_code == 200
     assert yard.engine.connections == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_compressed_answer_that_nobody_can_meter_is_not_passed(yard, stream):
+    yard.engine.behaviour = Behaviour(
+        answer=gzip.compress(b'{"usage":{"prompt_tokens":2,"completion_tokens":1}}'),
+        headers=("content-encoding: gzip",),
+    )
+    answer = await yard.chat(stream=stream)
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_error"
+    assert [void.reason for void in yard.journal.voids] == ["encoded_answer"]
+    assert yard.journal.usages == []
+
+
+@pytest.mark.parametrize("status", [302, 307, 401, 403, 407])
+async def test_refusal_of_the_proxy_itself_shows_no_credential_and_no_address(yard, status):
+    yard.engine.behaviour = Behaviour(
+        status=status,
+        answer=b'{"error":{"message":"Incorrect API key provided: backend-secret"}}',
+        headers=("location: http://10.0.0.5:8000/v1/chat/completions", "www-authenticate: Bearer"),
+    )
+    answer = await yard.chat()
+    assert answer.status_code == 502
+    assert answer.json()["error"]["code"] == "upstream_error"
+    assert b"backend-secret" not in answer.content
+    assert not {"location", "www-authenticate"} & set(answer.headers)
+    assert [void.reason for void in yard.journal.voids] == ["upstream_refused"]
