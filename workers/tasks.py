@@ -14,9 +14,10 @@ from uuid import UUID
 
 import procrastinate
 import structlog
+from procrastinate.jobs import Status
 from sqlalchemy.exc import OperationalError
 
-from billing.errors import Conflict, StripeUnavailable
+from billing.errors import Conflict, SteelyardError, StripeUnavailable
 from billing.operations.payments.mirror_invoice import mirror_invoice
 from billing.operations.payments.stripe_events import apply_event, catch_up
 from billing.operations.rating.accrue_usage import accrue_usage
@@ -47,26 +48,36 @@ class Tools:
     database: Database
     stripe: stripe.StripeClient | None
 
+    def require_stripe(self) -> stripe.StripeClient:
+        """The client of a job that cannot do without.
+
+        Raises:
+            StripeUnavailable: a job that returned would count as done and never come again.
+        """
+        if self.stripe is None:
+            raise StripeUnavailable(
+                "Stripe is not configured for this worker",
+                field="stripe_api_key",
+                remedy="set STEELYARD_STRIPE_API_KEY and start the worker again",
+            )
+        return self.stripe
+
 
 def add_tasks(app: procrastinate.App, tools: Tools) -> None:
     """Register every task under its stable name."""
 
     @app.task(name=jobs.MIRROR_INVOICE, retry=PASSING)
     async def mirror(invoice_id: str) -> None:
-        if tools.stripe is None:
-            log.error("an invoice waits for Stripe, which is not configured", invoice=invoice_id)
-            return
+        client = tools.require_stripe()
         await asyncio.to_thread(
-            mirror_invoice, tools.database, tools.stripe, UUID(invoice_id), now=datetime.now(UTC)
+            mirror_invoice, tools.database, client, UUID(invoice_id), now=datetime.now(UTC)
         )
 
     @app.task(name=jobs.APPLY_STRIPE_EVENT, retry=PASSING)
     async def apply(event_id: str) -> None:
-        if tools.stripe is None:
-            log.error("an event waits for Stripe, which is not configured", stripe_event=event_id)
-            return
+        client = tools.require_stripe()
         await asyncio.to_thread(
-            apply_event, tools.database, tools.stripe, event_id, now=datetime.now(UTC)
+            apply_event, tools.database, client, event_id, now=datetime.now(UTC)
         )
 
     @app.periodic(cron="* * * * *")
@@ -83,19 +94,54 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
                 catch_up, tools.database, tools.stripe, since=now - CATCH_UP_WINDOW, now=now
             )
 
+    @app.periodic(cron="* * * * *")
+    @app.task(name="revive_stalled_jobs", queueing_lock="revive_stalled_jobs")
+    async def revive(timestamp: int) -> None:
+        del timestamp
+        await revive_stalled(app)
+
     @app.periodic(cron="7 * * * *")
     @app.task(name="ensure_usage_partitions", queueing_lock="ensure_usage_partitions")
     async def partitions(timestamp: int) -> None:
         await asyncio.to_thread(make_partitions, tools.database, now=_instant(timestamp))
 
 
+async def revive_stalled(app: procrastinate.App) -> None:
+    """Give back the jobs of workers that died.
+
+    A job that was under way keeps its lock: without this no later invoice of its tenant would
+    ever reach Stripe. Periodic jobs are not repeated, since their next turn does the same.
+    """
+    for job in await app.job_manager.get_stalled_jobs():
+        assert job.id is not None
+        log.warning("a worker died in a job", task=job.task_name, job=job.id)
+        if job.queueing_lock is None:
+            await app.job_manager.retry_job(job)
+        else:
+            await app.job_manager.finish_job_by_id_async(
+                job.id, status=Status.FAILED, delete_job=False
+            )
+
+
 def accrue_everybody(database: Database, *, now: datetime) -> None:
-    """Bring the accruals of every tenant's current billing period up to date."""
+    """Bring the accruals of every tenant up to date: its billing period, and the one before it.
+
+    The one before gets what was used in its last minute or reported late. A tenant whose usage
+    cannot be rated stops nobody else.
+    """
     with database.transaction(Role.OPERATOR) as connection:
         tenants = list_tenants(connection)
     for tenant in tenants:
-        with database.transaction(Role.OPERATOR) as connection:
-            accrue_usage(connection, tenant=tenant, period=tenant.billing_period(now), now=now)
+        current = tenant.billing_period(now)
+        before = tenant.billing_period(current.start - timedelta(microseconds=1))
+        for period in (before, current):
+            try:
+                with database.transaction(Role.OPERATOR) as connection:
+                    accrue_usage(connection, tenant=tenant, period=period, now=now)
+            except SteelyardError as error:
+                log.error(  # noqa: TRY400  # expected of data, not a bug: no traceback
+                    "usage cannot be accrued", tenant=tenant.slug, code=error.code
+                )
 
 
 def make_partitions(database: Database, *, now: datetime) -> None:
