@@ -86,8 +86,10 @@ async def test_clients_that_do_not_read_are_billed_at_most_what_reaches_them_in_
     async with open_plant(pace_ms=0, padding=4000) as plant:
         (endless,) = await stalled(plant, [20_000])
         assert plant.judged([endless]).recovered == 1
-        # Answers that the engine had ended, while their last bytes still waited in the proxy.
-        lengths = [endless.delivered + more for more in range(-20, 44, 4)]
+        # Answers that the engine had ended, while their last bytes still waited in the proxy; one
+        # that fits into the kernel for certain, and one that does not.
+        fits = endless.delivered
+        lengths = [fits // 2, *range(fits - 20, fits + 44, 4), fits * 2]
         answers = await stalled(plant, lengths)
         verdicts = plant.judged([endless, *answers])
         assert verdicts.recovered > 1
