@@ -2,8 +2,9 @@
 
 Decides when a new snapshot is taken: on a notification of the database, at every quarter of an
 hour (contracts begin and end there), every ten seconds in any case, and every second while the
-listening connection is broken. While the database is away the last snapshot lives on, so that
-known keys keep working. The request path sees none of this: it reads `snapshot`.
+listening connection is broken or silent. While the database is away, or what it says cannot be
+used, the last snapshot lives on, so that known keys keep working. The request path sees none of
+this: it reads `snapshot`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from billing.admission.route import Route
 from billing.admission.snapshot import Backend, ServedModel, Snapshot
-from billing.errors import ConfigurationError
+from billing.errors import ConfigurationError, SteelyardError
 from billing.metering.token_class import TokenClass
 from billing.operations.admission.take_snapshot import take_snapshot
 from billing.planfiles.backend_file import BackendModel, BackendSpec
@@ -53,6 +54,7 @@ class Control:
         self._now = now
         self._refreshing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._heard_at = 0.0  # loop time of the last sign of life on the listening connection
         self.snapshot = Snapshot(version=0, keys={}, terms={}, models={})
 
     @classmethod
@@ -113,16 +115,28 @@ class Control:
 
             try:
                 self.snapshot = await asyncio.to_thread(take)
-            except SQLAlchemyError:
+            except (SQLAlchemyError, SteelyardError) as error:
+                # Raised later it would end the task that asked, and with it every renewal: a
+                # key revoked after that would work for ever.
                 if self.snapshot.version == 0:
                     raise
-                log.warning("snapshot not renewed: the database is away")
+                log.warning("snapshot not renewed", reason=type(error).__name__)
 
     async def _refresh_in_time(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            to_quarter = QUARTER_SECONDS - int(self._now().timestamp()) % QUARTER_SECONDS
-            await asyncio.sleep(min(REFRESH_SECONDS, to_quarter))
+            began, quarter = loop.time(), self._quarter()
+            waiting = True
+            while waiting:
+                await asyncio.sleep(SILENCE_SECONDS)
+                # A connection that neither speaks nor fails would keep revocations from us.
+                deaf = loop.time() - self._heard_at > 2 * SILENCE_SECONDS
+                due = loop.time() - began >= REFRESH_SECONDS or self._quarter() != quarter
+                waiting = not deaf and not due
             await self._refresh()
+
+    def _quarter(self) -> int:
+        return int(self._now().timestamp()) // QUARTER_SECONDS
 
     async def _listen(self) -> None:
         while True:
@@ -135,8 +149,10 @@ class Control:
 
     async def _listen_once(self) -> None:
         connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        loop = asyncio.get_running_loop()
         async with connection:
             await connection.execute(f"LISTEN {CHANNEL}")
+            self._heard_at = loop.time()
             # What changed between the last snapshot and LISTEN was announced to nobody.
             await self._refresh()
             while True:
@@ -148,6 +164,7 @@ class Control:
                 else:
                     # The heartbeat: a dead connection raises here instead of staying silent.
                     await connection.execute("SELECT 1")
+                self._heard_at = loop.time()
 
     async def _discover_later(self) -> None:
         while any(not backend.models for backend in self._backends):
@@ -162,7 +179,14 @@ class Control:
             for position, backend in enumerate(self._backends):
                 if not backend.models and (names := await _model_names(client, backend)):
                     models = tuple(BackendModel(name=name) for name in names)
-                    self._backends[position] = replace(backend, models=models)
+                    backends = list(self._backends)
+                    backends[position] = replace(backend, models=models)
+                    try:
+                        served_models(backends)
+                    except ConfigurationError as error:
+                        log.error("engine is left out", backend=backend.name, reason=error.message)  # noqa: TRY400  # no traceback: it is the operator's to mend
+                        continue
+                    self._backends = backends
                     log.info("engine serves", backend=backend.name, models=names)
                     found = True
         return found

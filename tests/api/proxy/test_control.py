@@ -1,0 +1,108 @@
+"""The snapshot is renewed whatever the engines and the listening connection do."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from api.proxy.control import Control, utc_now
+from billing.operations.tenancy.keys import IssuedKey, issue_key, revoke_key
+from billing.planfiles.backend_file import BackendModel, BackendSpec
+from billing.store.database import Database, Role
+from billing.tenancy.api_key import Role as KeyRole
+from tests.api.proxy.conftest import until
+from tests.world import make_world
+
+MODELS = b'{"data":[{"id":"embed"}]}'
+
+
+@asynccontextmanager
+async def engine_that_serves_embed() -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """Silent until the event is set, as an engine that starts later than the proxy."""
+    ready = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        status = b"200 OK" if ready.is_set() else b"503 Not Yet"
+        head = b"HTTP/1.1 %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        writer.write(head % (status, len(MODELS)) + MODELS)
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", ready
+
+
+@pytest.fixture
+def key(database: Database, now: datetime) -> IssuedKey:
+    make_world(database, now).tenant("acme")
+    with database.transaction(Role.OPERATOR) as connection:
+        return issue_key(connection, role=KeyRole.INFERENCE, tenant="acme", name="app", now=now)
+
+
+def revoke(database: Database, key: IssuedKey, now: datetime) -> None:
+    with database.transaction(Role.OPERATOR) as connection:
+        revoke_key(connection, key.id, tenant_id=None, now=now)
+
+
+def digest(key: IssuedKey) -> bytes:
+    return hashlib.sha256(key.text.encode()).digest()
+
+
+async def test_engine_whose_models_cannot_be_served_does_not_end_revocation(
+    database, key, now, monkeypatch
+):
+    monkeypatch.setattr("api.proxy.control.DISCOVERY_SECONDS", 0.2)
+    async with engine_that_serves_embed() as (url, ready):
+        embedding = BackendModel(name="embed", kind="embedding")
+        backends = [
+            BackendSpec(name="a", url="http://127.0.0.1:9", engine="vllm", models=(embedding,)),
+            BackendSpec(name="b", url=url, engine="vllm", models=()),
+        ]
+        control = await Control.start(database, database.conninfo(), backends, now=utc_now)
+        try:
+            ready.set()
+            await asyncio.sleep(1)
+            assert digest(key) in control.snapshot.keys
+            assert [backend.name for backend in control.snapshot.models["embed"].backends] == ["a"]
+            revoke(database, key, now)
+            await until(lambda: digest(key) not in control.snapshot.keys)
+        finally:
+            await control.stop()
+
+
+async def test_listening_connection_that_falls_silent_is_replaced_by_polling(
+    postgres, database, key, now, monkeypatch
+):
+    monkeypatch.setattr("api.proxy.control.REFRESH_SECONDS", 1_000)
+    address = sa.make_url(database.conninfo()).update_query_dict({"application_name": "listens"})
+    conninfo = address.render_as_string(hide_password=False)
+    control = await Control.start(database, conninfo, [], now=utc_now)
+    pids: list[int] = []
+    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
+        while not pids:
+            await asyncio.sleep(0.05)
+            rows = owner.execute(
+                "SELECT pid FROM pg_stat_activity WHERE application_name = 'listens'"
+                " AND state = 'idle' AND query <> ''"
+            )
+            pids = [pid for (pid,) in rows]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        revoke(database, key, now)
+        await until(lambda: digest(key) not in control.snapshot.keys)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        await control.stop()
