@@ -219,7 +219,8 @@ def last_residual(
         connection,
         "SELECT residual_after FROM invoice WHERE tenant_id = :tenant "
         "AND legal_entity_id = :entity AND currency = :currency AND state <> 'draft' "
-        "ORDER BY issued_at DESC, number DESC LIMIT 1",
+        # By number: numbers are given under a lock, in order; clocks are read before it.
+        "ORDER BY length(number) DESC, number DESC LIMIT 1",
         tenant=tenant_id,
         entity=legal_entity_id,
         currency=currency,
@@ -227,16 +228,34 @@ def last_residual(
     return Decimal(0) if row is None else row.residual_after
 
 
+def last_invoiced_end(connection: sa.Connection, *, tenant_id: int) -> datetime | None:
+    """The end of a tenant's newest billing period that was invoiced, or None."""
+    return only(
+        connection,
+        "SELECT max(period_end) AS ended FROM invoice "
+        "WHERE tenant_id = :tenant AND state <> 'draft'",
+        tenant=tenant_id,
+    ).ended
+
+
 def changed_periods(connection: sa.Connection, *, tenant_id: int, before: datetime) -> list[Period]:
-    """Invoiced billing periods that begin before an instant and got usage since they were rated."""
+    """Invoiced billing periods, begun before an instant, with usage or contracts not yet rated.
+
+    A contract that was bound backwards owes its fees there too. Clocks differ: one that was bound
+    shortly before the invoice is looked at again, which changes nothing (R4).
+    """
     rows = query(
         connection,
-        "SELECT s.period_start, s.period_end, max(s.watermark) AS watermark FROM invoice_scope s "
+        "SELECT s.period_start, s.period_end FROM invoice_scope s "
         "JOIN invoice i ON i.id = s.invoice_id WHERE s.tenant_id = :tenant "
         "AND i.state <> 'draft' AND s.period_start < :before GROUP BY 1, 2 "
         "HAVING EXISTS (SELECT FROM usage_rollup r WHERE r.tenant_id = :tenant "
         "  AND r.bucket >= s.period_start AND r.bucket < s.period_end "
-        "  AND r.epoch > max(s.watermark)) ORDER BY 1",
+        "  AND r.epoch > max(s.watermark)) "
+        "OR EXISTS (SELECT FROM contract c WHERE c.tenant_id = :tenant "
+        "  AND c.valid_from < s.period_end "
+        "  AND (c.valid_until IS NULL OR c.valid_until > s.period_start) "
+        "  AND c.created_at > max(i.issued_at) - interval '1 hour') ORDER BY 1",
         tenant=tenant_id,
         before=before,
     )

@@ -188,11 +188,12 @@ def test_what_cannot_be_invoiced_is_refused_and_takes_no_number(world: World) ->
     nobody = world.tenant("nobody", plan=None)
     with pytest.raises(NotFound):
         issue(world, nobody)
-    both = world.tenant("both")
-    with world.database.transaction(Role.OPERATOR) as connection:
+    world.tenant("both")
+    with (
+        pytest.raises(Conflict, match="currency"),
+        world.database.transaction(Role.OPERATOR) as connection,
+    ):
         bind_contract(connection, tenant="both", plan="yen", valid_from=MONTH_START, now=world.now)
-    with pytest.raises(Conflict, match="currency"):
-        issue(world, both)
     assert issue(world, world.tenant("acme")).number == "INV-000001"
 
 

@@ -11,11 +11,12 @@ import sqlalchemy as sa
 from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.contract import Contract
 from billing.catalog.price_plan import PricePlan
-from billing.errors import InvalidInput, NotFound, OverlappingCharges
+from billing.errors import Conflict, InvalidInput, NotFound, OverlappingCharges
 from billing.operations.catalog.plans import plan_of, require_plan, require_plan_row
 from billing.operations.tenancy.tenants import require_tenant
-from billing.period import require_on_grid
+from billing.period import BUCKET, require_on_grid
 from billing.store import catalog as store
+from billing.store.invoices import last_invoiced_end, lock_invoicing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,7 @@ def bind_contract(
         NotFound: no such tenant, plan or version.
         InvalidInput: dates off the grid or in the wrong order.
         OverlappingCharges: a contract in force at the same time prices the same usage (D16).
+        Conflict: a contract of the same billing period is in another currency.
     """
     owner = require_tenant(connection, tenant)
     require_on_grid(valid_from, field="valid_from")
@@ -54,9 +56,13 @@ def bind_contract(
     row = require_plan_row(connection, plan, version)
     store.lock_contracts(connection, owner.id)
     new_plan = plan_of(row)
+    billed_from = owner.billing_period(valid_from).start
+    billed_until = valid_until and owner.billing_period(valid_until - BUCKET).end
     for other in bound_plans(connection, tenant_id=owner.id):
         if _at_the_same_time(other.contract, valid_from, valid_until):
             _require_disjoint(other, new_plan.charges)
+        if _at_the_same_time(other.contract, billed_from, billed_until):
+            _require_one_currency(other, new_plan)
     contract_id = store.insert_contract(
         connection,
         tenant_id=owner.id,
@@ -75,6 +81,7 @@ def end_contract(connection: sa.Connection, contract_id: int, *, valid_until: da
     Raises:
         NotFound: no such contract, or it has an end already.
         InvalidInput: the end is off the grid or not after the start.
+        Conflict: the end lies in a billing period that was invoiced.
     """
     require_on_grid(valid_until, field="valid_until")
     found = [entry for entry in store.contracts(connection) if entry.id == contract_id]
@@ -82,6 +89,8 @@ def end_contract(connection: sa.Connection, contract_id: int, *, valid_until: da
         store.lock_contracts(connection, entry.tenant_id)
     if found and valid_until <= found[0].valid_from:
         raise InvalidInput("a contract must end after it starts", field="valid_until")
+    for entry in found:
+        _require_not_invoiced(connection, entry, valid_until)
     if not store.end_contract(connection, contract_id, valid_until=valid_until):
         raise NotFound("no such contract without an end", field="contract")
     return next(entry for entry in store.contracts(connection) if entry.id == contract_id)
@@ -118,6 +127,30 @@ def _at_the_same_time(
     starts_before_end = valid_until is None or contract.valid_from < valid_until
     ends_after_start = contract.valid_until is None or valid_from < contract.valid_until
     return starts_before_end and ends_after_start
+
+
+def _require_one_currency(other: BoundPlan, new_plan: PricePlan) -> None:
+    """One billing period is one invoice: of two currencies neither could be issued."""
+    if other.plan.currency != new_plan.currency:
+        raise Conflict(
+            f"contract {other.contract.id} of the same billing period is in another currency",
+            field="currency",
+            remedy="end that contract with a billing period, and begin this one with the next",
+        )
+
+
+def _require_not_invoiced(
+    connection: sa.Connection, contract: Contract, valid_until: datetime
+) -> None:
+    """A fee that was billed for days after the end would stay billed: nothing credits it."""
+    lock_invoicing(connection, contract.tenant_id)
+    invoiced_until = last_invoiced_end(connection, tenant_id=contract.tenant_id)
+    if invoiced_until is not None and valid_until < invoiced_until:
+        raise Conflict(
+            "the contract was invoiced beyond this end",
+            field="valid_until",
+            remedy=f"end it at {invoiced_until:%Y-%m-%dT%H:%MZ} or later",
+        )
 
 
 def _require_disjoint(other: BoundPlan, charges: Sequence[Charge]) -> None:

@@ -38,25 +38,32 @@ class Basis:
 
 
 def rated_again(connection: sa.Connection, rated: RatedPeriod) -> list[RatedPeriod]:
-    """Earlier periods of the tenant that were invoiced and got usage since then, rated again."""
+    """Earlier periods that were invoiced and got usage or contracts since then, rated again.
+
+    Periods in another currency are left for an invoice in theirs: to put one among the scopes of
+    this invoice would settle its usage without billing it.
+    """
     changed = store.changed_periods(
         connection, tenant_id=rated.tenant.id, before=rated.period.start
     )
-    return [rate_period(connection, tenant=rated.tenant, period=period) for period in changed]
+    again = [rate_period(connection, tenant=rated.tenant, period=period) for period in changed]
+    return [part for part in again if _currencies(part) <= _currencies(rated)]
 
 
 def bases_of(
     connection: sa.Connection, rated: RatedPeriod, corrected: Sequence[RatedPeriod]
 ) -> list[Basis]:
     """Bases of the period's own lines, then of the corrections, in a stable order."""
-    currencies = {contract.bound.contract.currency.code for contract in rated.contracts}
     return [
         basis
         for period in (rated, *corrected)
         for contract in period.contracts
-        if contract.bound.contract.currency.code in currencies
         for basis in _of_contract(connection, period, contract, is_correction=period is not rated)
     ]
+
+
+def _currencies(rated: RatedPeriod) -> set[str]:
+    return {contract.bound.contract.currency.code for contract in rated.contracts}
 
 
 def settlements(draft: InvoiceDraft, bases: Sequence[Basis]) -> tuple[SettlementRow, ...]:
