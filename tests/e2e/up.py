@@ -38,7 +38,7 @@ class Up:
     seen: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     @property
-    def data(self) -> Path:
+    def data_dir(self) -> Path:
         return self.home / "data"
 
     @property
@@ -55,7 +55,7 @@ class Up:
         }
         return {
             **plain,
-            "STEELYARD_DATA_DIR": str(self.data),
+            "STEELYARD_DATA_DIR": str(self.data_dir),
             "STEELYARD_PROXY_PORT": str(self.proxy_port),
             "STEELYARD_API_PORT": str(self.api_port),
             **extra,
@@ -106,7 +106,7 @@ class Up:
     def processes(self) -> dict[int, str]:
         """Every process that has the data folder in its command line or environment."""
         found: dict[int, str] = {}
-        needle = str(self.data).encode()
+        needle = str(self.data_dir).encode()
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit() or int(folder.name) == os.getpid():
                 continue
