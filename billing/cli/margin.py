@@ -143,7 +143,8 @@ def _show(made: MarginReport, in_zone: str) -> None:
         f"{plain(made.scrap)} + overhead {plain(made.overhead)} = booked {plain(made.booked)}"
     )
     show_text(f"M2 holds: revenue of all rows = posted in the ledger = {plain(made.posted)}")
-    show_text(f"Margin on all booked cost: {_percent(made.net_margin)}")
+    if made.net_margin is not None:
+        show_text(f"Margin on all booked cost: {_percent(made.net_margin)}")
 
 
 def _cells(row: MarginRow) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
@@ -15,6 +15,9 @@ from billing.ledger.account import Account, AccountCode
 from billing.ledger.posting import LineRef, Posting, Transaction, postings_digest
 from billing.period import Period
 from billing.store.database import first, members, only, query, run
+
+_HALF_A_MONTH = timedelta(days=14)
+"""From the begin of a billing period to its middle, of the shortest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,7 +180,11 @@ def journal(
 
 
 def revenue(connection: sa.Connection, *, period: Period) -> list[RevenueRow]:
-    """Posted revenue of the rated lines whose billing period begins in `period`."""
+    """Posted revenue of the rated lines whose billing period has its middle in `period`.
+
+    Tenants' months begin at midnight in zones of their own: by their begin, those east of UTC
+    would all be counted to the month before.
+    """
     rows = query(
         connection,
         "SELECT n.slug AS tenant, p.contract_id, p.period_start, p.line_key, p.currency, "
@@ -186,8 +193,8 @@ def revenue(connection: sa.Connection, *, period: Period) -> list[RevenueRow]:
         "AND p.period_start >= :start AND p.period_start < :end GROUP BY 1, 2, 3, 4, 5 "
         "ORDER BY 1, 2, 3, 4, 5",
         revenue=AccountCode.REVENUE.value,
-        start=period.start,
-        end=period.end,
+        start=period.start - _HALF_A_MONTH,
+        end=period.end - _HALF_A_MONTH,
     )
     return [RevenueRow(**members(row)) for row in rows]
 

@@ -1,12 +1,13 @@
 """Put what was earned beside what it cost, per tenant or model.
 
-Revenue is what the ledger holds for the billing periods that begin in the report's period, split
-over models by the weights that rating gives each line. Cost is the newest cost statement of
+Revenue is what the ledger holds for the billing periods whose middle lies in the report's period,
+split over models by the weights that rating gives each line. Cost is the newest cost statement of
 exactly that period, allocated over everybody's tokens. The report checks M1 and M2 itself.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 
 import sqlalchemy as sa
@@ -73,21 +74,23 @@ def _revenue(connection: sa.Connection, posted: list[RevenueRow]) -> list[Posted
         )
         for row in posted
         for model, amount in split_revenue(
-            row.amount, weights.get((row.contract_id, row.line_key), ())
+            row.amount, weights.get((row.contract_id, row.period_start, row.line_key), ())
         )
     ]
 
 
-def _weights(connection: sa.Connection, posted: list[RevenueRow]) -> dict[tuple[int, str], Weights]:
-    """Each line's split over models, by rating its tenant's period again."""
-    weights: dict[tuple[int, str], Weights] = {}
+def _weights(
+    connection: sa.Connection, posted: list[RevenueRow]
+) -> dict[tuple[int, datetime, str], Weights]:
+    """Each period's line's split over models, by rating its tenant's period again."""
+    weights: dict[tuple[int, datetime, str], Weights] = {}
     for slug, start in sorted({(row.tenant, row.period_start) for row in posted}):
         tenant = tenancy_store.tenant(connection, slug)
         assert tenant is not None
         rated = rate_period(connection, tenant=tenant, period=tenant.billing_period(start))
         for contract in rated.contracts:
             for line in contract.rating.lines:
-                weights[contract.bound.contract.id, line.key] = line.by_model
+                weights[contract.bound.contract.id, start, line.key] = line.by_model
     return weights
 
 
