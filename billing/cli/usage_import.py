@@ -24,6 +24,7 @@ from billing.metering.usage_event import UsageReport, Verdict, VerdictKind
 from billing.operations.metering.ingest_usage import ingest_usage
 from billing.operations.tenancy.tenants import require_tenant
 from billing.store.database import Database, Role
+from billing.store.usage.append import ensure_partitions
 from billing.tenancy.tenant import Tenant
 
 BATCH = 5_000
@@ -87,6 +88,9 @@ def import_usage(path: str, *, tenant: str, source: str | None, quiet: bool) -> 
         with connected() as database:
             with database.transaction(Role.OPERATOR) as connection:
                 owner = require_tenant(connection, tenant)
+            # Where no worker runs, nobody else makes the month's partition.
+            with database.transaction(Role.INGEST) as connection:
+                ensure_partitions(connection, now=clock())
             for batch in _batches(read_reports(rows, source=source)):
                 for (line, _), verdict in zip(batch, _ingest(database, owner, batch), strict=True):
                     imported.add(line, verdict)

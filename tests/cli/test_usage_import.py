@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from billing.cli import usage_import
 from billing.cli.usage_rows import read_reports
@@ -94,6 +96,19 @@ def test_a_malformed_row_writes_nothing(acme):
     shown = steelyard("usage", "show", "--tenant", "acme")
     assert "No usage" in shown.out
     assert "try: steelyard usage import" in shown.out
+
+
+def test_a_month_that_no_worker_prepared_is_no_obstacle(acme, postgres, database_name):
+    with psycopg.connect(postgres.owner_conninfo(database_name)) as owner:
+        partitions = owner.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits "
+            "WHERE inhparent = 'usage_event'::regclass"
+        ).fetchall()
+        assert partitions
+        for (name,) in partitions:
+            owner.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
+    _, imported = acme
+    assert imported(lines(row())).status == 0
 
 
 def test_an_unknown_tenant_and_an_empty_file(acme):

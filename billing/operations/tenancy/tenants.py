@@ -62,7 +62,9 @@ def require_legal_entity(connection: sa.Connection, slug: str | None) -> LegalEn
         entities = store.legal_entities(connection)
         if not entities:
             raise InvalidInput(
-                "there is no legal entity yet", field="legal_entity", remedy="create one first"
+                "there is no legal entity yet",
+                field="legal_entity",
+                remedy="create one with `steelyard entity create`",
             )
         if len(entities) != 1:
             raise InvalidInput(
