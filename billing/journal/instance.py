@@ -89,6 +89,11 @@ def new_name(now_us: int) -> str:
     return f"{now_us:015x}-{secrets.token_hex(4)}"
 
 
+def is_name(name: str) -> bool:
+    """Whether an instance can have this name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def prepare(directory: Path, name: str) -> tuple[Path, Lock]:
     """Make the folder of a new instance, hidden under a name that no reader looks at, and lock it.
 
@@ -97,7 +102,7 @@ def prepare(directory: Path, name: str) -> tuple[Path, Lock]:
     Raises:
         JournalError: the name is unusable or taken, or the disk refuses.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise JournalError(
             "an instance's name is not usable",
             field="instance",

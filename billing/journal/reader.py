@@ -55,15 +55,23 @@ class Page(NamedTuple):
 
 
 def list_instances(directory: Path) -> list[Path]:
-    """Folders of all instances, oldest name first; none if the directory does not exist."""
+    """Folders of all instances, oldest name first; none if the directory does not exist.
+
+    Others are none of ours: `lost+found`, where the journal has a disk of its own.
+    """
     if not directory.is_dir():
         return []
-    return sorted(entry for entry in directory.iterdir() if entry.is_dir() and entry.name[0] != ".")
+    return sorted(
+        entry for entry in directory.iterdir() if instance.is_name(entry.name) and entry.is_dir()
+    )
 
 
 def segments(instance_dir: Path) -> list[Segment]:
-    """Segments of an instance in their order."""
-    paths = sorted(instance_dir.glob("*.seg"), key=instance.segment_number)
+    """Segments of an instance in their order; a file moved aside under another name is none."""
+    paths = sorted(
+        (path for path in instance_dir.glob("*.seg") if path.stem.isdecimal()),
+        key=instance.segment_number,
+    )
     return [
         Segment(path=path, number=instance.segment_number(path), sealed=path is not paths[-1])
         for path in paths

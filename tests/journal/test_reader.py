@@ -40,6 +40,9 @@ async def test_instances_are_listed_oldest_first_and_unborn_ones_are_not(tmp_pat
     journals = [await Journal.open(tmp_path, clock=lambda: next(clock)) for _ in range(3)]
     (tmp_path / ".new-half").mkdir()
     (tmp_path / "a-file").write_text("")
+    (tmp_path / "lost+found").mkdir()
+    (journals[0].directory / "000001.damaged.seg").write_text("")
+    assert numbers(journals[0]) == [1]
     assert reader.list_instances(tmp_path) == [journal.directory for journal in journals]
     for journal in journals:
         await journal.close()

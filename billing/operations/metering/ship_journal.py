@@ -9,12 +9,14 @@ ended are billed as their last checkpoint says, flagged `estimated`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.exc import DataError, IntegrityError
 
 from billing.errors import JournalError
 from billing.journal.reader import (
@@ -47,7 +49,8 @@ class Shipment:
         events: usage events that were new.
         recovered: of those, the ones that a dead proxy had left open.
         scrap: attempts that bill nothing.
-        damaged: what is wrong with journals that could not be read; the others are shipped.
+        damaged: what is wrong with journals that could not be read or booked; the others are
+            shipped.
     """
 
     events: int = 0
@@ -79,6 +82,13 @@ class JournalShipper:
                 self._ship_instance(folder, shipment, now=now)
             except JournalError as error:
                 shipment.damaged.append(str(error))
+            except OSError as error:
+                shipment.damaged.append(f"{folder} cannot be read: {error.strerror}")
+            except (IntegrityError, DataError) as error:
+                # A clock that was years off at boot, say: no partition takes such an id. The
+                # kind only: the database's text repeats the row.
+                refusal = type(error.orig).__name__
+                shipment.damaged.append(f"{folder}: the ledger refuses a record ({refusal})")
         return shipment
 
     def prune(self, *, now: datetime) -> int:
@@ -87,7 +97,8 @@ class JournalShipper:
         for folder in list_instances(self.directory):
             place = self._cursor(folder.name)
             shipped_through = place.segment if place.finished else place.segment - 1
-            removed += len(prune(folder, shipped_through, now))
+            with suppress(OSError):  # `ship` reads the same folder, and says what is wrong
+                removed += len(prune(folder, shipped_through, now))
         return removed
 
     def _ship_instance(self, folder: Path, shipment: Shipment, *, now: datetime) -> None:
