@@ -17,7 +17,7 @@ from api.deployment import DeploymentInUse
 from api.metrics import Metrics
 from billing.errors import ConfigurationError
 from billing.store.database import first
-from billing.store.migrate import newest_revision
+from billing.store.schema_version import newest_revision
 
 
 @cache

@@ -12,7 +12,8 @@ from billing.cli.when import clock
 from billing.operations.deployment import data_dir, running_database
 from billing.settings import read_settings
 from billing.store.database import Role
-from billing.store.migrate import current_revision, migrate, newest_revision
+from billing.store.migrate import migrate
+from billing.store.schema_version import current_revision, newest_revision
 from billing.store.usage.append import ensure_partitions
 
 app = typer.Typer()

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.exc import OperationalError
 
-from billing.errors import ConfigurationError
-from billing.store.database import unreachable
+from billing.store.schema_version import migrations_folder
 
 _LOCK = 0x57EE17A2D
 """Advisory lock: two processes that start together migrate once."""
@@ -21,11 +16,8 @@ _LOCK = 0x57EE17A2D
 
 def configuration() -> Config:
     """Alembic's configuration for the installed migrations."""
-    found = find_spec("migrations")
-    if found is None or found.origin is None:
-        raise ConfigurationError("the migrations package is not installed")
     config = Config()
-    config.set_main_option("script_location", str(Path(found.origin).parent))
+    config.set_main_option("script_location", str(migrations_folder()))
     return config
 
 
@@ -49,24 +41,3 @@ def migrate(owner_url: str, *, revision: str = "head") -> list[str]:
     scripts = ScriptDirectory.from_config(config)
     applied = [script.revision for script in scripts.iterate_revisions(revision, before or "base")]
     return applied[::-1]
-
-
-def current_revision(url: str) -> str | None:
-    """The revision that a database is at; None if it is empty.
-
-    Raises:
-        ConfigurationError: the database does not answer.
-    """
-    engine = sa.create_engine(url, poolclass=sa.NullPool, hide_parameters=True)
-    try:
-        with engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
-    except OperationalError as error:
-        raise unreachable() from error
-    finally:
-        engine.dispose()
-
-
-def newest_revision() -> str | None:
-    """The revision that this version of the program needs."""
-    return ScriptDirectory.from_config(configuration()).get_current_head()

@@ -15,7 +15,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 
 from billing.store.embedded.address import ServerAddress
-from billing.store.migrate import configuration, current_revision, migrate, newest_revision
+from billing.store.migrate import configuration, migrate
+from billing.store.schema_version import current_revision, newest_revision
 
 # An object that the schema owns, by kind: what stands here in no order is the whole schema.
 OBJECTS = """
