@@ -90,6 +90,11 @@ class StreamRelay:
                 raise
             # Its end cannot be made durable, so nobody may be told that it is complete.
             self._exchange.client.cut(flush=False)
+        except Exception:
+            # A defect of ours leaves no operation open: what was delivered is billed.
+            if not self._settled:
+                await self._settle_cut("upstream_broke")
+            raise
         finally:
             self._sweep.discard(self)
 

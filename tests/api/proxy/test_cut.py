@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from api.proxy.limits import Limits
+from billing.engines.stream_meter import StreamMeter
 from billing.journal.records import Counts
 from tests.api.proxy.conftest import until
 from tests.fake_engine.shapes import Behaviour
@@ -170,3 +171,20 @@ async def test_leaving_clients_leave_nothing_behind(yard):
     outcomes = yard.journal.usages + yard.journal.voids
     assert len(outcomes) == len({outcome.id for outcome in outcomes}) == len(yard.journal.intents)
     assert not yard.app._plant.upstream._busy
+
+
+async def test_a_defect_in_the_meter_leaves_no_operation_open(yard, monkeypatch):
+    yard.engine.behaviour = Behaviour(tokens=10, pace_ms=20)
+    observe = StreamMeter.observe
+
+    def broken(meter, event):
+        if b"w5" in event.text:
+            raise ValueError("a defect")
+        observe(meter, event)
+
+    monkeypatch.setattr(StreamMeter, "observe", broken)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await yard.chat(stream=True)
+    await yard.settled()
+    usage = yard.journal.usage
+    assert (usage.cause, usage.estimated, usage.counts.output) == ("upstream_broke", True, 5)
