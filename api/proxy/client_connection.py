@@ -40,6 +40,8 @@ class ClientConnection(HttpToolsProtocol):
         self._on_lost: Callable[[], None] | None = None
         self._cut_since: float | None = None
         self._lost = False
+        self._unsent = 0
+        self._unsent_since = self._since
 
     # What relays use.
 
@@ -76,7 +78,9 @@ class ClientConnection(HttpToolsProtocol):
     def sweep(self, now: float) -> None:
         """Enforce the deadlines; called a few times a second for every connection."""
         waited_ms = (now - self._since) * 1000
-        if self._cut_since is not None:
+        if self._reads_nothing(now):
+            self.transport.abort()  # a whole answer would stay in memory as long as it likes
+        elif self._cut_since is not None:
             if now - self._cut_since > LINGER_SECONDS:
                 self.transport.abort()
         elif self._in_head:
@@ -87,6 +91,12 @@ class ClientConnection(HttpToolsProtocol):
                 self._refuse(408, "request_timeout", "The request did not arrive in time.")
         elif self._never_used and waited_ms > self.limits.idle_ms:
             self.transport.close()
+
+    def _reads_nothing(self, now: float) -> bool:
+        unsent = self.unsent_bytes()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        return (now - self._unsent_since) * 1000 > self.limits.client_stalled_ms
 
     @property
     def _never_used(self) -> bool:

@@ -9,7 +9,8 @@ import json
 import pytest
 
 from api.proxy.limits import Limits
-from tests.api.proxy.conftest import KEY
+from tests.api.proxy.conftest import KEY, until
+from tests.fake_engine.shapes import Behaviour
 
 BODY = b'{"model":"tiny","messages":[]}'
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nauthorization: Bearer %b\r\n" % KEY.encode()
@@ -111,3 +112,19 @@ async def test_too_many_connections_are_closed(open_yard):
     assert yard.engine.served == []
     await clients[0].send(GOOD)
     assert (await clients[0].until(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_client_that_never_reads_its_answer_does_not_keep_it_in_memory(open_yard):
+    yard = await open_yard(limits=Limits(client_stalled_ms=500, drain_ms=2_000))
+    filler = b"a" * (30 << 20)
+    yard.engine.behaviour = Behaviour(
+        answer=b'{"usage":{"prompt_tokens":2,"completion_tokens":1},"x":"%b"}' % filler
+    )
+    client = await yard.raw()
+    client.writer.transport.pause_reading()
+    await client.post(b'{"model":"tiny","messages":[]}')
+    await until(lambda: yard.journal.usages)
+    await asyncio.sleep(3)
+    client.writer.transport.resume_reading()
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await client.reader.readexactly(len(filler))
