@@ -23,7 +23,8 @@ from typing import IO
 import typer
 from rich.console import Console
 
-from billing.cli.output import JsonFlag, console
+from billing.cli import output
+from billing.cli.output import JsonFlag
 from billing.cli.processes import POLL_SECONDS, Child, free_port, require_free, wait_until_ready
 from billing.cli.simulated import MODELS, write_backends
 from billing.errors import ConfigurationError
@@ -53,7 +54,7 @@ def up(as_json: JsonFlag = False) -> None:
     Without STEELYARD_BACKENDS a built-in engine answers, and says that it is simulated. Ctrl-C
     stops everything in order and loses nothing.
     """
-    run_up(read_settings(), as_json=as_json, console=console())
+    run_up(read_settings(), as_json=as_json, console=output.console())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
                 simulated=simulated,
             )
             _announce(started, folder, console, as_json=as_json)
-            _watch(children, stopping, console)
+            _watch(children, stopping)
         finally:
             if not as_json:
                 console.print("Stopping: streams end, the journal is shipped …")
@@ -156,14 +157,26 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _watch(children: list[Child], stopping: threading.Event, console: Console) -> None:
+def _watch(children: list[Child], stopping: threading.Event) -> None:
+    """Start a child that ended again; one that keeps ending waits, and the others go on.
+
+    A worker that cannot run must not take customers' traffic down with it.
+    """
+    notices = output.console(stderr=True)
+    waiting: set[str] = set()
     while not stopping.wait(POLL_SECONDS):
         for child in children:
             if child.exit_status is None:
                 continue
             if not child.may_restart():
-                raise ConfigurationError(f"{child.name} ends again and again", remedy="see its log")
-            console.print(f"{child.name} ended (status {child.exit_status}); starting it again")
+                if child.name not in waiting:
+                    notices.print(
+                        f"{child.name} ends again and again; it waits a minute, see its log"
+                    )
+                waiting.add(child.name)
+                continue
+            waiting.discard(child.name)
+            notices.print(f"{child.name} ended (status {child.exit_status}); starting it again")
             child.start()
 
 
