@@ -8,6 +8,7 @@ from itertools import count
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 
 from billing.store.database import Database
@@ -18,6 +19,13 @@ from billing.store.migrate import migrate
 TEMPLATE = "steelyard_template"
 
 _numbers = count(1)
+
+
+@pytest.fixture(autouse=True)
+def unconfigured_logs() -> Iterator[None]:
+    """A command that ran in this process leaves logs pointing at its own, closed, output."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
