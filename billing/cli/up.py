@@ -243,7 +243,7 @@ def _url(host: str, port: int) -> str:
 @contextmanager
 def _only_one(folder: Path) -> Generator[None]:
     """Refuse a second `steelyard up` over the same folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(folder.joinpath("up.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
