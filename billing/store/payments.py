@@ -8,7 +8,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.store.database import first, members, only, query, run
+from billing.store.database import first, members, only, run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,13 +74,6 @@ def mirror_by_stripe_id(connection: sa.Connection, stripe_id: str) -> MirrorRow 
     """The mirror that has this Stripe invoice."""
     row = first(connection, f"{_MIRROR} WHERE stripe_id = :id", id=stripe_id)
     return None if row is None else MirrorRow(**members(row))
-
-
-def mirrors(connection: sa.Connection, *, unfinished: bool = False) -> list[MirrorRow]:
-    """All mirrors, or those that are on their way, oldest first."""
-    where = "WHERE state IN ('pending', 'created', 'filled')" if unfinished else ""
-    rows = query(connection, f"{_MIRROR} {where} ORDER BY requested_at, invoice_id")
-    return [MirrorRow(**members(row)) for row in rows]
 
 
 def begin_mirror_attempt(connection: sa.Connection, invoice_id: UUID, *, now: datetime) -> None:

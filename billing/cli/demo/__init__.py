@@ -16,7 +16,7 @@ def demo(as_json: JsonFlag = False) -> None:
     Real proxy, journal, ledgers, rating and invoices on a database that is gone afterwards; the
     engine, the history and Stripe are simulated. Exits with 1 if two figures differ.
     """
-    # Imported here: the data plane's helpers need nothing of it, and it loads everything.
+    # Imported here: it loads everything, and `--help` needs none of it.
     from billing.cli.demo.run import run_demo
 
     run_demo(as_json=as_json, console=console())
