@@ -30,17 +30,6 @@ def uuid7(at_ms: int, randomness: int) -> UUID:
     return UUID(int=value)
 
 
-def minted_at(event_id: UUID) -> datetime:
-    """The instant at which an id was minted, to the millisecond."""
-    return _EPOCH + timedelta(milliseconds=event_id.int >> 80)
-
-
-def first_id_at(instant: datetime) -> UUID:
-    """The smallest id that can be minted at `instant`: a partition bound."""
-    elapsed = instant - _EPOCH
-    return UUID(int=(elapsed // timedelta(milliseconds=1)) << 80)
-
-
 def milliseconds(instant: datetime) -> int:
     """Whole milliseconds since 1970 of an aware instant."""
     return (instant - _EPOCH) // timedelta(milliseconds=1)

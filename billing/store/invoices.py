@@ -316,13 +316,3 @@ def mark_paid(connection: sa.Connection, invoice_id: UUID, *, now: datetime) -> 
         id=invoice_id,
         now=now,
     )
-
-
-def total_of_issued(connection: sa.Connection, *, currency: str) -> int:
-    """Sum of the totals of all issued invoices of a currency, in minor units."""
-    return only(
-        connection,
-        "SELECT CAST(coalesce(sum(total_minor), 0) AS bigint) AS total FROM invoice "
-        "WHERE state <> 'draft' AND currency = :currency",
-        currency=currency,
-    ).total
