@@ -1,0 +1,1 @@
+"""Closed partitions as Parquet files, on disk or in an object store."""

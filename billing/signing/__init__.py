@@ -1,0 +1,1 @@
+"""Signatures of tree heads, Ed25519."""
