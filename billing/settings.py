@@ -44,6 +44,35 @@ class Settings(BaseSettings):
         default=None, description="Signing secrets of the webhook endpoint, comma-separated."
     )
     ship_interval_ms: int = Field(default=25, ge=5, le=5000)
+    journal_keep_hours: int = Field(
+        default=72, ge=1, description="How long shipped journal segments stay, to be replayed."
+    )
+    retention_months: int | None = Field(
+        default=None,
+        ge=1,
+        description="Full months of usage events that stay in the database; all of them if unset.",
+    )
+    archive_url: str | None = Field(
+        default=None,
+        description="Closed months go here: a folder, or s3://bucket/prefix; a folder of data_dir "
+        "if unset.",
+    )
+    archive_endpoint: str | None = Field(
+        default=None, description="Address of an S3-compatible store other than Amazon's."
+    )
+    archive_region: str | None = Field(default=None, description="Region of the bucket.")
+    archive_access_key: SecretStr | None = Field(
+        default=None, description="Access key of the bucket; the environment's own if unset."
+    )
+    archive_secret_key: SecretStr | None = Field(
+        default=None, description="Secret key of the bucket; needed with the access key."
+    )
+    seal_key_file: Path | None = Field(
+        default=None, description="Ed25519 key that signs tree heads; made in data_dir if unset."
+    )
+    witness_url: str | None = Field(
+        default=None, description="Outside witness that signed tree heads are sent to."
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     def webhook_secrets(self) -> tuple[str, ...]:
