@@ -11,18 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from billing.exports.csv_text import instant_text
 from billing.exports.journal_rows import Names
-from billing.ledger.account import Account, AccountCode
+from billing.ledger.account import Account, AccountKind
 from billing.ledger.posting import Transaction
 from billing.money import LEDGER_DECIMALS
 
 _ROOTS = {
-    AccountCode.UNBILLED: "assets",
-    AccountCode.RECEIVABLE: "assets",
-    AccountCode.STRIPE_CLEARING: "assets",
-    AccountCode.BANK: "assets",
-    AccountCode.TAX_PAYABLE: "liabilities",
-    AccountCode.REVENUE: "revenues",
-    AccountCode.ROUNDING: "expenses",
+    AccountKind.ASSET: "assets",
+    AccountKind.LIABILITY: "liabilities",
+    AccountKind.EQUITY: "equity",
+    AccountKind.INCOME: "revenues",
+    AccountKind.EXPENSE: "expenses",
 }
 
 
@@ -41,7 +39,7 @@ def account_name(account: Account, names: Names) -> str:
     The root says where the account stands in a balance sheet or an income statement.
     """
     parts = [
-        _ROOTS[account.code],
+        _ROOTS[account.code.kind],
         account.code.value,
         names.legal_entities[account.legal_entity_id],
     ]

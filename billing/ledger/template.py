@@ -1,6 +1,7 @@
-"""Posting templates: how a business event becomes postings. They decide no lifecycle.
+"""Posting templates of sales: how a business event becomes postings. They decide no lifecycle.
 
-Revenue moves only through Unbilled, by exact amounts; invoices move whole minor units.
+Revenue moves only through Unbilled, by exact amounts; invoices move whole minor units. Credits
+are in `credit_template`, money that comes and goes in `cash_template`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,18 @@ class Books:
             currency=self.currency,
         )
 
+    def postings(self, *sides: tuple[AccountCode, Decimal]) -> tuple[Posting, ...]:
+        """One posting per side that is not zero; debits are positive."""
+        return tuple(
+            Posting(account=self.account(code), amount=amount) for code, amount in sides if amount
+        )
+
+    def moved(
+        self, amount: Decimal, *, debit: AccountCode, credit: AccountCode
+    ) -> tuple[Posting, ...]:
+        """Dr one account / Cr another."""
+        return self.postings((debit, amount), (credit, amount.copy_negate()))
+
 
 def usage_accrued(books: Books, accruals: list[tuple[LineRef, Decimal]]) -> tuple[Posting, ...]:
     """Dr Unbilled / Cr Revenue, one credit per rated line, one pair per line.
@@ -42,28 +55,51 @@ def usage_accrued(books: Books, accruals: list[tuple[LineRef, Decimal]]) -> tupl
             Posting(account=books.account(AccountCode.UNBILLED), amount=amount, line=line)
         )
         postings.append(
-            Posting(account=books.account(AccountCode.REVENUE), amount=-amount, line=line)
+            Posting(
+                account=books.account(AccountCode.REVENUE), amount=amount.copy_negate(), line=line
+            )
         )
     return tuple(postings)
 
 
 def invoice_issued(books: Books, *, subtotal: Decimal, tax: Decimal) -> tuple[Posting, ...]:
     """Dr Receivable (total) / Cr Unbilled (subtotal), Cr Tax payable. Whole minor units."""
-    sides = (
+    return books.postings(
         (AccountCode.RECEIVABLE, subtotal + tax),
         (AccountCode.UNBILLED, -subtotal),
         (AccountCode.TAX_PAYABLE, -tax),
     )
-    return _non_zero(books, sides)
 
 
-def payment_received(books: Books, *, amount: Decimal, into: AccountCode) -> tuple[Posting, ...]:
-    """Dr Stripe clearing or Bank / Cr Receivable."""
-    assert into in {AccountCode.STRIPE_CLEARING, AccountCode.BANK}
-    return _non_zero(books, ((into, amount), (AccountCode.RECEIVABLE, -amount)))
+def credit_note_issued(books: Books, *, subtotal: Decimal, tax: Decimal) -> tuple[Posting, ...]:
+    """Dr Unbilled, Dr Tax payable / Cr Receivable: a mirrored invoice.
+
+    The exact accrual is reversed apart.
+    """
+    return invoice_issued(books, subtotal=-subtotal, tax=-tax)
 
 
-def _non_zero(books: Books, sides: tuple[tuple[AccountCode, Decimal], ...]) -> tuple[Posting, ...]:
-    return tuple(
-        Posting(account=books.account(code), amount=amount) for code, amount in sides if amount
-    )
+def commitment_trued_up(books: Books, *, amount: Decimal, prepaid: bool) -> tuple[Posting, ...]:
+    """Dr Contract liability if prepaid, else Unbilled / Cr Revenue: unused commitment."""
+    debit = AccountCode.CONTRACT_LIABILITY if prepaid else AccountCode.UNBILLED
+    return books.moved(amount, debit=debit, credit=AccountCode.UNUSED_COMMITMENT)
+
+
+def outcome_expected(books: Books, *, amount: Decimal) -> tuple[Posting, ...]:
+    """Dr Contract asset / Cr Revenue, where policy recognises before the tenant confirms."""
+    return books.moved(amount, debit=AccountCode.CONTRACT_ASSET, credit=AccountCode.REVENUE)
+
+
+def expected_outcome_confirmed(books: Books, *, amount: Decimal) -> tuple[Posting, ...]:
+    """Dr Unbilled / Cr Contract asset: what was expected has become due."""
+    return books.moved(amount, debit=AccountCode.UNBILLED, credit=AccountCode.CONTRACT_ASSET)
+
+
+def refund_reserved(books: Books, *, amount: Decimal) -> tuple[Posting, ...]:
+    """Dr Revenue / Cr Refund liability."""
+    return books.moved(amount, debit=AccountCode.REVENUE, credit=AccountCode.REFUND_LIABILITY)
+
+
+def rounding_written_off(books: Books, *, residual: Decimal) -> tuple[Posting, ...]:
+    """Dr Rounding / Cr Unbilled (or reverse): what remains at the end of an account."""
+    return books.moved(residual, debit=AccountCode.ROUNDING, credit=AccountCode.UNBILLED)

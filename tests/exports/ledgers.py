@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from billing.exports.journal_rows import Names
 from billing.ledger.account import AccountCode
+from billing.ledger.cash_template import payment_received
 from billing.ledger.posting import LineRef, Posting, Transaction
-from billing.ledger.template import Books, invoice_issued, payment_received, usage_accrued
+from billing.ledger.template import Books, invoice_issued, usage_accrued
 
 NAMES = Names(legal_entities={1: "default"}, tenants={1: "acme", 2: "globex"})
 START = datetime(2026, 11, 1, tzinfo=UTC)

@@ -8,8 +8,9 @@ import sqlalchemy as sa
 
 from billing.errors import Conflict, InvalidInput
 from billing.ledger.account import AccountCode
+from billing.ledger.cash_template import payment_received
 from billing.ledger.posting import Transaction
-from billing.ledger.template import Books, payment_received
+from billing.ledger.template import Books
 from billing.money import currency, from_minor, to_minor
 from billing.operations.invoicing.read_invoices import require_invoice
 from billing.operations.minting import mint_id
