@@ -1,0 +1,1 @@
+"""Sealing the ledgers, proving what is sealed, and verifying all of it."""

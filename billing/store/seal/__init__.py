@@ -1,0 +1,1 @@
+"""Tables seal_…: what is sealed, the hashes of the trees, folds and heads, witnesses."""

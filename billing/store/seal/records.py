@@ -1,0 +1,148 @@
+"""Canonical records of events and transactions, rebuilt from the columns of the ledgers.
+
+The form is that of `billing.ledger.seal_record`; here it is built by the database, since a fold
+hashes many thousands at once. Events follow each other by (epoch, id), transactions by the
+database transaction that wrote them and then by id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from billing.store.database import only, query
+from billing.store.usage.append import SHARD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeafRun:
+    """Leaves of one log, in order.
+
+    Attributes:
+        owner: row id of the tenant or of the legal entity.
+        leaves: their hashes, joined.
+        ids: of the events or transactions, in the same order.
+    """
+
+    owner: int
+    leaves: bytes
+    ids: tuple[UUID, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """An event and its canonical record."""
+
+    epoch: int
+    id: UUID
+    record: str
+
+
+_EVENTS = """
+WITH fresh AS MATERIALIZED (
+    SELECT * FROM usage_event
+     WHERE epoch > :after AND epoch <= :to
+       AND (CAST(:tenant AS integer) IS NULL OR tenant_id = :tenant)
+), reported AS (
+    SELECT k.* FROM usage_key k
+     WHERE k.event_id >= (SELECT id FROM fresh ORDER BY id LIMIT 1)
+       AND k.event_id <= (SELECT id FROM fresh ORDER BY id DESC LIMIT 1)
+), named AS (
+    SELECT s.id, array_agg(v.code ORDER BY n) AS codes
+      FROM meter_set s
+     CROSS JOIN LATERAL unnest(s.meter_version_ids) WITH ORDINALITY AS u (version_id, n)
+      JOIN meter_version v ON v.id = u.version_id
+     GROUP BY s.id
+), recorded AS (
+    SELECT e.tenant_id AS owner, e.epoch, e.id, jsonb_build_array(
+        'usage v1', e.id, e.tenant_id, e.epoch,
+        (extract(epoch FROM e.occurred_at) * 1000000)::bigint, e.kind, e.cause, e.estimated,
+        e.project_id, e.key_id, m.name, b.name, e.price_version_id, e.ttft_us, e.duration_us,
+        e.run_id,
+        (SELECT coalesce(jsonb_agg(jsonb_build_array(code, CAST(trim_scale(quantity) AS text))
+                                   ORDER BY n), '[]')
+           FROM unnest(s.codes, e.quantities) WITH ORDINALITY AS q (code, quantity, n)),
+        coalesce(h.paths, '{}'), encode(e.raw_counts, 'hex'),
+        r.source, r.foreign_id, encode(r.body_hash, 'hex'))::text AS record
+      FROM fresh e
+      LEFT JOIN named s ON s.id = e.meter_set_id
+      LEFT JOIN model m ON m.id = e.model_id
+      LEFT JOIN backend b ON b.id = e.backend_id
+      LEFT JOIN usage_shape h ON h.id = e.raw_shape_id
+      LEFT JOIN reported r ON r.event_id = e.id AND r.tenant_id = e.tenant_id
+)
+"""
+
+_TRANSACTIONS = """
+WITH recorded AS (
+    SELECT t.legal_entity_id AS owner, t.written_by AS epoch, t.id, jsonb_build_array(
+        'transaction v1', t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key,
+        t.reference, (extract(epoch FROM t.effective_at) * 1000000)::bigint,
+        (extract(epoch FROM t.posted_at) * 1000000)::bigint, t.reverses,
+        encode(t.postings_hash, 'hex'),
+        (SELECT coalesce(jsonb_agg(jsonb_build_array(p.ordinal, p.account_id, a.code, p.tenant_id,
+                    p.currency, CAST(p.amount AS text), p.contract_id,
+                    (extract(epoch FROM p.period_start) * 1000000)::bigint, p.line_key)
+                ORDER BY p.ordinal), '[]')
+           FROM posting p JOIN account a ON a.id = p.account_id
+          WHERE p.transaction_id = t.id))::text AS record
+      FROM ledger_transaction t
+     WHERE t.written_by >= CAST(CAST(:start AS text) AS xid8)
+       AND t.written_by < CAST(CAST(:before AS text) AS xid8)
+)
+"""
+
+_RECORDS = "SELECT epoch, id, record FROM recorded ORDER BY epoch, id"
+_LEAVES = """
+SELECT owner, string_agg(sha256('\\x00'::bytea || convert_to(record, 'UTF8')), ''::bytea
+                         ORDER BY epoch, id) AS leaves, array_agg(id ORDER BY epoch, id) AS ids
+  FROM recorded GROUP BY owner ORDER BY owner
+"""
+
+
+def usage_leaves(connection: sa.Connection, *, after: int, to: int) -> list[LeafRun]:
+    """The leaves of every tenant's events of the epochs in (after, to]."""
+    rows = query(connection, _EVENTS + _LEAVES, after=after, to=to, tenant=None)
+    return [_run(row) for row in rows]
+
+
+def usage_records(
+    connection: sa.Connection, *, tenant_id: int, after: int, to: int
+) -> list[Recorded]:
+    """The canonical records of a tenant's events of the epochs in (after, to], in leaf order."""
+    rows = query(
+        connection,
+        _EVENTS + _RECORDS,
+        after=after,
+        to=to,
+        tenant=tenant_id,
+    )
+    return [Recorded(epoch=row.epoch, id=row.id, record=row.record) for row in rows]
+
+
+def book_leaves(connection: sa.Connection, *, start: int, before: int) -> list[LeafRun]:
+    """The leaves of every legal entity's transactions that [start, before) wrote."""
+    rows = query(connection, _TRANSACTIONS + _LEAVES, start=start, before=before)
+    return [_run(row) for row in rows]
+
+
+def newest_epoch(connection: sa.Connection) -> int:
+    """The newest epoch that is visible; all before it are, too (L8)."""
+    return only(
+        connection, "SELECT epoch FROM ledger_epoch WHERE shard = :shard", shard=SHARD
+    ).epoch
+
+
+def settled_before(connection: sa.Connection) -> int:
+    """Every database transaction below this number has ended: none of its rows can still appear."""
+    return only(
+        connection,
+        "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS settled",
+    ).settled
+
+
+def _run(row: sa.Row[Any]) -> LeafRun:
+    return LeafRun(owner=row.owner, leaves=bytes(row.leaves), ids=tuple(row.ids))
