@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
 from billing.errors import LedgerError
-from billing.ledger.account import Account
+from billing.ledger.account import Account, AccountCode
 from billing.money import EXACT, LEDGER_LIMIT, to_ledger
 from billing.period import require_utc
 
@@ -58,7 +58,9 @@ class Transaction:
         kind: name of the template that made it.
         effective_at: when it counts.
         reference: what it is about, such as an invoice number.
-        reverses: the transaction it undoes, if any.
+        reverses: the transaction it undoes, if any; it has the same kind and reference.
+        originated_at: when it happened, if that accounting period was closed by then.
+        fx_rate: of an exchange: bought units for one sold unit.
     """
 
     id: UUID
@@ -70,12 +72,15 @@ class Transaction:
     postings: tuple[Posting, ...]
     reference: str = ""
     reverses: UUID | None = None
+    originated_at: datetime | None = None
+    fx_rate: Decimal | None = None
 
     def __post_init__(self) -> None:
         require_utc(self.effective_at, field="effective_at")
         if len(self.postings) < 2:
             raise LedgerError("a transaction needs two postings or more", field="postings")
         require_balanced(self.postings)
+        _require_exchange(self.postings, self.fx_rate)
         for posting in self.postings:
             if posting.account.legal_entity_id != self.legal_entity_id:
                 raise LedgerError("a posting belongs to another legal entity", field="postings")
@@ -95,6 +100,47 @@ def require_balanced(postings: tuple[Posting, ...]) -> None:
         sums[currency] = EXACT.add(sums[currency], posting.amount)
     if any(sums.values()):
         raise LedgerError("postings do not sum to zero", field="postings")
+
+
+def mirrored(transaction: Transaction, *, new_id: UUID, at: datetime) -> Transaction:
+    """The transaction that undoes another: the same postings with the other sign.
+
+    Rated lines stay named, so what was accrued on them is taken back as well.
+
+    Raises:
+        LedgerError: it is a reversal itself; what it took back is posted anew instead.
+    """
+    if transaction.reverses is not None:
+        raise LedgerError(
+            "a reversal is not reversed", field="transaction", remedy="post the original anew"
+        )
+    return replace(
+        transaction,
+        id=new_id,
+        idempotency_key=f"reversal/{transaction.id}",
+        effective_at=at,
+        originated_at=None,
+        reverses=transaction.id,
+        postings=tuple(
+            replace(posting, amount=posting.amount.copy_negate())
+            for posting in transaction.postings
+        ),
+    )
+
+
+def _require_exchange(postings: tuple[Posting, ...], fx_rate: Decimal | None) -> None:
+    currencies = {posting.account.currency for posting in postings}
+    exchanged = {
+        posting.account.currency
+        for posting in postings
+        if posting.account.code is AccountCode.FX_POSITION
+    }
+    crosses = len(currencies) == 2 and exchanged == currencies and fx_rate is not None
+    stays = len(currencies) == 1 and not exchanged and fx_rate is None
+    if not (crosses or stays):
+        raise LedgerError(
+            "currencies are crossed through the two FX accounts only", field="postings"
+        )
 
 
 def postings_digest(rows: list[tuple[int, Decimal]]) -> bytes:
