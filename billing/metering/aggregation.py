@@ -176,21 +176,33 @@ class Levels:
 
 
 def level_hours(points: Iterable[Point], span: Period, *, initial: Decimal) -> Fraction:
-    """The integral of a level over a half-open span, in units of the level times hours, exactly.
+    """The integral of a level over one span; see `level_hours_by_span`."""
+    return next(hours for _, hours in level_hours_by_span(points, [span], initial=initial))
+
+
+def level_hours_by_span(
+    points: Iterable[Point], spans: Iterable[Period], *, initial: Decimal
+) -> Iterator[tuple[Period, Fraction]]:
+    """The integral of a level over half-open spans, in units of the level times hours, exactly.
 
     A level holds from its instant until the next one in the total order; of several at one
-    instant the last counts, the others lasted no time. A point at the end of the span lies
-    outside it.
+    instant the last counts, the others lasted no time. A point at the end of a span belongs to
+    the next one.
 
     Args:
-        points: ascending in the total order, all within the span.
-        span: where to integrate.
-        initial: the level when the span begins; 0 if none was ever set.
+        points: ascending in the total order, none before the first span.
+        spans: ascending, each beginning where the one before ends.
+        initial: the level when the first span begins; 0 if none was ever set.
     """
-    total = Fraction(0)
-    for level, lasted in _steps(points, span, initial):
-        total += Fraction(level) * Fraction(lasted // _MICROSECOND, LEVEL_UNIT // _MICROSECOND)
-    return total
+    level, ahead = initial, iter(points)
+    point = next(ahead, None)
+    for span in spans:
+        total, since = Fraction(0), span.start
+        while point is not None and point.occurred_at < span.end:
+            total += _area(level, point.occurred_at - since)
+            level, since = point.value, point.occurred_at
+            point = next(ahead, None)
+        yield span, total + _area(level, span.end - since)
 
 
 def rounded_level_hours(hours: Fraction) -> Decimal:
@@ -198,11 +210,5 @@ def rounded_level_hours(hours: Fraction) -> Decimal:
     return round_half_up(hours, LEVEL_DECIMALS)
 
 
-def _steps(
-    points: Iterable[Point], span: Period, initial: Decimal
-) -> Iterator[tuple[Decimal, timedelta]]:
-    level, since = initial, span.start
-    for point in points:
-        yield level, point.occurred_at - since
-        level, since = point.value, point.occurred_at
-    yield level, span.end - since
+def _area(level: Decimal, lasted: timedelta) -> Fraction:
+    return Fraction(level) * Fraction(lasted // _MICROSECOND, LEVEL_UNIT // _MICROSECOND)

@@ -1,0 +1,242 @@
+"""Quantities that no rollup can answer: read from the events of a period, at a watermark.
+
+Rollups keep sums. What is distinct, largest, last, a percentile or a level over time is read from
+the events themselves, streamed in order from the server, so that memory does not grow with the
+period. The arithmetic is `billing.metering.aggregation`'s. Events that were corrected are left
+out together with what takes them back: neither a maximum nor a last value can be subtracted.
+
+An aggregate is taken over each span between two changes of the tenant's contracts, like the
+quantities of a rollup: a price never counts usage of another one's time. A level is counted per
+project, and the projects are added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from fractions import Fraction
+from functools import reduce
+from itertools import chain, groupby, pairwise
+from typing import Any
+
+import sqlalchemy as sa
+
+from billing.metering.aggregation import (
+    Latest,
+    Maximum,
+    Point,
+    distinct,
+    level_hours_by_span,
+    nearest_rank,
+    rounded_level_hours,
+)
+from billing.metering.meter import Aggregation
+from billing.period import Period, bucket_of
+from billing.store.database import query
+
+ROWS_AT_ONCE = 2_000
+"""Rows that a stream holds in memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantityRow:
+    """A quantity of one tenant in one period, over all buckets, projects and keys.
+
+    Attributes:
+        contract_ids: the contracts that were in force as far as was known; empty if none was.
+        bucket_from: first bucket that holds it.
+    """
+
+    meter: str
+    model: str | None
+    kind: int
+    contract_ids: tuple[int, ...]
+    quantity: Decimal
+    informational: bool
+    bucket_from: datetime
+
+
+# Ids of meter sets first: an event whose set has no such meter is not looked at any further.
+_SETS = """
+SELECT array_agg(s.id) AS ids FROM meter_set s
+ WHERE EXISTS (SELECT FROM meter_version v
+                WHERE v.id = ANY(s.meter_version_ids) AND NOT v.additive)
+"""
+
+_READ = """
+SELECT v.code, v.aggregation, v.percentile, v.informational, m.name AS model, e.kind,
+       coalesce(p.contract_ids, '{}') AS contract_ids, e.project_id, q.value,
+       e.occurred_at, e.epoch, e.id,
+       width_bucket(e.occurred_at, CAST(:edges AS timestamptz[])) AS span
+  FROM usage_event e
+  JOIN meter_set s ON s.id = e.meter_set_id
+ CROSS JOIN LATERAL unnest(s.meter_version_ids, e.quantities) AS q (meter_version_id, value)
+  JOIN meter_version v ON v.id = q.meter_version_id
+  LEFT JOIN model m ON m.id = e.model_id
+  LEFT JOIN price_version p ON p.id = e.price_version_id
+ WHERE e.tenant_id = :tenant AND e.meter_set_id = ANY(:sets) AND e.epoch <= :watermark
+   AND v.aggregation = ANY(:aggregations)
+   AND NOT EXISTS (SELECT FROM usage_correction c WHERE c.event_id = e.id)
+   AND NOT EXISTS (SELECT FROM usage_correction c JOIN usage_event x ON x.id = c.event_id
+                    WHERE c.corrects = e.id AND x.epoch <= :watermark)
+"""
+
+_DURING = f"{_READ} AND e.occurred_at >= :start AND e.occurred_at < :end"
+
+_RUNS = f"""
+SELECT code, aggregation, percentile, informational, model, kind, contract_ids, span, value,
+       count(*) AS times, CAST(sum(count(*)) OVER same AS bigint) AS events,
+       min(min(occurred_at)) OVER same AS since
+  FROM ({_DURING}) AS r
+ GROUP BY code, aggregation, percentile, informational, model, kind, contract_ids, span, value
+WINDOW same AS (PARTITION BY code, aggregation, percentile, informational, model, kind,
+                contract_ids, span)
+ ORDER BY code, informational, model, kind, contract_ids, span, value
+"""  # noqa: S608  # our own text
+
+_POINTS = f"""
+SELECT * FROM ({_DURING}) AS r
+ ORDER BY code, informational, model, kind, contract_ids, span, occurred_at, epoch, id
+"""  # noqa: S608  # our own text
+
+# The level with which the period begins was set at some time before it.
+_LEVELS = f"""
+SELECT * FROM (
+    (SELECT DISTINCT ON (code, model, kind, project_id) *
+       FROM ({_READ} AND e.occurred_at < :start) AS b
+      ORDER BY code, model, kind, project_id, occurred_at DESC, epoch DESC, id DESC)
+    UNION ALL
+    ({_DURING})) AS r
+ ORDER BY code, model, kind, project_id, occurred_at, epoch, id
+"""  # noqa: S608  # our own text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """Which events are meant.
+
+    Attributes:
+        watermark: newest epoch that counts.
+        edges: ascending instants on the grid, the first one the start of the period; no quantity
+            reaches over one.
+        until: how far a level that nobody has changed since is counted.
+    """
+
+    tenant_id: int
+    period: Period
+    watermark: int
+    edges: Sequence[datetime]
+    until: datetime
+
+
+def aggregated_quantities(connection: sa.Connection, scope: Scope) -> list[QuantityRow]:
+    """The quantities of all meters that are not additive."""
+    sets = query(connection, _SETS)[0].ids
+    if not sets:
+        return []
+    by_value = _stream(connection, _RUNS, scope, sets, (Aggregation.UNIQUE, Aggregation.PERCENTILE))
+    rows = [_of_runs(same) for _, same in groupby(by_value, key=_group)]
+    by_time = _stream(connection, _POINTS, scope, sets, (Aggregation.MAX, Aggregation.LATEST))
+    rows += [_of_points(same) for _, same in groupby(by_time, key=_group)]
+    levels = _stream(connection, _LEVELS, scope, sets, (Aggregation.TIME_WEIGHTED_SUM,))
+    for _, same in groupby(levels, key=lambda row: (row.code, row.model, row.kind)):
+        rows += _of_levels(same, scope)
+    return rows
+
+
+def _stream(
+    connection: sa.Connection,
+    sql: str,
+    scope: Scope,
+    sets: Sequence[int],
+    aggregations: Iterable[Aggregation],
+) -> Iterator[sa.Row[Any]]:
+    found = connection.execute(
+        sa.text(sql),
+        {
+            "tenant": scope.tenant_id,
+            "start": scope.period.start,
+            "end": scope.period.end,
+            "watermark": scope.watermark,
+            "edges": list(scope.edges),
+            "sets": list(sets),
+            "aggregations": [each.value for each in aggregations],
+        },
+        execution_options={"yield_per": ROWS_AT_ONCE},
+    )
+    yield from found
+
+
+def _group(row: sa.Row[Any]) -> tuple[Any, ...]:
+    """What all rows of one quantity share."""
+    return (row.code, row.informational, row.model, row.kind, row.contract_ids, row.span)
+
+
+def _of_runs(rows: Iterator[sa.Row[Any]]) -> QuantityRow:
+    head = next(rows)
+    runs = ((row.value, row.times) for row in chain((head,), rows))
+    if head.aggregation == Aggregation.UNIQUE:
+        quantity = distinct(runs)
+    else:
+        quantity = nearest_rank(runs, percentile=head.percentile, events=head.events)
+    return _row(head, quantity, since=head.since)
+
+
+def _of_points(rows: Iterator[sa.Row[Any]]) -> QuantityRow:
+    head = next(rows)
+    empty: Maximum | Latest = Maximum() if head.aggregation == Aggregation.MAX else Latest()
+    combined = reduce(lambda state, row: state.add(_point(row)), chain((head,), rows), empty)
+    return _row(head, combined.result(), since=head.occurred_at)
+
+
+def _of_levels(rows: Iterable[sa.Row[Any]], scope: Scope) -> list[QuantityRow]:
+    """One row per span with the hours of all projects; spans without any are left out."""
+    totals: dict[Period, Fraction] = dict.fromkeys(_spans(scope), Fraction(0))
+    head: sa.Row[Any] | None = None
+    for _, series in groupby(rows, key=lambda row: row.project_id):
+        first = next(series)
+        head = head or first
+        before = first.occurred_at < scope.period.start
+        points = (_point(row) for row in (series if before else chain((first,), series)))
+        hours = level_hours_by_span(points, totals, initial=first.value if before else Decimal(0))
+        for span, lasted in hours:
+            totals[span] += lasted
+    assert head is not None, "groups are never empty"
+    return [
+        # The contracts of a span are those in force at its start; events say when levels were set.
+        _row(head, rounded_level_hours(lasted), since=span.start, contract_ids=())
+        for span, lasted in totals.items()
+        if lasted
+    ]
+
+
+def _spans(scope: Scope) -> Iterator[Period]:
+    end = min(scope.period.end, scope.until)
+    inner = [edge for edge in scope.edges if scope.period.start < edge < end]
+    if scope.period.start < end:
+        for start, stop in pairwise((scope.period.start, *inner, end)):
+            yield Period(start=start, end=stop)
+
+
+def _point(row: sa.Row[Any]) -> Point:
+    return Point(occurred_at=row.occurred_at, epoch=row.epoch, event_id=row.id, value=row.value)
+
+
+def _row(
+    head: sa.Row[Any],
+    quantity: Decimal,
+    *,
+    since: datetime,
+    contract_ids: tuple[int, ...] | None = None,
+) -> QuantityRow:
+    return QuantityRow(
+        meter=head.code,
+        model=head.model,
+        kind=head.kind,
+        contract_ids=tuple(head.contract_ids) if contract_ids is None else contract_ids,
+        quantity=quantity,
+        informational=head.informational,
+        bucket_from=bucket_of(since),
+    )
