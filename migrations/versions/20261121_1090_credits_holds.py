@@ -18,7 +18,8 @@ CREATE TABLE credit_grant (
     amount numeric(38, 12) NOT NULL CHECK (amount > 0),
     kind text NOT NULL CHECK (kind IN ('paid', 'promotional')),
     taxed_at text CHECK (taxed_at IN ('purchase', 'redemption')),
-    cost_basis numeric(38, 12) NOT NULL CHECK (cost_basis BETWEEN 0 AND amount),
+    paid_from text CHECK (paid_from IN ('bank', 'stripe_clearing')),
+    cost_basis numeric(38, 12) NOT NULL CHECK (cost_basis >= 0),
     counts_toward_commitment boolean NOT NULL,
     priority integer NOT NULL CHECK (priority BETWEEN 0 AND 1000),
     starts_at timestamptz NOT NULL,
@@ -26,7 +27,7 @@ CREATE TABLE credit_grant (
     meters text[] CHECK (cardinality(meters) > 0),
     models text[] CHECK (cardinality(models) > 0),
     plans text[] CHECK (cardinality(plans) > 0),
-    rollover_fraction numeric(18, 18) CHECK (rollover_fraction > 0),
+    rollover_fraction numeric CHECK (rollover_fraction > 0 AND rollover_fraction <= 1),
     rollover_max numeric(38, 12) CHECK (rollover_max > 0),
     recurs boolean NOT NULL,
     series uuid REFERENCES credit_grant,
@@ -36,6 +37,7 @@ CREATE TABLE credit_grant (
     granted_at timestamptz NOT NULL,
     UNIQUE (tenant_id, idempotency_key),
     CHECK ((kind = 'paid') = (taxed_at IS NOT NULL)),
+    CHECK ((kind = 'paid') = (paid_from IS NOT NULL)),
     CHECK (kind = 'paid' OR cost_basis = 0),
     CHECK (NOT recurs OR expires_at IS NOT NULL)
 );
@@ -45,7 +47,7 @@ CREATE TABLE credit_event (
     grant_id uuid NOT NULL REFERENCES credit_grant,
     tenant_id integer NOT NULL,
     kind text NOT NULL CHECK (kind IN ('granted', 'applied', 'expired', 'voided', 'rolled_over')),
-    amount numeric(38, 12) NOT NULL CHECK (amount > 0),
+    amount numeric(38, 12) NOT NULL CHECK (amount > 0 OR (kind = 'voided' AND amount = 0)),
     contract_id integer REFERENCES contract,
     period_start timestamptz,
     line_key text,
@@ -191,9 +193,10 @@ CREATE TRIGGER moves_balance AFTER INSERT ON credit_event
 
 # One round trip each. A function's statements see what was committed while it waited for the hot
 # row; a single UPDATE would judge by what stood in the other tables before it waited.
+# `limit_available` alone runs as its caller: a tenant that asks for another's limit sees no row.
 LIMITS = """
 CREATE FUNCTION limit_available(the_limit integer, at timestamptz) RETURNS numeric
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, public AS $$
+LANGUAGE sql STABLE SET search_path = pg_catalog, public AS $$
     SELECT coalesce(l.capacity, (
                SELECT coalesce(sum(b.remaining), 0) FROM public.credit_balance b
                JOIN public.credit_grant g ON g.id = b.grant_id
@@ -376,6 +379,7 @@ def upgrade() -> None:
     for function in FUNCTIONS:
         op.execute(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
         op.execute(f"GRANT EXECUTE ON FUNCTION {function} TO steelyard_operator")
+    op.execute(f"GRANT EXECUTE ON FUNCTION {FUNCTIONS[0]} TO steelyard_tenant")
 
 
 def downgrade() -> None:

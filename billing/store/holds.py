@@ -1,0 +1,181 @@
+"""Tables spend_limit, hold_event, open_hold: holds, and the hot row of each limit.
+
+Every step of a hold is one call of a function of the schema, which takes the limit's row first.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from billing.ledger.hold import CREDIT, HoldAnswer, OpenHold, SpendLimit
+from billing.store.database import first, members, only, query, run
+
+
+def set_limit(
+    connection: sa.Connection, *, tenant_id: int, name: str, currency: str, capacity: Decimal
+) -> None:
+    """Make a limit, or give it another capacity; open holds stay."""
+    run(
+        connection,
+        "INSERT INTO spend_limit (tenant_id, name, currency, capacity) "
+        "VALUES (:tenant, :name, :currency, :capacity) "
+        "ON CONFLICT (tenant_id, name, currency) DO UPDATE SET capacity = EXCLUDED.capacity",
+        tenant=tenant_id,
+        name=name,
+        currency=currency,
+        capacity=capacity,
+    )
+
+
+def ensure_credit(connection: sa.Connection, *, tenant_id: int, currency: str) -> None:
+    """Make the limit that is a tenant's credit, for a tenant without any yet."""
+    run(
+        connection,
+        "INSERT INTO spend_limit (tenant_id, name, currency) VALUES (:tenant, :name, :currency) "
+        "ON CONFLICT (tenant_id, name, currency) DO NOTHING",
+        tenant=tenant_id,
+        name=CREDIT,
+        currency=currency,
+    )
+
+
+def limit(
+    connection: sa.Connection, *, tenant_id: int, name: str, currency: str, now: datetime
+) -> SpendLimit | None:
+    """A limit as it stands; expired holds still count until they are swept or needed."""
+    row = first(
+        connection,
+        "SELECT id, tenant_id, name, currency, capacity, held, spent, "
+        "limit_available(id, :now) AS available FROM spend_limit "
+        "WHERE tenant_id = :tenant AND name = :name AND currency = :currency",
+        tenant=tenant_id,
+        name=name,
+        currency=currency,
+        now=now,
+    )
+    return None if row is None else SpendLimit(**members(row))
+
+
+def lock_limit(
+    connection: sa.Connection, *, tenant_id: int, name: str, currency: str
+) -> int | None:
+    """Take a limit's row until commit, before anything that reduces what it stands for; its id."""
+    row = first(
+        connection,
+        "SELECT id FROM spend_limit WHERE tenant_id = :tenant AND name = :name "
+        "AND currency = :currency FOR UPDATE",
+        tenant=tenant_id,
+        name=name,
+        currency=currency,
+    )
+    return None if row is None else row.id
+
+
+def take(
+    connection: sa.Connection,
+    *,
+    hold_id: UUID,
+    limit_id: int,
+    amount: Decimal,
+    expires_at: datetime,
+    now: datetime,
+) -> HoldAnswer:
+    """Take a hold if that much is available."""
+    answer = only(
+        connection,
+        "SELECT take_hold(:hold, :limit, :amount, :until, :now) AS answer",
+        hold=hold_id,
+        limit=limit_id,
+        amount=amount,
+        until=expires_at,
+        now=now,
+    ).answer
+    return HoldAnswer(answer)
+
+
+def extend(
+    connection: sa.Connection,
+    *,
+    hold_id: UUID,
+    limit_id: int,
+    more: Decimal,
+    expires_at: datetime,
+    now: datetime,
+) -> HoldAnswer:
+    """Add to an open hold and move its end."""
+    answer = only(
+        connection,
+        "SELECT extend_hold(:hold, :limit, :more, :until, :now) AS answer",
+        hold=hold_id,
+        limit=limit_id,
+        more=more,
+        until=expires_at,
+        now=now,
+    ).answer
+    return HoldAnswer(answer)
+
+
+def resolve(
+    connection: sa.Connection,
+    *,
+    hold_id: UUID,
+    limit_id: int,
+    outcome: HoldAnswer,
+    used: Decimal,
+    now: datetime,
+) -> HoldAnswer:
+    """Post or void an open hold; what is not used is free again."""
+    answer = only(
+        connection,
+        "SELECT resolve_hold(:hold, :limit, :outcome, :used, :now) AS answer",
+        hold=hold_id,
+        limit=limit_id,
+        outcome=outcome.value,
+        used=used,
+        now=now,
+    ).answer
+    return HoldAnswer(answer)
+
+
+def expire(connection: sa.Connection, *, now: datetime) -> int:
+    """Free every hold past its end; how many."""
+    rows = query(
+        connection,
+        "SELECT DISTINCT limit_id FROM open_hold WHERE expires_at <= :now ORDER BY 1",
+        now=now,
+    )
+    return sum(
+        only(
+            connection,
+            "SELECT expire_open_holds(:limit, :now) AS freed",
+            limit=row.limit_id,
+            now=now,
+        ).freed
+        for row in rows
+    )
+
+
+def settle(connection: sa.Connection, limit_id: int, *, through: datetime) -> Decimal:
+    """Count what was posted before an instant as settled by grants; how much that was."""
+    return only(
+        connection,
+        "SELECT settle_holds(:limit, :through) AS settled",
+        limit=limit_id,
+        through=through,
+    ).settled
+
+
+def open_holds(connection: sa.Connection, *, tenant_id: int) -> list[OpenHold]:
+    """A tenant's holds that are not resolved, oldest id first."""
+    rows = query(
+        connection,
+        "SELECT h.hold_id AS id, l.name AS limit, l.currency, h.amount, h.expires_at "
+        "FROM open_hold h JOIN spend_limit l ON l.id = h.limit_id "
+        "WHERE h.tenant_id = :tenant ORDER BY h.hold_id",
+        tenant=tenant_id,
+    )
+    return [OpenHold(**members(row)) for row in rows]
