@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum, StrEnum
 from uuid import UUID
@@ -23,6 +23,9 @@ TEXT_BYTES_MAX = 256
 FUTURE_TOLERANCE = timedelta(minutes=5)
 """A reporter's clock may be this much ahead of ours."""
 
+EARLIEST = datetime(2020, 1, 1, tzinfo=UTC)
+"""Nothing that is billed happened before; a time before it is a unit mistaken for another."""
+
 
 class EventKind(IntEnum):
     """Why an event exists for the bill: all are metered and costed, only some rated to money."""
@@ -35,7 +38,7 @@ class EventKind(IntEnum):
 
 
 class Cause(IntEnum):
-    """How an operation of the proxy ended; `REPORTED` for events from outside."""
+    """How an operation of the proxy ended; `REPORTED` from outside, `CORRECTED` by us."""
 
     REPORTED = 0
     COMPLETED = 1
@@ -44,6 +47,7 @@ class Cause(IntEnum):
     TIMEOUT = 4
     DRAINED = 5
     RECOVERED = 6
+    CORRECTED = 7
 
 
 def require_text(text: str, *, field: str) -> str:
@@ -104,7 +108,7 @@ class UsageReport:
         ):
             if text is not None:
                 require_text(text, field=field)
-        _require_quantity(self.quantity)
+        require_quantity(self.quantity, field="quantity")
         require_utc(self.occurred_at, field="occurred_at")
 
     def body_hash(self) -> bytes:
@@ -120,24 +124,29 @@ class UsageReport:
         return hashlib.blake2b("\x1f".join(members).encode(), digest_size=16).digest()
 
 
-def _require_quantity(quantity: Decimal) -> None:
-    # An event stays for ever: one that rating refuses would block every invoice of its period.
+def require_quantity(quantity: Decimal, *, field: str) -> Decimal:
+    """Return `quantity` if a bill can count it: 0 to 10^18, at most 18 decimals.
+
+    Raises:
+        InvalidInput: negative, not finite, or too many decimals. An event stays for ever: one that
+            rating refuses would block every invoice of its period.
+        AmountOutOfRange: beyond 10^18.
+    """
     if not quantity.is_finite():
-        raise InvalidInput("not a finite number", field="quantity")
+        raise InvalidInput("not a finite number", field=field)
     if quantity < 0:
         raise InvalidInput(
             "quantity is negative",
-            field="quantity",
+            field=field,
             remedy="report a correction that names the event it corrects",
         )
     if quantity > QUANTITY_MAX:
         raise AmountOutOfRange(
-            "quantity out of range", field="quantity", remedy=f"at most {QUANTITY_MAX}"
+            "quantity out of range", field=field, remedy=f"at most {QUANTITY_MAX}"
         )
     if decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
-        raise InvalidInput(
-            f"quantity has more than {QUANTITY_DECIMALS_MAX} decimals", field="quantity"
-        )
+        raise InvalidInput(f"quantity has more than {QUANTITY_DECIMALS_MAX} decimals", field=field)
+    return quantity
 
 
 class VerdictKind(StrEnum):

@@ -1,8 +1,13 @@
-"""Take reported usage events into the ledger: one verdict per event, each event at most once."""
+"""Take reported usage events into the ledger: one verdict per event, each event at most once.
+
+A report that nothing can count yet is parked under its id (`parking.py` decides later). An id
+means one body for ever, in the ledger and in the parking queue alike.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -10,6 +15,7 @@ import sqlalchemy as sa
 
 from billing.errors import InvalidInput
 from billing.metering.usage_event import (
+    EARLIEST,
     FUTURE_TOLERANCE,
     Cause,
     UsageReport,
@@ -21,18 +27,35 @@ from billing.operations.minting import mint_id
 from billing.store import catalog
 from billing.store import tenancy as tenancy_store
 from billing.store.usage import append as usage_store
+from billing.store.usage import parked as parking_store
+from billing.store.usage import reported as reported_store
 from billing.store.usage.append import EventRow
-from billing.store.usage.parked import ParkedRow, park
+from billing.store.usage.parked import DecisionRow, ParkedKeyRow, ParkedRow
 from billing.tenancy.tenant import DEFAULT_PROJECT, Tenant
 
 BATCH_MAX = 10_000
 """Most events of one call: one transaction, one epoch."""
 
+REPORTER = "reporter"
+"""Who decides about a parked report by sending it again once it can be counted."""
+
+Key = tuple[str, str]
+
+_OTHER_BODY = "this id was reported before with another body"
+
 
 def ingest_usage(
-    connection: sa.Connection, reports: Sequence[UsageReport], *, tenant: Tenant, now: datetime
+    connection: sa.Connection,
+    reports: Sequence[UsageReport],
+    *,
+    tenant: Tenant,
+    now: datetime,
+    actor: str = REPORTER,
 ) -> list[Verdict]:
     """Append reported events of one tenant, in the ingest role's transaction.
+
+    Args:
+        actor: on whose behalf parked reports among these are decided.
 
     Returns:
         One verdict per report, in order: accepted; duplicate, with the id of the first one;
@@ -44,22 +67,38 @@ def ingest_usage(
     """
     if len(reports) > BATCH_MAX:
         raise InvalidInput("too many events", field="events", remedy=f"send at most {BATCH_MAX}")
+    terms = _Terms(connection, reports, tenant)
+    waiting = _parked_before(connection, reports, tenant)
     verdicts: dict[int, Verdict] = {}
     staged: list[tuple[int, EventRow]] = []
-    terms = _Terms(connection, reports, tenant)
+    unable: list[tuple[int, UsageReport, bytes, str]] = []
     for position, report in enumerate(reports):
-        refused = terms.refusal(report, now=now)
+        body_hash = report.body_hash()
+        known = waiting.get((report.source, report.foreign_id))
+        refused = _settled(known, body_hash) or terms.refusal(report, now=now)
         if refused is None:
-            staged.append((position, terms.event(report, now=now)))
-            continue
-        verdicts[position] = refused
-        if refused.kind is VerdictKind.PARKED:
-            _park(connection, report, refused, tenant, now=now)
+            staged.append((position, terms.event(report, body_hash, now=now)))
+        elif refused.kind is VerdictKind.PARKED:
+            unable.append((position, report, body_hash, refused.reason or ""))
+        else:
+            verdicts[position] = refused
     if staged:
         appended = usage_store.append(connection, [event for _, event in staged])
         for ordinal, (position, event) in enumerate(staged):
             verdicts[position] = _verdict(event, appended.known.get(ordinal))
+    if unable:
+        verdicts |= _park(connection, unable, tenant, now=now)
+    if waiting:
+        _decide(connection, reports, verdicts, waiting, tenant, actor=actor, now=now)
     return [verdicts[position] for position in range(len(reports))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _MeterInForce:
+    """One version of a meter, and the meter set that counts it alone."""
+
+    since: datetime
+    meter_set_id: int
 
 
 class _Terms:
@@ -70,28 +109,41 @@ class _Terms:
     ) -> None:
         self._connection = connection
         self._tenant = tenant
-        self._meters = catalog.meters(connection)
+        named = {report.meter for report in reports}
+        self._meters = {
+            code: [
+                _MeterInForce(
+                    since=since,
+                    meter_set_id=usage_store.ensure_meter_set(connection, [version_id]),
+                )
+                for since, version_id in versions
+            ]
+            for code, versions in reported_store.meter_versions(connection).items()
+            if code in named
+        }
         self._projects = tenancy_store.projects(connection, tenant.id)
         self._contracts = catalog.contracts(connection, tenant_id=tenant.id)
         self._models = catalog.ensure_models(
             connection, (report.model for report in reports if report.model)
         )
         self._price_versions: dict[frozenset[int], int] = {}
-        self._meter_sets: dict[int, int] = {}
 
     def refusal(self, report: UsageReport, *, now: datetime) -> Verdict | None:
         """Why a report cannot be appended now, or None."""
-        if report.meter not in self._meters:
-            return Verdict(
-                kind=VerdictKind.PARKED, reason="unknown meter; it is counted once it is defined"
-            )
+        if report.occurred_at < EARLIEST:
+            return _rejected(f"occurred_at: before {EARLIEST:%Y}")
+        versions = self._meters.get(report.meter)
+        if versions is None:
+            return _parked("unknown meter; it is counted once it is defined")
+        if report.occurred_at < versions[-1].since:
+            return _parked("occurred_at lies before the meter took effect")
         if report.occurred_at > now + FUTURE_TOLERANCE:
-            return Verdict(kind=VerdictKind.PARKED, reason="occurred_at lies in the future")
+            return _parked("occurred_at lies in the future")
         if (report.project or DEFAULT_PROJECT) not in self._projects:
-            return Verdict(kind=VerdictKind.REJECTED, reason="no such project of this tenant")
+            return _rejected("project: no such project of this tenant")
         return None
 
-    def event(self, report: UsageReport, *, now: datetime) -> EventRow:
+    def event(self, report: UsageReport, body_hash: bytes, *, now: datetime) -> EventRow:
         """The event of a report that can be appended."""
         return EventRow(
             id=mint_id(now),
@@ -102,14 +154,14 @@ class _Terms:
             model_id=self._models[report.model] if report.model else catalog.NONE,
             backend_id=catalog.NONE,
             price_version_id=self._price_version(report.occurred_at),
-            meter_set_id=self._meter_set(self._meters[report.meter].id),
+            meter_set_id=self._meter_set(report),
             kind=int(report.kind),
             cause=int(Cause.REPORTED),
             estimated=False,
             quantities=(report.quantity,),
             source=report.source,
             foreign_id=report.foreign_id,
-            body_hash=report.body_hash(),
+            body_hash=body_hash,
         )
 
     def _price_version(self, instant: datetime) -> int:
@@ -120,12 +172,36 @@ class _Terms:
             )
         return self._price_versions[in_force]
 
-    def _meter_set(self, meter_version_id: int) -> int:
-        if meter_version_id not in self._meter_sets:
-            self._meter_sets[meter_version_id] = usage_store.ensure_meter_set(
-                self._connection, [meter_version_id]
-            )
-        return self._meter_sets[meter_version_id]
+    def _meter_set(self, report: UsageReport) -> int:
+        """Of the meter version that is in force when the event occurred."""
+        versions = self._meters[report.meter]
+        return next(v.meter_set_id for v in versions if v.since <= report.occurred_at)
+
+
+def _parked(reason: str) -> Verdict:
+    return Verdict(kind=VerdictKind.PARKED, reason=reason)
+
+
+def _rejected(reason: str) -> Verdict:
+    return Verdict(kind=VerdictKind.REJECTED, reason=reason)
+
+
+def _parked_before(
+    connection: sa.Connection, reports: Sequence[UsageReport], tenant: Tenant
+) -> dict[Key, ParkedKeyRow]:
+    if not parking_store.anything_parked(connection, tenant.id):
+        return {}
+    keys = [(report.source, report.foreign_id) for report in reports]
+    return parking_store.parked_keys(connection, tenant_id=tenant.id, keys=keys)
+
+
+def _settled(known: ParkedKeyRow | None, body_hash: bytes) -> Verdict | None:
+    """The verdict that an id has for good because it was parked once, or None."""
+    if known is None:
+        return None
+    if known.body_hash != body_hash:
+        return Verdict(kind=VerdictKind.CONFLICTING, reason=_OTHER_BODY)
+    return _rejected(known.reason) if known.decision == "rejected" else None
 
 
 def _verdict(event: EventRow, known: tuple[UUID, bool] | None) -> Verdict:
@@ -134,36 +210,86 @@ def _verdict(event: EventRow, known: tuple[UUID, bool] | None) -> Verdict:
     first_id, same_body = known
     if same_body:
         return Verdict(kind=VerdictKind.DUPLICATE, event_id=first_id)
-    return Verdict(
-        kind=VerdictKind.CONFLICTING,
-        event_id=first_id,
-        reason="this id was reported before with another body",
-    )
+    return Verdict(kind=VerdictKind.CONFLICTING, event_id=first_id, reason=_OTHER_BODY)
 
 
 def _park(
     connection: sa.Connection,
-    report: UsageReport,
-    refused: Verdict,
+    unable: Sequence[tuple[int, UsageReport, bytes, str]],
     tenant: Tenant,
     *,
     now: datetime,
-) -> None:
-    park(
+) -> dict[int, Verdict]:
+    """Park what nothing can count, unless its id stands for something else already."""
+    keys = [(report.source, report.foreign_id) for _, report, _, _ in unable]
+    claimed = reported_store.claimed_hashes(connection, tenant_id=tenant.id, keys=keys)
+    parking_store.park(
         connection,
-        ParkedRow(
-            id=mint_id(now),
-            tenant_id=tenant.id,
-            source=report.source,
-            foreign_id=report.foreign_id,
-            body_hash=report.body_hash(),
-            meter=report.meter,
-            model=report.model,
-            project=report.project,
-            quantity=report.quantity,
-            kind=int(report.kind),
-            occurred_at=report.occurred_at,
-            received_at=now,
-            reason=refused.reason or "",
-        ),
+        [
+            ParkedRow(
+                id=mint_id(now),
+                tenant_id=tenant.id,
+                source=report.source,
+                foreign_id=report.foreign_id,
+                body_hash=body_hash,
+                meter=report.meter,
+                model=report.model,
+                project=report.project,
+                quantity=report.quantity,
+                kind=int(report.kind),
+                occurred_at=report.occurred_at,
+                received_at=now,
+                reason=reason,
+            )
+            for _, report, body_hash, reason in unable
+            if (report.source, report.foreign_id) not in claimed
+        ],
     )
+    # Read back, because another transaction, or this batch, may have parked another body first.
+    kept = parking_store.parked_keys(connection, tenant_id=tenant.id, keys=keys)
+    verdicts: dict[int, Verdict] = {}
+    for position, report, body_hash, reason in unable:
+        key = (report.source, report.foreign_id)
+        first = claimed.get(key)
+        if first is not None:
+            same = first.body_hash == body_hash
+            verdicts[position] = Verdict(
+                kind=VerdictKind.DUPLICATE if same else VerdictKind.CONFLICTING,
+                event_id=first.event_id,
+                reason=None if same else _OTHER_BODY,
+            )
+        else:
+            verdicts[position] = _settled(kept[key], body_hash) or _parked(reason)
+    return verdicts
+
+
+def _decide(
+    connection: sa.Connection,
+    reports: Sequence[UsageReport],
+    verdicts: Mapping[int, Verdict],
+    waiting: Mapping[Key, ParkedKeyRow],
+    tenant: Tenant,
+    *,
+    actor: str,
+    now: datetime,
+) -> None:
+    """Take those reports out of the parking queue that have found their place, or will not."""
+    for position, report in enumerate(reports):
+        known, verdict = waiting.get((report.source, report.foreign_id)), verdicts[position]
+        if known is None or known.decision is not None or verdict.kind is VerdictKind.PARKED:
+            continue
+        if known.body_hash != report.body_hash():
+            continue  # somebody else's body under this id decides nothing about the one that waits
+        released = verdict.kind in {VerdictKind.ACCEPTED, VerdictKind.DUPLICATE}
+        parking_store.decide(
+            connection,
+            DecisionRow(
+                parked_id=known.id,
+                tenant_id=tenant.id,
+                decision="released" if released else "rejected",
+                event_id=verdict.event_id if released else None,
+                reason=verdict.reason or verdict.kind.value,
+                actor=actor,
+                decided_at=now,
+            ),
+        )

@@ -1,8 +1,13 @@
-"""Table parked_usage: reported events that wait for a decision, and table journal_cursor."""
+"""Tables parked_usage and parked_decision: reports that wait; and table journal_cursor.
+
+A parked report stays for ever, so that its id answers the same when it is sent again; it waits
+while no decision about it exists.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -31,31 +36,128 @@ class ParkedRow:
     reason: str
 
 
-def park(connection: sa.Connection, row: ParkedRow) -> None:
-    """Keep a report that cannot be counted; a second report of the same id changes nothing."""
-    run(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParkedKeyRow:
+    """What is known of a reporter's id that was parked once.
+
+    Attributes:
+        decision: `released` or `rejected`; None while it waits.
+        reason: of the decision, or why it waits.
+    """
+
+    id: UUID
+    source: str
+    foreign_id: str
+    body_hash: bytes
+    decision: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """What became of a parked report; `event_id` of the event that holds it, if released."""
+
+    parked_id: UUID
+    tenant_id: int
+    decision: str
+    event_id: UUID | None
+    reason: str
+    actor: str
+    decided_at: datetime
+
+
+_PARKED = (
+    "SELECT p.id, p.tenant_id, p.source, p.foreign_id, p.body_hash, p.meter, p.model, p.project, "
+    "p.quantity, p.kind, p.occurred_at, p.received_at, p.reason FROM parked_usage p "
+)
+_WAITING = "NOT EXISTS (SELECT FROM parked_decision d WHERE d.parked_id = p.id)"
+
+
+def park(connection: sa.Connection, rows: Sequence[ParkedRow]) -> None:
+    """Keep reports that cannot be counted; a second report of the same id changes nothing."""
+    if rows:
+        # Sorted, because two batches that insert in opposite orders would deadlock.
+        ordered = sorted(rows, key=lambda row: (row.tenant_id, row.source, row.foreign_id))
+        connection.execute(
+            sa.text(
+                "INSERT INTO parked_usage (id, tenant_id, source, foreign_id, body_hash, meter, "
+                "model, project, quantity, kind, occurred_at, received_at, reason) VALUES (:id, "
+                ":tenant_id, :source, :foreign_id, :body_hash, :meter, :model, :project, "
+                ":quantity, :kind, :occurred_at, :received_at, :reason) "
+                "ON CONFLICT (tenant_id, source, foreign_id) DO NOTHING"
+            ),
+            [asdict(row) for row in ordered],
+        )
+
+
+def anything_parked(connection: sa.Connection, tenant_id: int) -> bool:
+    """Whether a tenant ever had a parked report: most have none, and are asked no further."""
+    sql = "SELECT FROM parked_usage WHERE tenant_id = :tenant LIMIT 1"
+    return first(connection, sql, tenant=tenant_id) is not None
+
+
+def parked_keys(
+    connection: sa.Connection, *, tenant_id: int, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], ParkedKeyRow]:
+    """Parked reports by (source, foreign id), those among `keys`, decided or not."""
+    rows = query(
         connection,
-        "INSERT INTO parked_usage (id, tenant_id, source, foreign_id, body_hash, meter, model, "
-        "project, quantity, kind, occurred_at, received_at, reason) VALUES (:id, :tenant_id, "
-        ":source, :foreign_id, :body_hash, :meter, :model, :project, :quantity, :kind, "
-        ":occurred_at, :received_at, :reason) ON CONFLICT (tenant_id, source, foreign_id) "
-        "DO NOTHING",
-        **{name: getattr(row, name) for name in row.__dataclass_fields__},
+        "SELECT p.id, p.source, p.foreign_id, p.body_hash, d.decision, "
+        "coalesce(d.reason, p.reason) AS reason FROM parked_usage p "
+        "JOIN (SELECT DISTINCT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[]))) "
+        "AS k (source, foreign_id) USING (source, foreign_id) "
+        "LEFT JOIN parked_decision d ON d.parked_id = p.id WHERE p.tenant_id = :tenant",
+        tenant=tenant_id,
+        sources=[source for source, _ in keys],
+        ids=[foreign_id for _, foreign_id in keys],
     )
+    return {
+        (row.source, row.foreign_id): ParkedKeyRow(**members(row, body_hash=bytes(row.body_hash)))
+        for row in rows
+    }
 
 
 def parked(connection: sa.Connection, *, tenant_id: int | None, limit: int) -> list[ParkedRow]:
-    """Parked reports of one tenant, or of everybody if None, oldest first."""
+    """Waiting reports of one tenant, or of everybody if None, oldest first."""
     rows = query(
         connection,
-        "SELECT id, tenant_id, source, foreign_id, body_hash, meter, model, project, quantity, "
-        "kind, occurred_at, received_at, reason FROM parked_usage "
-        "WHERE CAST(:tenant AS integer) IS NULL OR tenant_id = :tenant "
-        "ORDER BY received_at, id LIMIT :limit",
+        f"{_PARKED} WHERE {_WAITING} AND (CAST(:tenant AS integer) IS NULL "
+        "OR p.tenant_id = :tenant) ORDER BY p.received_at, p.id LIMIT :limit",
         tenant=tenant_id,
         limit=limit,
     )
     return [ParkedRow(**members(row, body_hash=bytes(row.body_hash))) for row in rows]
+
+
+def ready(connection: sa.Connection, *, until: datetime, limit: int) -> list[ParkedRow]:
+    """Waiting reports that may be countable: their meter is in force, their time has come."""
+    rows = query(
+        connection,
+        f"{_PARKED} WHERE {_WAITING} AND p.occurred_at <= :until AND EXISTS (SELECT FROM "
+        "meter_version v WHERE v.code = p.meter AND v.effective_from <= p.occurred_at) "
+        "ORDER BY p.tenant_id, p.received_at, p.id LIMIT :limit",
+        until=until,
+        limit=limit,
+    )
+    return [ParkedRow(**members(row, body_hash=bytes(row.body_hash))) for row in rows]
+
+
+def parked_by_id(connection: sa.Connection, parked_id: UUID) -> ParkedRow | None:
+    """One parked report, decided or not."""
+    row = first(connection, f"{_PARKED} WHERE p.id = :id", id=parked_id)
+    return None if row is None else ParkedRow(**members(row, body_hash=bytes(row.body_hash)))
+
+
+def decide(connection: sa.Connection, row: DecisionRow) -> bool:
+    """Record what becomes of a parked report; False if that was decided before."""
+    inserted = run(
+        connection,
+        "INSERT INTO parked_decision (parked_id, tenant_id, decision, event_id, reason, actor, "
+        "decided_at) VALUES (:parked_id, :tenant_id, :decision, :event_id, :reason, :actor, "
+        ":decided_at) ON CONFLICT (parked_id) DO NOTHING",
+        **asdict(row),
+    )
+    return inserted == 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
