@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from billing.errors import InvalidInput, NotFound
 from billing.period import Period
+from billing.store.usage import levels
 from billing.store.usage import read as store
 from billing.store.usage.parked import ParkedRow, parked
 from billing.store.usage.read import EventView, UsageRow
@@ -22,17 +23,17 @@ def usage_of(
     """A tenant's usage in a period, from rollups.
 
     Args:
-        group: `day` (of the tenant's zone), `hour`, `bucket` (15 minutes) or `none`.
+        group: `day` or `month` (of the tenant's zone), `hour`, `bucket` (15 minutes) or `none`.
 
     Raises:
         InvalidInput: another group.
     """
-    if group not in store.GROUPS:
+    if group not in levels.GROUPS:
         raise InvalidInput(
-            "no such grouping", field="group", remedy=f"use one of {', '.join(store.GROUPS)}"
+            "no such grouping", field="group", remedy=f"use one of {', '.join(levels.GROUPS)}"
         )
-    return store.usage(
-        connection, tenant_id=tenant.id, period=period, group=group, zone=tenant.zone
+    return levels.usage(
+        connection, tenant_id=tenant.id, period=period, group=group, zone_name=tenant.zone
     )
 
 

@@ -236,7 +236,7 @@ def _event(
         # The order of BUILT_IN: the token classes, then requests.
         quantities=(counts.input, counts.cached_input, counts.cache_write, counts.output, 1),
         raw_shape_id=shape,
-        raw_counts=tuple(usage.raw[path] for path in paths) if paths else None,
+        raw_counts=tuple(usage.raw[path] for path in paths),
         ttft_us=usage.ttft_us,
         duration_us=usage.duration_us,
     )

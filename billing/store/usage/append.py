@@ -2,8 +2,8 @@
 
 Steps, all in the caller's transaction: copy the batch into a staging table; take the next epoch
 under a lock that is held to commit, so that epochs become visible in order (L8); claim reported
-ids in the key table; insert the events that are new and add them to the rollups, in one
-statement. A batch that arrives twice changes nothing the second time (L3, L5).
+ids in the key table and insert the events that are new; add exactly those to every level of the
+rollups. A batch that arrives twice changes nothing the second time (L3, L5).
 """
 
 from __future__ import annotations
@@ -18,7 +18,18 @@ from uuid import UUID
 import psycopg
 import sqlalchemy as sa
 
+from billing.metering.event_id import microseconds
 from billing.store.database import first, only, query, run
+from billing.store.usage.add_sums import add_to_levels
+from billing.store.usage.raw_counts import pack_counts
+from billing.store.usage.staged_rows import (
+    COLUMNS,
+    REPORT_COLUMNS,
+    Origin,
+    Report,
+    StagedRows,
+    course_bytes,
+)
 
 SHARD = 0
 
@@ -29,8 +40,9 @@ class EventRow:
 
     Attributes:
         quantities: one per meter of the meter set, in its order.
-        raw_counts: the engine's own figures, one per path of the shape, or None.
+        raw_counts: the engine's own figures, one per path of the shape.
         source, foreign_id, body_hash: the reporter's identity of the event, or None if minted.
+        run_id: the agent run that it was part of, in the words of the tenant.
     """
 
     id: UUID
@@ -47,12 +59,13 @@ class EventRow:
     estimated: bool
     quantities: tuple[Decimal | int, ...]
     raw_shape_id: int = 0
-    raw_counts: tuple[int, ...] | None = None
+    raw_counts: tuple[int, ...] = ()
     ttft_us: int = 0
     duration_us: int = 0
     source: str | None = None
     foreign_id: str | None = None
     body_hash: bytes | None = None
+    run_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,26 +86,26 @@ class Appended:
 
 _STAGE = """
 CREATE TEMPORARY TABLE IF NOT EXISTS usage_staging (
-    ordinal integer, id uuid, occurred_at timestamptz, tenant_id integer, project_id integer,
-    key_id integer, model_id integer, backend_id integer, price_version_id integer,
-    meter_set_id integer, raw_shape_id integer, ttft_us bigint, duration_us bigint, kind smallint,
-    cause smallint, estimated boolean, quantities numeric[], raw_counts bigint[], source text,
-    foreign_id text, body_hash bytea
+    id uuid, occurred_at timestamptz, tenant_id integer, project_id integer, key_id integer,
+    model_id integer, backend_id integer, price_version_id integer, meter_set_id integer,
+    raw_shape_id integer, ttft_us bigint, duration_us bigint, kind smallint, cause smallint,
+    estimated boolean, quantities numeric[], raw_counts bytea, run_id text, ordinal integer,
+    source text, foreign_id text, body_hash bytea
 ) ON COMMIT DELETE ROWS
 """
 
-_STAGED = (
-    "ordinal, id, occurred_at, tenant_id, project_id, key_id, model_id, backend_id, "
-    "price_version_id, meter_set_id, raw_shape_id, ttft_us, duration_us, kind, cause, estimated, "
-    "quantities, raw_counts, source, foreign_id, body_hash"
-)
-
-_STAGED_TYPES = (
-    "int4", "uuid", "timestamptz", "int4", "int4", "int4", "int4", "int4", "int4", "int4", "int4",
-    "int8", "int8", "int2", "int2", "bool", "numeric[]", "int8[]", "text", "text", "bytea",
-)  # fmt: skip
-
-_APPEND = """
+# The staged rows lie in the order of their ids. The ids come back as one value: a row each would
+# take the driver longer than the insert takes the server.
+_INSERT = f"""
+INSERT INTO usage_event ({COLUMNS}, epoch)
+SELECT {COLUMNS}, :epoch FROM usage_staging s
+"""  # noqa: S608  # our own names
+_INSERTED = """
+ ON CONFLICT (id) DO NOTHING RETURNING id
+) SELECT coalesce(string_agg(uuid_send(id), ''), '') AS ids FROM inserted
+"""
+_APPEND_MINTED = f"WITH inserted AS ({_INSERT}{_INSERTED}"
+_APPEND_REPORTED = f"""
 WITH claimed AS (
     INSERT INTO usage_key (tenant_id, source, foreign_id, event_id, body_hash)
     SELECT DISTINCT ON (tenant_id, source, foreign_id)
@@ -101,39 +114,9 @@ WITH claimed AS (
      ORDER BY tenant_id, source, foreign_id, ordinal
     ON CONFLICT DO NOTHING
     RETURNING event_id
-), inserted AS (
-    INSERT INTO usage_event (id, occurred_at, epoch, tenant_id, project_id, key_id, model_id,
-        backend_id, price_version_id, meter_set_id, raw_shape_id, ttft_us, duration_us, kind,
-        cause, estimated, quantities, raw_counts)
-    SELECT id, occurred_at, :epoch, tenant_id, project_id, key_id, model_id, backend_id,
-        price_version_id, meter_set_id, raw_shape_id, ttft_us, duration_us, kind, cause,
-        estimated, quantities, raw_counts
-      FROM usage_staging s
+), inserted AS ({_INSERT}
      WHERE foreign_id IS NULL OR EXISTS (SELECT FROM claimed c WHERE c.event_id = s.id)
-     ORDER BY id, ordinal
-    ON CONFLICT (id) DO NOTHING
-    RETURNING id
-), fresh AS (
-    SELECT DISTINCT ON (s.id) s.* FROM usage_staging s JOIN inserted i ON i.id = s.id
-     ORDER BY s.id, s.ordinal
-), rolled AS (
-    INSERT INTO usage_rollup AS r (tenant_id, bucket, meter_version_id, model_id,
-        price_version_id, project_id, key_id, kind, quantity, events, epoch)
-    SELECT f.tenant_id, date_bin('15 minutes', f.occurred_at, '1970-01-01Z'), q.meter_version_id,
-        f.model_id, f.price_version_id, f.project_id, f.key_id, f.kind, sum(q.quantity), count(*),
-        :epoch
-      FROM fresh f JOIN meter_set m ON m.id = f.meter_set_id
-     CROSS JOIN LATERAL unnest(m.meter_version_ids, f.quantities) AS q (meter_version_id, quantity)
-     WHERE q.quantity <> 0
-     GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
-     ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
-    ON CONFLICT (tenant_id, bucket, meter_version_id, model_id, price_version_id, project_id,
-                 key_id, kind)
-    DO UPDATE SET quantity = r.quantity + excluded.quantity,
-                  events = r.events + excluded.events, epoch = excluded.epoch
-)
-SELECT id FROM inserted
-"""
+{_INSERTED}"""  # noqa: S608  # our own names
 
 _KNOWN = """
 SELECT s.ordinal, s.id, k.event_id, k.body_hash = s.body_hash AS same
@@ -145,17 +128,31 @@ SELECT s.ordinal, s.id, k.event_id, k.body_hash = s.body_hash AS same
 
 def append(connection: sa.Connection, events: Sequence[EventRow]) -> Appended:
     """Append a batch as the ingest role; see the module for what that guarantees."""
-    run(connection, _STAGE)
-    run(connection, "DELETE FROM usage_staging")
-    _copy(connection, events)
-    epoch = take_epoch(connection)
-    accepted = frozenset(row.id for row in query(connection, _APPEND, epoch=epoch))
+    staged = _staged(events)
+    epoch, accepted = append_staged(connection, staged)
     known: dict[int, tuple[UUID, bool]] = {}
-    if any(event.foreign_id is not None for event in events):
+    if staged.reported:
         for row in query(connection, _KNOWN):
             if row.event_id != row.id:
                 known[row.ordinal] = (row.event_id, row.same)
-    return Appended(epoch=epoch, accepted=accepted, known=known)
+    return Appended(
+        epoch=epoch, accepted=frozenset(UUID(bytes=id_) for id_ in accepted), known=known
+    )
+
+
+def append_staged(connection: sa.Connection, staged: StagedRows) -> tuple[int, list[bytes]]:
+    """Append a batch that is encoded already: (its epoch, ids of the events that were new)."""
+    run(connection, _STAGE)
+    run(connection, "DELETE FROM usage_staging")
+    _copy(connection, staged)
+    epoch = take_epoch(connection)
+    statement = _APPEND_REPORTED if staged.reported else _APPEND_MINTED
+    accepted = _slices(bytes(only(connection, statement, epoch=epoch).ids))
+    sums = staged.sums()
+    if len(accepted) < len(staged):
+        sums = staged.sums(frozenset(accepted).__contains__)
+    add_to_levels(connection, sums, epoch=epoch)
+    return epoch, accepted
 
 
 def take_epoch(connection: sa.Connection) -> int:
@@ -184,25 +181,53 @@ def ensure_partitions(connection: sa.Connection, *, now: datetime, months: int =
     ).made
 
 
-def _copy(connection: sa.Connection, events: Sequence[EventRow]) -> None:
+def _staged(events: Sequence[EventRow]) -> StagedRows:
+    staged = StagedRows(reported=any(event.foreign_id is not None for event in events))
+    for ordinal, event in enumerate(events):
+        report = None
+        if event.source is not None and event.foreign_id is not None:
+            assert event.body_hash is not None
+            report = Report(ordinal, event.source, event.foreign_id, event.body_hash)
+        staged.add(
+            event.id.bytes,
+            microseconds(event.occurred_at),
+            Origin(
+                tenant_id=event.tenant_id,
+                project_id=event.project_id,
+                key_id=event.key_id,
+                model_id=event.model_id,
+                backend_id=event.backend_id,
+                price_version_id=event.price_version_id,
+                meter_set_id=event.meter_set_id,
+                raw_shape_id=event.raw_shape_id,
+                kind=event.kind,
+            ),
+            course_bytes(
+                cause=event.cause,
+                estimated=event.estimated,
+                ttft_us=event.ttft_us,
+                duration_us=event.duration_us,
+            ),
+            event.quantities,
+            pack_counts(event.raw_counts),
+            event.run_id or "",
+            report,
+        )
+    return staged
+
+
+def _copy(connection: sa.Connection, staged: StagedRows) -> None:
     raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    columns = f"{COLUMNS}, {REPORT_COLUMNS}" if staged.reported else COLUMNS
     with (
         raw.cursor() as cursor,
-        cursor.copy(f"COPY usage_staging ({_STAGED}) FROM STDIN (FORMAT BINARY)") as copy,
+        cursor.copy(f"COPY usage_staging ({columns}) FROM STDIN (FORMAT BINARY)") as copy,
     ):
-        copy.set_types(_STAGED_TYPES)
-        for ordinal, event in enumerate(events):
-            copy.write_row(
-                (
-                    ordinal, event.id, event.occurred_at, event.tenant_id, event.project_id,
-                    event.key_id, event.model_id, event.backend_id, event.price_version_id,
-                    event.meter_set_id, event.raw_shape_id, event.ttft_us, event.duration_us,
-                    event.kind, event.cause, event.estimated,
-                    [Decimal(quantity) for quantity in event.quantities],
-                    None if event.raw_counts is None else list(event.raw_counts),
-                    event.source, event.foreign_id, event.body_hash,
-                )
-            )  # fmt: skip
+        copy.write(staged.content())
+
+
+def _slices(joined: bytes) -> list[bytes]:
+    return [joined[place : place + 16] for place in range(0, len(joined), 16)]
 
 
 def _interned(

@@ -12,33 +12,10 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.period import Period
-from billing.store.database import members, query
+from billing.store.database import query
+from billing.store.usage.aggregates import QuantityRow, Scope, aggregated_quantities
 from billing.store.usage.append import SHARD
-
-GROUPS = {
-    "day": "date_trunc('day', r.bucket, CAST(:zone AS text))",
-    "hour": "date_trunc('hour', r.bucket)",
-    "bucket": "r.bucket",
-    "none": "CAST(:start AS timestamptz)",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantityRow:
-    """A quantity of one tenant in one period, summed over buckets, projects and keys.
-
-    Attributes:
-        contract_ids: the contracts that were in force as far as was known; empty if none was.
-        bucket_from: first bucket that holds it.
-    """
-
-    meter: str
-    model: str | None
-    kind: int
-    contract_ids: tuple[int, ...]
-    quantity: Decimal
-    informational: bool
-    bucket_from: datetime
+from billing.store.usage.raw_counts import unpack_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +37,7 @@ class EventView:
     Attributes:
         quantities: by meter code, zeros left out.
         raw: the engine's own figures by path.
+        run_id: the agent run it was part of, or ''.
     """
 
     id: UUID
@@ -71,6 +49,7 @@ class EventView:
     quantities: dict[str, Decimal]
     raw: dict[str, int]
     duration_us: int
+    run_id: str = ""
 
 
 # The epoch is read by the same statement as the rollups: one statement sees one snapshot, so the
@@ -84,6 +63,7 @@ SELECT v.code AS meter, m.name AS model, r.kind, coalesce(p.contract_ids, '{}') 
   LEFT JOIN model m ON m.id = r.model_id
   LEFT JOIN price_version p ON p.id = r.price_version_id
  WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end
+   AND v.additive
  GROUP BY v.code, m.name, r.kind, p.contract_ids, v.informational,
        width_bucket(r.bucket, CAST(:edges AS timestamptz[])))
 SELECT head.watermark, used.* FROM head LEFT JOIN used ON true
@@ -100,13 +80,20 @@ class PeriodUsage:
 
 
 def period_usage(
-    connection: sa.Connection, *, tenant_id: int, period: Period, edges: Iterable[datetime] = ()
+    connection: sa.Connection,
+    *,
+    tenant_id: int,
+    period: Period,
+    edges: Iterable[datetime] = (),
+    until: datetime | None = None,
 ) -> PeriodUsage:
     """What a tenant used in a period, by meter, model, kind and price version.
 
     Args:
         edges: instants on the grid; no quantity reaches over one.
+        until: how far levels over time are counted; None is the end of the period.
     """
+    ascending = sorted({period.start, *edges})
     rows = query(
         connection,
         _QUANTITIES,
@@ -114,45 +101,34 @@ def period_usage(
         tenant=tenant_id,
         start=period.start,
         end=period.end,
-        edges=sorted({period.start, *edges}),
+        edges=ascending,
+    )
+    # What is not additive is read next. Epochs become visible in order, so events up to the
+    # watermark are those that the sums contain, whatever was committed in between.
+    scope = Scope(
+        tenant_id=tenant_id,
+        period=period,
+        watermark=rows[0].watermark,
+        edges=ascending,
+        until=until or period.end,
+    )
+    sums = (
+        QuantityRow(
+            meter=row.meter,
+            model=row.model,
+            kind=row.kind,
+            contract_ids=tuple(row.contract_ids),
+            quantity=row.quantity,
+            informational=row.informational,
+            bucket_from=row.bucket_from,
+        )
+        for row in rows
+        if row.meter is not None
     )
     return PeriodUsage(
-        watermark=rows[0].watermark,
-        quantities=tuple(
-            QuantityRow(
-                meter=row.meter,
-                model=row.model,
-                kind=row.kind,
-                contract_ids=tuple(row.contract_ids),
-                quantity=row.quantity,
-                informational=row.informational,
-                bucket_from=row.bucket_from,
-            )
-            for row in rows
-            if row.meter is not None
-        ),
+        watermark=scope.watermark,
+        quantities=(*sums, *aggregated_quantities(connection, scope)),
     )
-
-
-def usage(
-    connection: sa.Connection, *, tenant_id: int, period: Period, group: str, zone: str
-) -> list[UsageRow]:
-    """A tenant's usage by slot of time (`day` in its zone, `hour`, `bucket` or `none`)."""
-    slot = GROUPS[group]
-    rows = query(
-        connection,
-        f"SELECT {slot} AS start, v.code AS meter, m.name AS model, p.slug AS project, "  # noqa: S608  # our own text
-        "sum(r.quantity) AS quantity, CAST(sum(r.events) AS bigint) AS events "
-        "FROM usage_rollup r JOIN meter_version v ON v.id = r.meter_version_id "
-        "LEFT JOIN model m ON m.id = r.model_id LEFT JOIN project p ON p.id = r.project_id "
-        "WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end "
-        "GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3 NULLS FIRST, 4",
-        tenant=tenant_id,
-        start=period.start,
-        end=period.end,
-        **({"zone": zone} if group == "day" else {}),
-    )
-    return [UsageRow(**members(row)) for row in rows]
 
 
 _EVENTS = """
@@ -160,7 +136,7 @@ SELECT e.id, e.occurred_at, m.name AS model, e.kind, e.cause, e.estimated, e.dur
        (SELECT array_agg(v.code ORDER BY n)
           FROM unnest(s.meter_version_ids) WITH ORDINALITY AS u (version_id, n)
           JOIN meter_version v ON v.id = u.version_id) AS codes,
-       e.quantities, h.paths, e.raw_counts
+       e.quantities, h.paths, e.raw_counts, e.run_id
   FROM usage_event e
   JOIN meter_set s ON s.id = e.meter_set_id
   LEFT JOIN model m ON m.id = e.model_id
@@ -279,6 +255,7 @@ def _view(row: sa.Row[Any]) -> EventView:
         cause=row.cause,
         estimated=row.estimated,
         quantities={code: quantity for code, quantity in named if quantity},
-        raw=dict(zip(row.paths or (), row.raw_counts or (), strict=True)),
+        raw=dict(zip(row.paths or (), unpack_counts(row.raw_counts), strict=True)),
         duration_us=row.duration_us,
+        run_id=row.run_id,
     )
