@@ -13,6 +13,7 @@ from api.operator.contracts import ContractController
 from api.operator.costs import CostController
 from api.operator.invoices import InvoicingController, OperatorInvoiceController
 from api.operator.keys import OperatorKeyController
+from api.operator.meters import MeterController
 from api.operator.outcomes import OperatorOutcomeController
 from api.operator.plans import PlanController
 from api.operator.tenants import TenantController
@@ -41,6 +42,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 TenantController,
                 OperatorKeyController,
                 PlanController,
+                MeterController,
                 ContractController,
                 OperatorUsageController,
                 InvoicingController,

@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, str] = {
     "tenant": "Tenants: who is billed.",
     "key": "API keys of tenants, operators and finance.",
     "plan": "Price plans: check, apply, show.",
+    "meter": "Meters: what is counted, and how events are read.",
     "contract": "Bind tenants to price plans.",
     "usage": "What tenants used; import, check, find what has no price.",
     "rate": "Price recorded usage with a plan file, without a database.",
