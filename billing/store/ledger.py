@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import groupby
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -18,6 +19,14 @@ from billing.store.database import first, members, only, query, run
 
 _HALF_A_MONTH = timedelta(days=14)
 """From the begin of a billing period to its middle, of the shortest."""
+
+_ENTRIES = (
+    "SELECT t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key, t.reference, "
+    "t.effective_at, t.originated_at, t.reverses, t.fx_rate, t.posting_count, a.code, "
+    "p.tenant_id AS of_tenant, p.currency, p.amount, p.contract_id, p.period_start, p.line_key "
+    "FROM ledger_transaction t JOIN posting p ON p.transaction_id = t.id "
+    "JOIN account a ON a.id = p.account_id"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +44,23 @@ class RevenueRow:
 def post(connection: sa.Connection, transaction: Transaction, *, now: datetime) -> bool:
     """Post a transaction; False if the same one was posted before (L3).
 
+    What is effective in a closed accounting period is posted at the begin of the first open one,
+    and keeps its own time as `originated_at`. The period cannot be closed before the caller's
+    transaction ends.
+
     Raises:
         IdempotencyConflict: the key was used for other postings.
     """
-    ids = [_account_id(connection, posting.account) for posting in transaction.postings]
-    rows = list(zip(ids, transaction.postings, strict=True))
+    ids = _account_ids(connection, [posting.account for posting in transaction.postings])
+    rows = [(ids[posting.account], posting) for posting in transaction.postings]
     digest = postings_digest([(account, posting.amount) for account, posting in rows])
+    transaction = in_open_period(connection, transaction)
     header = first(
         connection,
         "INSERT INTO ledger_transaction (id, legal_entity_id, tenant_id, kind, idempotency_key, "
-        "reference, effective_at, posted_at, posting_count, postings_hash, reverses) VALUES (:id, "
-        ":entity, :tenant, :kind, :key, :reference, :effective, :now, :count, :hash, :reverses) "
+        "reference, effective_at, originated_at, posted_at, posting_count, postings_hash, "
+        "reverses, fx_rate) VALUES (:id, :entity, :tenant, :kind, :key, :reference, :effective, "
+        ":originated, :now, :count, :hash, :reverses, :rate) "
         "ON CONFLICT (legal_entity_id, idempotency_key) DO NOTHING RETURNING id",
         id=transaction.id,
         entity=transaction.legal_entity_id,
@@ -54,36 +69,58 @@ def post(connection: sa.Connection, transaction: Transaction, *, now: datetime) 
         key=transaction.idempotency_key,
         reference=transaction.reference,
         effective=transaction.effective_at,
+        originated=transaction.originated_at,
         now=now,
         count=len(rows),
         hash=digest,
         reverses=transaction.reverses,
+        rate=transaction.fx_rate,
     )
     if header is None:
         _require_same(connection, transaction, digest)
         return False
-    connection.execute(
-        sa.text(
-            "INSERT INTO posting (transaction_id, ordinal, account_id, tenant_id, currency, "
-            "amount, contract_id, period_start, line_key) VALUES (:transaction, :ordinal, "
-            ":account, :tenant, :currency, :amount, :contract, :period, :line)"
-        ),
-        [
-            {
-                "transaction": transaction.id,
-                "ordinal": ordinal,
-                "account": account,
-                "tenant": posting.account.tenant_id,
-                "currency": posting.account.currency,
-                "amount": posting.amount,
-                "contract": posting.line.contract_id if posting.line else None,
-                "period": posting.line.period_start if posting.line else None,
-                "line": posting.line.line_key if posting.line else None,
-            }
-            for ordinal, (account, posting) in enumerate(rows)
-        ],
-    )
+    _insert_postings(connection, transaction.id, rows)
     return True
+
+
+def in_open_period(connection: sa.Connection, transaction: Transaction) -> Transaction:
+    """The transaction, moved out of what is closed; no period closes until the caller's commit."""
+    closed_until = only(
+        connection,
+        "SELECT books_closed_until(:entity) AS until",
+        entity=transaction.legal_entity_id,
+    ).until
+    if closed_until is None or transaction.effective_at >= closed_until:
+        return transaction
+    return replace(transaction, effective_at=closed_until, originated_at=transaction.effective_at)
+
+
+def _insert_postings(
+    connection: sa.Connection, transaction_id: UUID, rows: list[tuple[int, Posting]]
+) -> None:
+    # In this order the accounts are locked: opposite orders would deadlock. Those that all tenants
+    # share come last, so that they are held for the shortest time.
+    ordered = sorted(
+        enumerate(rows), key=lambda row: (row[1][1].account.tenant_id is None, row[1][0], row[0])
+    )
+    lines = [posting.line for _, (_, posting) in ordered]
+    run(
+        connection,
+        "INSERT INTO posting (transaction_id, ordinal, account_id, tenant_id, currency, amount, "
+        "contract_id, period_start, line_key) SELECT :transaction, * FROM unnest("
+        "CAST(:ordinals AS integer[]), CAST(:accounts AS integer[]), CAST(:tenants AS integer[]), "
+        "CAST(:currencies AS text[]), CAST(:amounts AS numeric[]), CAST(:contracts AS integer[]), "
+        "CAST(:periods AS timestamptz[]), CAST(:keys AS text[]))",
+        transaction=transaction_id,
+        ordinals=[ordinal for ordinal, _ in ordered],
+        accounts=[account for _, (account, _) in ordered],
+        tenants=[posting.account.tenant_id for _, (_, posting) in ordered],
+        currencies=[posting.account.currency for _, (_, posting) in ordered],
+        amounts=[posting.amount for _, (_, posting) in ordered],
+        contracts=[line and line.contract_id for line in lines],
+        periods=[line and line.period_start for line in lines],
+        keys=[line and line.line_key for line in lines],
+    )
 
 
 def accrued(
@@ -102,19 +139,28 @@ def accrued(
     return {row.line_key: row.amount for row in rows}
 
 
-def balance(connection: sa.Connection, account: Account) -> Decimal:
-    """Sum of an account's postings; debits are positive."""
-    return only(
+def account_id(connection: sa.Connection, account: Account) -> int | None:
+    """Row id of an account, or None if nothing was ever posted on it."""
+    row = first(
         connection,
-        "SELECT coalesce(sum(p.amount), 0) AS total FROM posting p "
-        "JOIN account a ON a.id = p.account_id WHERE a.legal_entity_id = :entity "
-        "AND a.code = :code AND a.tenant_id IS NOT DISTINCT FROM CAST(:tenant AS integer) "
+        "SELECT id FROM account WHERE legal_entity_id = :entity AND code = :code "
+        "AND tenant_id IS NOT DISTINCT FROM CAST(:tenant AS integer) AND currency = :currency",
+        **_identity(account),
+    )
+    return None if row is None else row.id
+
+
+def balance(connection: sa.Connection, account: Account) -> Decimal:
+    """What an account holds now, by its newest posting; debits are positive."""
+    row = first(
+        connection,
+        "SELECT b.balance FROM account_balance b JOIN account a ON a.id = b.account_id "
+        "WHERE a.legal_entity_id = :entity AND a.code = :code "
+        "AND a.tenant_id IS NOT DISTINCT FROM CAST(:tenant AS integer) "
         "AND a.currency = :currency",
-        entity=account.legal_entity_id,
-        code=account.code.value,
-        tenant=account.tenant_id,
-        currency=account.currency,
-    ).total
+        **_identity(account),
+    )
+    return Decimal(0) if row is None else row.balance
 
 
 def moved_for(
@@ -147,8 +193,8 @@ def totals(connection: sa.Connection) -> LedgerTotals:
     """Balance of every account code and currency over all tenants: the trial balance."""
     rows = query(
         connection,
-        "SELECT a.code, a.currency, sum(p.amount) AS total FROM posting p "
-        "JOIN account a ON a.id = p.account_id GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT a.code, a.currency, sum(b.balance) AS total FROM account_balance b "
+        "JOIN account a ON a.id = b.account_id GROUP BY 1, 2 ORDER BY 1, 2",
     )
     return {(row.code, row.currency): row.total for row in rows}
 
@@ -163,12 +209,7 @@ def journal(
     """
     rows = query(
         connection,
-        "SELECT t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key, t.reference, "
-        "t.effective_at, t.reverses, t.posting_count, a.code, p.tenant_id AS of_tenant, "
-        "p.currency, p.amount, p.contract_id, p.period_start, p.line_key "
-        "FROM ledger_transaction t JOIN posting p ON p.transaction_id = t.id "
-        "JOIN account a ON a.id = p.account_id "
-        "WHERE t.effective_at >= :start AND t.effective_at < :end "
+        f"{_ENTRIES} WHERE t.effective_at >= :start AND t.effective_at < :end "
         "AND (CAST(:entity AS integer) IS NULL OR t.legal_entity_id = :entity) "
         "ORDER BY t.effective_at, t.posted_at, t.id, p.ordinal",
         start=period.start,
@@ -177,6 +218,16 @@ def journal(
     )
     grouped = groupby(rows, key=lambda row: row.id)
     return [_transaction(list(postings)) for _, postings in grouped]
+
+
+def stored_transaction(connection: sa.Connection, transaction_id: UUID) -> Transaction | None:
+    """One transaction as it is stored, or None.
+
+    Raises:
+        LedgerError: it does not sum to zero, or lost a posting.
+    """
+    rows = query(connection, f"{_ENTRIES} WHERE t.id = :id ORDER BY p.ordinal", id=transaction_id)
+    return _transaction(list(rows)) if rows else None
 
 
 def revenue(connection: sa.Connection, *, period: Period) -> list[RevenueRow]:
@@ -213,6 +264,8 @@ def _transaction(rows: list[sa.Row[Any]]) -> Transaction:
         postings=tuple(_posting(row) for row in rows),
         reference=head.reference,
         reverses=head.reverses,
+        originated_at=head.originated_at,
+        fx_rate=head.fx_rate,
     )
 
 
@@ -234,27 +287,31 @@ def _posting(row: sa.Row[Any]) -> Posting:
     )
 
 
-def _account_id(connection: sa.Connection, account: Account) -> int:
-    found = (
-        "SELECT id FROM account WHERE legal_entity_id = :entity AND code = :code "
-        "AND tenant_id IS NOT DISTINCT FROM CAST(:tenant AS integer) AND currency = :currency"
+def _account_ids(connection: sa.Connection, accounts: list[Account]) -> dict[Account, int]:
+    wanted = sorted(
+        set(accounts),
+        key=lambda account: (account.code, account.tenant_id or 0, account.currency),
     )
-    identity = {
+    found = {account: account_id(connection, account) for account in wanted}
+    for account in wanted:
+        if found[account] is None:
+            run(
+                connection,
+                "INSERT INTO account (legal_entity_id, code, tenant_id, currency) "
+                "VALUES (:entity, :code, :tenant, :currency) ON CONFLICT DO NOTHING",
+                **_identity(account),
+            )
+            found[account] = account_id(connection, account)
+    return {account: number for account, number in found.items() if number is not None}
+
+
+def _identity(account: Account) -> dict[str, int | str | None]:
+    return {
         "entity": account.legal_entity_id,
         "code": account.code.value,
         "tenant": account.tenant_id,
         "currency": account.currency,
     }
-    row = first(connection, found, **identity)
-    if row is None:
-        run(
-            connection,
-            "INSERT INTO account (legal_entity_id, code, tenant_id, currency) "
-            "VALUES (:entity, :code, :tenant, :currency) ON CONFLICT DO NOTHING",
-            **identity,
-        )
-        row = only(connection, found, **identity)
-    return row.id
 
 
 def _require_same(connection: sa.Connection, transaction: Transaction, digest: bytes) -> None:

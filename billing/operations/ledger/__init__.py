@@ -1,0 +1,1 @@
+"""Use cases of the money ledger: reversals, accounting periods, balances, statements."""
