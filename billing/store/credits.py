@@ -58,11 +58,13 @@ def insert_grant(connection: sa.Connection, grant: CreditGrant, *, now: datetime
         run(
             connection,
             "INSERT INTO credit_grant (id, tenant_id, legal_entity_id, currency, amount, kind, "
-            "taxed_at, paid_from, cost_basis, counts_toward_commitment, priority, starts_at, expires_at, "
-            "meters, models, plans, rollover_fraction, rollover_max, recurs, series, rolled_from, "
-            "source, idempotency_key, granted_at) VALUES (:id, :tenant, :entity, :currency, "
-            ":amount, :kind, :taxed_at, :paid_from, :cost, :counts, :priority, :starts, :expires, :meters, "
-            ":models, :plans, :fraction, :maximum, :recurs, :series, :rolled, :source, :key, :now) "
+            "taxed_at, paid_from, cost_basis, counts_toward_commitment, priority, starts_at, "
+            "expires_at, meters, models, plans, rollover_fraction, rollover_max, recurs, series, "
+            "rolled_from, source, idempotency_key, granted_at) "
+            "VALUES (:id, :tenant, :entity, :currency, "
+            ":amount, :kind, :taxed_at, :paid_from, :cost, :counts, :priority, :starts, :expires, "
+            ":meters, :models, :plans, :fraction, :maximum, :recurs, :series, :rolled, :source, "
+            ":key, :now) "
             "ON CONFLICT (tenant_id, idempotency_key) DO NOTHING",
             id=grant.id,
             tenant=grant.tenant_id,

@@ -1,0 +1,1 @@
+"""Credit: grants, their use, expiry and renewal, and automatic top-ups."""

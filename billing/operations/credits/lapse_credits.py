@@ -1,0 +1,142 @@
+"""Expire grants, roll over what their rule lets go on, and grant again what recurs.
+
+Meant to run often: each step has a key made of what it is about, so that a step repeated or run by
+two workers happens once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import sqlalchemy as sa
+
+from billing.errors import InvalidInput
+from billing.ledger.account import AccountCode
+from billing.ledger.breakage import BREAKS_INTO, lapse
+from billing.ledger.credit_grant import CreditGrant, CreditLot
+from billing.ledger.credit_template import credits_broken
+from billing.ledger.hold import CREDIT
+from billing.operations.credits.grant_credit import (
+    books_of,
+    post_credit,
+    require_grant,
+    store_grant,
+)
+from billing.operations.minting import mint_id
+from billing.store import credits as store
+from billing.store import holds as hold_store
+from billing.store import tenancy
+from billing.store.credits import GrantRow
+
+
+def expire_grants(
+    connection: sa.Connection,
+    *,
+    now: datetime,
+    into: AccountCode = AccountCode.BREAKAGE,
+    grace_ms: int = 0,
+) -> list[GrantRow]:
+    """Expire what is left of grants past their end; the grants that were expired now.
+
+    Args:
+        into: breakage revenue, or unclaimed property where the law demands it.
+        grace_ms: how long after its end a grant may still pay usage of days before it, because
+            that usage is accrued late.
+    """
+    if into not in BREAKS_INTO:
+        raise InvalidInput(
+            "not an account of unused credit",
+            field="into",
+            remedy=f"use {' or '.join(code.value for code in BREAKS_INTO)}",
+        )
+    expired: list[GrantRow] = []
+    due = now - timedelta(milliseconds=grace_ms)
+    for grant_id, tenant_id, code in store.lapsed(connection, before=due):
+        hold_store.lock_limit(connection, tenant_id=tenant_id, name=CREDIT, currency=code)
+        row = require_grant(connection, grant_id)
+        if row.remaining:
+            _expire(connection, CreditLot(grant=row.grant, remaining=row.remaining), into, now)
+            expired.append(require_grant(connection, grant_id))
+    return expired
+
+
+def issue_recurring(connection: sa.Connection, *, now: datetime) -> list[CreditGrant]:
+    """Grant every series again for each billing period that has begun; the new grants."""
+    issued: list[CreditGrant] = []
+    for head in store.recurring(connection):
+        tenant = tenancy.tenant_by_id(connection, head.tenant_id)
+        period = tenant.billing_period(tenant.billing_period(head.starts_at).end)
+        while period.start <= now:
+            following = replace(
+                head,
+                id=mint_id(now),
+                starts_at=period.start,
+                expires_at=period.end,
+                series=head.id,
+                idempotency_key=f"recurring/{head.id}/{period.start:%Y%m%dT%H%M}",
+            )
+            if store_grant(connection, following, now=now):
+                issued.append(following)
+            period = tenant.billing_period(period.end)
+    return issued
+
+
+def _expire(connection: sa.Connection, lot: CreditLot, into: AccountCode, now: datetime) -> None:
+    grant, rest = lot.grant, lapse(lot)
+    if rest.rolled:
+        _append(connection, grant, "rolled_over", rest.rolled, now)
+        onward = grant.released(before=lot.remaining, after=rest.broken)
+        rolled = _rolled(connection, grant, amount=rest.rolled, cost_basis=onward, now=now)
+        store_grant(connection, rolled, now=now)
+    if rest.broken:
+        _append(connection, grant, "expired", rest.broken, now)
+        broken = grant.released(before=rest.broken, after=Decimal(0))
+        if broken:
+            postings = credits_broken(books_of(grant), amount=broken, into=into)
+            post_credit(connection, grant, "credits_broken", postings, effective_at=now, now=now)
+
+
+def _append(
+    connection: sa.Connection, grant: CreditGrant, kind: str, amount: Decimal, now: datetime
+) -> None:
+    store.insert_event(
+        connection,
+        event_id=mint_id(now),
+        grant=grant,
+        kind=kind,
+        amount=amount,
+        idempotency_key=kind,
+        now=now,
+    )
+
+
+def _rolled(
+    connection: sa.Connection,
+    grant: CreditGrant,
+    *,
+    amount: Decimal,
+    cost_basis: Decimal,
+    now: datetime,
+) -> CreditGrant:
+    """The grant that goes on: as long as the one before, a recurring one for a billing period."""
+    assert grant.expires_at is not None
+    if grant.recurs:
+        tenant = tenancy.tenant_by_id(connection, grant.tenant_id)
+        ends = tenant.billing_period(grant.expires_at).end
+    else:
+        ends = grant.expires_at + (grant.expires_at - grant.starts_at)
+    return replace(
+        grant,
+        id=mint_id(now),
+        amount=amount,
+        cost_basis=cost_basis,
+        starts_at=grant.expires_at,
+        expires_at=ends,
+        rollover=None,
+        recurs=False,
+        series=None,
+        rolled_from=grant.id,
+        idempotency_key=f"rolled/{grant.id}",
+    )

@@ -1,0 +1,1 @@
+"""Holds on credit and on limits."""
