@@ -1,0 +1,243 @@
+"""Months of the usage ledger: what they hold, their archives, and how they leave the database.
+
+A month here is a partition: the events whose id was minted in that month, UTC. Archived rows are
+compared in a temporary table that bears the ledger's name, so that the very statements that
+count and seal the ledger read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime
+from typing import Any, cast
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import sql
+
+from billing.store.database import first, members, only, query, run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonthRow:
+    """What a month holds now; the epochs are None if it holds nothing."""
+
+    month: date
+    events: int
+    first_epoch: int | None
+    last_epoch: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveRow:
+    """One archive of a month; the newest ordinal counts.
+
+    Attributes:
+        id: row id; 0 for one that is not written down yet.
+        bytes, sha256: of the file at `url`.
+    """
+
+    id: int
+    month: date
+    ordinal: int
+    url: str
+    bytes: int
+    sha256: bytes
+    events: int
+    first_epoch: int | None
+    last_epoch: int | None
+    archived_at: datetime
+
+
+_MONTH_IDS = (
+    "e.id >= first_event_id(CAST(:month AS date)::timestamp AT TIME ZONE 'UTC') AND "
+    "e.id < first_event_id((CAST(:month AS date) + interval '1 month') AT TIME ZONE 'UTC')"
+)
+
+_TOTALS = f"""
+SELECT e.tenant_id, date_bin('15 minutes', e.occurred_at, '1970-01-01Z') AS bucket,
+    q.meter_version_id, e.model_id, e.price_version_id, e.project_id, e.key_id, e.kind, e.run_id,
+    sum(q.quantity) AS quantity, count(*) AS events
+  FROM usage_event e JOIN meter_set m ON m.id = e.meter_set_id
+ CROSS JOIN LATERAL unnest(m.meter_version_ids, e.quantities) AS q (meter_version_id, quantity)
+ WHERE {_MONTH_IDS} AND q.quantity <> 0
+ GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+"""  # noqa: S608  # our own text
+
+_TOTAL_COLUMNS = (
+    "tenant_id, bucket, meter_version_id, model_id, price_version_id, project_id, key_id, kind, "
+    "run_id, quantity, events"
+)
+
+
+def months(connection: sa.Connection) -> list[date]:
+    """Months that the database holds, oldest first."""
+    rows = query(
+        connection,
+        "SELECT to_date(right(c.relname, 6), 'YYYYMM') AS month FROM pg_inherits i "
+        "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'usage_event'::regclass "
+        "ORDER BY 1",
+    )
+    return [row.month for row in rows]
+
+
+def month_content(connection: sa.Connection, month: date) -> MonthRow:
+    """What a month holds now."""
+    row = only(
+        connection,
+        "SELECT count(*) AS events, min(e.epoch) AS first_epoch, max(e.epoch) AS last_epoch "  # noqa: S608  # our own text
+        f"FROM usage_event e WHERE {_MONTH_IDS}",
+        month=month,
+    )
+    return MonthRow(month=month, **members(row))
+
+
+def event_columns(connection: sa.Connection) -> dict[str, str]:
+    """PostgreSQL type by column of the usage ledger."""
+    rows = query(
+        connection,
+        "SELECT attname, format_type(atttypid, atttypmod) AS kind FROM pg_attribute "
+        "WHERE attrelid = 'public.usage_event'::regclass AND attnum > 0 AND NOT attisdropped "
+        "ORDER BY attnum",
+    )
+    return {row.attname: row.kind for row in rows}
+
+
+def month_events(
+    connection: sa.Connection, month: date, columns: Sequence[str], *, at_once: int
+) -> Iterator[Sequence[tuple[Any, ...]]]:
+    """The events of a month by (epoch, id), `at_once` at a time; memory is bounded by that."""
+    listed = ", ".join(f"e.{column}" for column in columns)
+    rows = connection.execute(
+        sa.text(
+            f"SELECT {listed} FROM usage_event e WHERE {_MONTH_IDS} ORDER BY e.epoch, e.id"  # noqa: S608  # names of the catalog
+        ),
+        {"month": month},
+        execution_options={"stream_results": True, "yield_per": at_once},
+    )
+    for part in rows.partitions(at_once):
+        yield [tuple(row) for row in part]
+
+
+def insert_archive(connection: sa.Connection, archive: ArchiveRow) -> ArchiveRow:
+    """Write an archive down, with what the month adds to the rollups; the row with its id."""
+    values = asdict(archive)
+    del values["id"]
+    row = only(
+        connection,
+        "INSERT INTO usage_archive (month, ordinal, url, bytes, sha256, events, first_epoch, "
+        "last_epoch, archived_at) VALUES (:month, :ordinal, :url, :bytes, :sha256, :events, "
+        ":first_epoch, :last_epoch, :archived_at) RETURNING id",
+        **values,
+    )
+    run(
+        connection,
+        f"INSERT INTO usage_archived_total (archive_id, {_TOTAL_COLUMNS}) "  # noqa: S608  # our own text
+        f"SELECT :archive, t.* FROM ({_TOTALS}) t",
+        archive=row.id,
+        month=archive.month,
+    )
+    return ArchiveRow(id=row.id, **values)
+
+
+def archives(connection: sa.Connection, *, month: date | None = None) -> list[ArchiveRow]:
+    """The newest archive of every month, or of one, oldest month first."""
+    rows = query(
+        connection,
+        "SELECT DISTINCT ON (month) id, month, ordinal, url, bytes, sha256, events, first_epoch, "
+        "last_epoch, archived_at FROM usage_archive "
+        "WHERE CAST(:month AS date) IS NULL OR month = :month ORDER BY month, ordinal DESC",
+        month=month,
+    )
+    return [ArchiveRow(**members(row, sha256=bytes(row.sha256))) for row in rows]
+
+
+def archived_totals(
+    connection: sa.Connection, archive_id: int
+) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """(quantity, events) by the key of a rollup and a run, as they were when it was archived."""
+    rows = query(
+        connection,
+        f"SELECT {_TOTAL_COLUMNS} FROM usage_archived_total WHERE archive_id = :archive",  # noqa: S608  # our own text
+        archive=archive_id,
+    )
+    return {tuple(row)[:-2]: tuple(row)[-2:] for row in rows}
+
+
+def stage_archived(connection: sa.Connection) -> None:
+    """Shadow the usage ledger, for the rest of the transaction, with an empty temporary table."""
+    run(
+        connection,
+        "CREATE TEMPORARY TABLE usage_event (LIKE public.usage_event) ON COMMIT DROP",
+    )
+
+
+def unstage_archived(connection: sa.Connection) -> None:
+    """Let the ledger's name mean the ledger again."""
+    run(connection, "DROP TABLE pg_temp.usage_event")
+
+
+def fill_staged(
+    connection: sa.Connection, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """Replace the rows of the temporary table."""
+    run(connection, "DELETE FROM pg_temp.usage_event")
+    copy_events(connection, ("pg_temp", "usage_event"), columns, rows)
+
+
+def copy_events(
+    connection: sa.Connection,
+    table: tuple[str, str],
+    columns: Mapping[str, str],
+    rows: Sequence[Sequence[Any]],
+) -> None:
+    """Copy events into a table with the ledger's columns."""
+    raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
+        sql.Identifier(*table), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    with raw.cursor() as cursor, cursor.copy(statement) as copy:
+        copy.set_types(list(columns.values()))
+        for row in rows:
+            copy.write_row(row)
+
+
+def staged_totals(connection: sa.Connection, month: date) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """As `archived_totals`, of the temporary table's rows of a month."""
+    return {tuple(row)[:-2]: tuple(row)[-2:] for row in query(connection, _TOTALS, month=month)}
+
+
+def horizon(connection: sa.Connection) -> datetime | None:
+    """The oldest instant whose events are kept; None while nothing has left the database.
+
+    An id that was minted before it, or a report of what happened before it, is refused (D7).
+    """
+    row = first(connection, "SELECT max(oldest_kept) AS oldest FROM usage_horizon")
+    return None if row is None else row.oldest
+
+
+def drop_month(connection: sa.Connection, month: date, *, now: datetime) -> int:
+    """Detach and drop a month, as the maintainer; how many events it held.
+
+    The owner's function refuses a month that is not archived as it is now, or not the oldest.
+    """
+    return only(
+        connection,
+        "SELECT drop_usage_month(CAST(:month AS date), :now) AS events",
+        month=month,
+        now=now,
+    ).events
+
+
+def make_restored(connection: sa.Connection, month: date) -> str:
+    """Make the table into which an archived month is read back, as the maintainer; its name."""
+    run(connection, "SELECT drop_restored_usage(CAST(:month AS date))", month=month)
+    return only(
+        connection, "SELECT make_restored_usage(CAST(:month AS date)) AS name", month=month
+    ).name
+
+
+def drop_restored(connection: sa.Connection, month: date) -> None:
+    """Remove the table of an archived month that was read back, as the maintainer."""
+    run(connection, "SELECT drop_restored_usage(CAST(:month AS date))", month=month)
