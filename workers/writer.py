@@ -35,9 +35,11 @@ RETRY_SECONDS = 1
 class Writer:
     """Ships until asked to stop, then ships once more, so that a stop leaves nothing behind."""
 
-    def __init__(self, database: Database, directory: Path, *, interval_ms: int) -> None:
+    def __init__(
+        self, database: Database, directory: Path, *, interval_ms: int, keep_ms: int
+    ) -> None:
         self._database = database
-        self._shipper = JournalShipper(database=database, directory=directory)
+        self._shipper = JournalShipper(database=database, directory=directory, keep_ms=keep_ms)
         self._interval_s = interval_ms / 1000
         self._housekept_at = datetime.min.replace(tzinfo=UTC)
         self.stopping = threading.Event()
@@ -65,6 +67,12 @@ class Writer:
             return False
         for damage in shipment.damaged:
             log.error("a journal is damaged; the others are shipped", detail=damage)
+        if shipment.refused:
+            log.error(
+                "records that the ledger can never take were set aside",
+                records=shipment.refused,
+                remedy="steelyard journal refused",
+            )
         if shipment.recovered:
             log.info("settled what a dead proxy left open", operations=shipment.recovered)
         return not shipment.damaged
@@ -98,9 +106,14 @@ def lock_folder(directory: Path, stopping: threading.Event) -> int | None:
 
 def run(settings: Settings) -> None:
     """Open the database and ship until SIGTERM or SIGINT."""
-    with opened_database(settings, pool_size=2) as database:
+    with opened_database(settings, pool_size=3) as database:
         directory = journal_dir(settings)
-        writer = Writer(database, directory, interval_ms=settings.ship_interval_ms)
+        writer = Writer(
+            database,
+            directory,
+            interval_ms=settings.ship_interval_ms,
+            keep_ms=settings.journal_keep_hours * 3_600_000,
+        )
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, writer.stop)
         lock = lock_folder(directory, writer.stopping)

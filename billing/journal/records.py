@@ -72,6 +72,7 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_onl
         stream: the client asked for a stream.
         served_model: name of the model as the backend knows it.
         kind: event kind, 0 = billed.
+        run_id: the agent run that the request named, at most 256 bytes; '' for none.
     """
 
     tenant_id: int
@@ -84,6 +85,7 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_onl
     stream: bool
     served_model: str
     kind: int = 0
+    run_id: str = ""
 
 
 class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):

@@ -24,8 +24,9 @@ from billing.journal import reader
 from billing.journal.journal import Journal
 from billing.journal.records import Attribution, Record, encode
 from billing.metering.event_id import from_microseconds
+from billing.operations.metering.encode_page import append_records
 from billing.operations.metering.read_usage import requests_of, usage_of
-from billing.operations.metering.ship_journal import JournalShipper, append_records
+from billing.operations.metering.ship_journal import JournalShipper
 from billing.store.database import Database, Role
 from billing.store.usage.read import EventView, rollup_differences
 from billing.tenancy.tenant import Tenant
@@ -293,11 +294,10 @@ def test_a_record_that_the_ledger_refuses_holds_up_no_other_journal(
     good = usage_record(world, whose, 1)
     # Written by a host whose clock stood at 1970: no partition takes the id.
     old = msgspec.structs.replace(good, id=bytes(5) + b"\x10" + good.id[6:], at_us=16_000)
-    folder = write_journal(tmp_path, [old])
+    write_journal(tmp_path, [old])
     write_journal(tmp_path, [good])
     shipment = JournalShipper(database=world.database, directory=tmp_path).ship(now=world.now)
-    assert shipment.damaged == [f"{folder}: the ledger refuses a record (CheckViolation)"]
-    assert shipment.events == 1
+    assert (shipment.damaged, shipment.refused, shipment.events) == ([], 1, 1)
     assert operation_id(world, 1) in events(world, acme)
 
 

@@ -8,18 +8,19 @@ ended are billed as their last checkpoint says, flagged `estimated`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from uuid import UUID
+from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DataError, IntegrityError
 
 from billing.errors import JournalError
 from billing.journal.reader import (
+    KEEP_MS,
     Segment,
     list_instances,
     prune,
@@ -28,17 +29,20 @@ from billing.journal.reader import (
     segments,
     try_adopt,
 )
-from billing.journal.records import UNREACHED, Attribution, Checkpoint, Intent, Record, Usage, Void
+from billing.journal.records import Record
 from billing.journal.recovery import recover
-from billing.metering.event_id import from_microseconds
-from billing.metering.meter import BUILT_IN
-from billing.metering.usage_event import Cause
-from billing.store import catalog
+from billing.operations.metering.book_page import UNBOOKABLE, Booked, Place, book_page
+from billing.operations.metering.encode_page import (
+    EncodedPage,
+    Names,
+    append_page,
+    append_records,
+    encode_page,
+    look_up,
+    outcomes_of,
+)
 from billing.store.database import Database, Role
-from billing.store.usage import append as usage_store
-from billing.store.usage.append import EventRow
 from billing.store.usage.parked import CursorRow, cursor, move_cursor
-from billing.store.usage.read import ScrapRow, insert_scrap
 
 
 @dataclass(slots=True)
@@ -49,14 +53,24 @@ class Shipment:
         events: usage events that were new.
         recovered: of those, the ones that a dead proxy had left open.
         scrap: attempts that bill nothing.
-        damaged: what is wrong with journals that could not be read or booked; the others are
-            shipped.
+        refused: records that the ledger can never take, set aside.
+        damaged: what is wrong with journals that could not be read; the others are shipped.
     """
 
     events: int = 0
     recovered: int = 0
     scrap: int = 0
+    refused: int = 0
     damaged: list[str] = field(default_factory=list[str])
+
+
+class _Prepared(NamedTuple):
+    """A page that has been read, and encoded if its values allow it."""
+
+    records: list[Record]
+    encoded: EncodedPage | None
+    next_offset: int
+    at_end: bool
 
 
 @dataclass(slots=True)
@@ -65,16 +79,23 @@ class JournalShipper:
 
     Attributes:
         directory: holds one folder per proxy process that ever ran.
+        keep_ms: how long a segment stays after it was shipped.
     """
 
     database: Database
     directory: Path
+    keep_ms: int = KEEP_MS
     _finished: set[str] = field(default_factory=set[str])
     _cursors: dict[str, CursorRow] = field(default_factory=dict[str, CursorRow])
+    _names: Names | None = None
+    _ahead: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="page")
+    )
 
     def ship(self, *, now: datetime) -> Shipment:
         """Ship all that is durable now. A damaged journal does not hold up the others."""
         shipment = Shipment()
+        self._names = None  # a meter may have got a new version since
         for folder in list_instances(self.directory):
             if folder.name in self._finished:
                 continue
@@ -84,11 +105,6 @@ class JournalShipper:
                 shipment.damaged.append(str(error))
             except OSError as error:
                 shipment.damaged.append(f"{folder} cannot be read: {error.strerror}")
-            except (IntegrityError, DataError) as error:
-                # A clock that was years off at boot, say: no partition takes such an id. The
-                # kind only: the database's text repeats the row.
-                refusal = type(error.orig).__name__
-                shipment.damaged.append(f"{folder}: the ledger refuses a record ({refusal})")
         return shipment
 
     def prune(self, *, now: datetime) -> int:
@@ -98,7 +114,7 @@ class JournalShipper:
             place = self._cursor(folder.name)
             shipped_through = place.segment if place.finished else place.segment - 1
             with suppress(OSError):  # `ship` reads the same folder, and says what is wrong
-                removed += len(prune(folder, shipped_through, now))
+                removed += len(prune(folder, shipped_through, now, self.keep_ms))
         return removed
 
     def _ship_instance(self, folder: Path, shipment: Shipment, *, now: datetime) -> None:
@@ -123,18 +139,45 @@ class JournalShipper:
     ) -> None:
         place = self._cursor(folder.name)
         offset = place.next_offset if place.segment == segment.number else 0
-        at_end = False
-        while not at_end:
-            page = read_from(segment.path, offset)
-            at_end, offset = page.at_end, page.next_offset
-            if page.records or segment.number != self._cursor(folder.name).segment:
-                to = CursorRow(
-                    instance=folder.name,
-                    segment=segment.number,
-                    next_offset=offset,
-                    finished=False,
+        # The next page is read and encoded while the server is busy with this one. Pages commit
+        # one after the other all the same, each with the cursor that has passed it.
+        prepared = self._prepare(segment.path, offset)
+        while True:
+            page, ahead = prepared, None
+            if not page.at_end:
+                ahead = self._ahead.submit(self._prepare, segment.path, page.next_offset)
+            try:
+                if page.records or segment.number != self._cursor(folder.name).segment:
+                    to = CursorRow(
+                        instance=folder.name,
+                        segment=segment.number,
+                        next_offset=page.next_offset,
+                        finished=False,
+                    )
+                    place = Place(instance=folder.name, segment=segment.number, offset=offset)
+                    self._commit(page, place, to, shipment, now=now)
+            finally:
+                following = _settled(ahead)
+            if following is None:
+                return
+            offset, prepared = page.next_offset, following.result()
+
+    def _prepare(self, path: Path, offset: int) -> _Prepared:
+        page = read_from(path, offset)
+        return _Prepared(page.records, self._encode(page.records), page.next_offset, page.at_end)
+
+    def _encode(self, records: Sequence[Record]) -> EncodedPage | None:
+        outcomes = outcomes_of(records)
+        names = self._names
+        try:
+            if names is None or not names.cover(outcomes):
+                names = self.database.retrying(
+                    Role.INGEST, lambda connection: look_up(connection, outcomes, self._names)
                 )
-                self._commit(page.records, to, shipment, now=now)
+                self._names = names  # committed by now
+            return encode_page(outcomes, names)
+        except UNBOOKABLE:
+            return None  # record by record, then
 
     def _finish(
         self, folder: Path, files: Sequence[Segment], shipment: Shipment, *, now: datetime
@@ -150,22 +193,49 @@ class JournalShipper:
             finished=True,
         )
         before = shipment.events
-        self._commit(left_open, to, shipment, now=now)
+        records: list[Record] = [*left_open]
+        page = _Prepared(records, self._encode(records), to.next_offset, at_end=True)
+        place = Place(instance=to.instance, segment=to.segment, offset=to.next_offset)
+        self._commit(page, place, to, shipment, now=now)
         shipment.recovered += shipment.events - before
         self._finished.add(folder.name)
 
     def _commit(
-        self, records: Sequence[Record], to: CursorRow, shipment: Shipment, *, now: datetime
+        self,
+        page: _Prepared,
+        place: Place,
+        to: CursorRow,
+        shipment: Shipment,
+        *,
+        now: datetime,
     ) -> None:
-        def work(connection: sa.Connection) -> tuple[int, int]:
-            counted = append_records(connection, records)
-            move_cursor(connection, to, now=now)
-            return counted
+        encoded = page.encoded
 
-        events, scrap = self.database.retrying(Role.INGEST, work)
-        shipment.events += events
-        shipment.scrap += scrap
+        def whole(connection: sa.Connection) -> Booked:
+            events, scrap = (0, 0) if encoded is None else append_page(connection, encoded)
+            move_cursor(connection, to, now=now)
+            return Booked(events=events, scrap=scrap, refused=0)
+
+        def apart(connection: sa.Connection) -> Booked:
+            booked = book_page(connection, page.records, append_records, place=place, now=now)
+            move_cursor(connection, to, now=now)
+            return booked
+
+        booked = self._booked(apart if encoded is None else whole, apart)
+        shipment.events += booked.events
+        shipment.scrap += booked.scrap
+        shipment.refused += booked.refused
         self._cursors[to.instance] = to
+
+    def _booked(
+        self,
+        work: Callable[[sa.Connection], Booked],
+        instead: Callable[[sa.Connection], Booked],
+    ) -> Booked:
+        try:
+            return self.database.retrying(Role.INGEST, work)
+        except UNBOOKABLE:
+            return self.database.retrying(Role.INGEST, instead)
 
     def _cursor(self, instance: str) -> CursorRow:
         if instance not in self._cursors:
@@ -177,77 +247,8 @@ class JournalShipper:
         return self._cursors[instance]
 
 
-def append_records(connection: sa.Connection, records: Iterable[Record]) -> tuple[int, int]:
-    """Append the outcomes among journal records: (new events, scrap attempts)."""
-    usages: list[Usage] = []
-    voids: list[Void] = []
-    for record in records:
-        match record:
-            case Usage():
-                usages.append(record)
-            case Void() if record.reason != UNREACHED:
-                voids.append(record)
-            case Intent() | Checkpoint() | Void():
-                pass
-    if not usages and not voids:
-        return 0, 0
-    backends = catalog.ensure_backends(
-        connection, (record.attribution.backend for record in (*usages, *voids))
-    )
-    insert_scrap(connection, [_scrap(void, backends) for void in voids])
-    if not usages:
-        return 0, len(voids)
-    meters = catalog.meters(connection)
-    meter_set = usage_store.ensure_meter_set(
-        connection, [meters[meter.code].id for meter in BUILT_IN]
-    )
-    shapes: dict[tuple[str, ...], int] = {(): catalog.NONE}
-    rows: list[EventRow] = []
-    for usage in usages:
-        paths = tuple(sorted(usage.raw))
-        if paths not in shapes:
-            shapes[paths] = usage_store.ensure_usage_shape(connection, paths)
-        rows.append(_event(usage, backends, meter_set, shapes[paths], paths))
-    return len(usage_store.append(connection, rows).accepted), len(voids)
-
-
-def _event(
-    usage: Usage,
-    backends: dict[str, int],
-    meter_set: int,
-    shape: int,
-    paths: tuple[str, ...],
-) -> EventRow:
-    whose: Attribution = usage.attribution
-    counts = usage.counts
-    return EventRow(
-        id=UUID(bytes=usage.id),
-        occurred_at=from_microseconds(usage.at_us),
-        tenant_id=whose.tenant_id,
-        project_id=whose.project_id,
-        key_id=whose.key_id,
-        model_id=whose.model_id,
-        backend_id=backends[whose.backend],
-        price_version_id=whose.price_version_id,
-        meter_set_id=meter_set,
-        kind=whose.kind,
-        cause=int(Cause[usage.cause.upper()]),
-        estimated=usage.estimated,
-        # The order of BUILT_IN: the token classes, then requests.
-        quantities=(counts.input, counts.cached_input, counts.cache_write, counts.output, 1),
-        raw_shape_id=shape,
-        raw_counts=tuple(usage.raw[path] for path in paths),
-        ttft_us=usage.ttft_us,
-        duration_us=usage.duration_us,
-    )
-
-
-def _scrap(void: Void, backends: dict[str, int]) -> ScrapRow:
-    return ScrapRow(
-        id=UUID(bytes=void.id),
-        at=from_microseconds(void.at_us),
-        tenant_id=void.attribution.tenant_id,
-        model_id=void.attribution.model_id,
-        backend_id=backends[void.attribution.backend],
-        reason=void.reason,
-    )
+def _settled(ahead: Future[_Prepared] | None) -> Future[_Prepared] | None:
+    """The page ahead once nobody works on it any more; its error is its reader's to raise."""
+    if ahead is not None:
+        ahead.exception()
+    return ahead

@@ -1,0 +1,171 @@
+"""A page of journal records as a batch for the ledger, and the attempts in it that bill nothing.
+
+Decides: which records have an outcome that the ledger keeps, and which of its columns each field
+becomes. No statement is sent while a page is encoded, so that it can run while the server is busy
+with the page before; the row ids of names are looked up beforehand (`Names`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from billing.journal.records import UNREACHED, Checkpoint, Intent, Record, Usage, Void
+from billing.metering.event_id import from_microseconds
+from billing.metering.meter import BUILT_IN
+from billing.metering.usage_event import Cause
+from billing.store import catalog
+from billing.store.usage import append as usage_store
+from billing.store.usage.raw_counts import pack_counts
+from billing.store.usage.read import ScrapRow, insert_scrap
+from billing.store.usage.staged_rows import Origin, StagedRows, course_bytes
+
+_CAUSES = {cause.name.lower(): int(cause) for cause in Cause}
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Row ids of what records name. What is in here has been committed, or dies with its use.
+
+    Attributes:
+        shapes: by the paths as a record has them: the row id, and the paths in its order.
+    """
+
+    meter_set: int
+    backends: dict[str, int] = field(default_factory=dict[str, int])
+    shapes: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = field(
+        default_factory=dict[tuple[str, ...], tuple[int, tuple[str, ...]]]
+    )
+
+    def cover(self, outcomes: Outcomes) -> bool:
+        """Whether every name in the outcomes is known."""
+        return self.backends.keys() >= outcomes.backends and all(
+            tuple(usage.raw) in self.shapes for usage in outcomes.usages
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """The records of a page that the ledger keeps."""
+
+    usages: list[Usage]
+    voids: list[Void]
+
+    @property
+    def backends(self) -> set[str]:
+        """Names of the backends that they ran on."""
+        return {record.attribution.backend for record in (*self.usages, *self.voids)}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPage:
+    """What a page adds to the ledger."""
+
+    staged: StagedRows
+    scrap: list[ScrapRow]
+
+
+def outcomes_of(records: Iterable[Record]) -> Outcomes:
+    """The outcomes among records of a journal."""
+    outcomes = Outcomes(usages=[], voids=[])
+    for record in records:
+        match record:
+            case Usage():
+                outcomes.usages.append(record)
+            case Void() if record.reason != UNREACHED:
+                outcomes.voids.append(record)
+            case Intent() | Checkpoint() | Void():
+                pass
+    return outcomes
+
+
+def look_up(connection: sa.Connection, outcomes: Outcomes, known: Names | None) -> Names:
+    """The names that outcomes need, beside those that are known; new ones are added."""
+    if known is None:
+        meters = catalog.meters(connection)
+        known = Names(
+            meter_set=usage_store.ensure_meter_set(
+                connection, [meters[meter.code].id for meter in BUILT_IN]
+            )
+        )
+    shapes = dict(known.shapes)
+    for usage in outcomes.usages:
+        paths = tuple(usage.raw)
+        if paths not in shapes:
+            ordered = tuple(sorted(paths))
+            shape = usage_store.ensure_usage_shape(connection, ordered) if paths else catalog.NONE
+            shapes[paths] = (shape, ordered)
+    backends = catalog.ensure_backends(connection, outcomes.backends)
+    return Names(meter_set=known.meter_set, backends={**known.backends, **backends}, shapes=shapes)
+
+
+def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
+    """The batch of a page, complete but for the epoch."""
+    staged = StagedRows()
+    for usage in outcomes.usages:
+        _stage(staged, usage, names)
+    staged.settle()
+    return EncodedPage(
+        staged=staged, scrap=[_scrap(void, names.backends) for void in outcomes.voids]
+    )
+
+
+def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[int, int]:
+    """Append what was encoded: (new events, scrap attempts)."""
+    insert_scrap(connection, page.scrap)
+    if not len(page.staged):
+        return 0, len(page.scrap)
+    _, accepted = usage_store.append_staged(connection, page.staged)
+    return len(accepted), len(page.scrap)
+
+
+def append_records(connection: sa.Connection, records: Sequence[Record]) -> tuple[int, int]:
+    """Append the outcomes among journal records: (new events, scrap attempts)."""
+    outcomes = outcomes_of(records)
+    if not outcomes.usages and not outcomes.voids:
+        return 0, 0
+    return append_page(connection, encode_page(outcomes, look_up(connection, outcomes, None)))
+
+
+def _stage(staged: StagedRows, usage: Usage, names: Names) -> None:
+    whose, counts, raw = usage.attribution, usage.counts, usage.raw
+    shape, paths = names.shapes[tuple(raw)]
+    staged.add(
+        usage.id,
+        usage.at_us,
+        Origin(
+            whose.tenant_id,
+            whose.project_id,
+            whose.key_id,
+            whose.model_id,
+            names.backends[whose.backend],
+            whose.price_version_id,
+            names.meter_set,
+            shape,
+            whose.kind,
+        ),
+        course_bytes(
+            cause=_CAUSES[usage.cause],
+            estimated=usage.estimated,
+            ttft_us=usage.ttft_us,
+            duration_us=usage.duration_us,
+        ),
+        # The order of BUILT_IN: the token classes, then requests.
+        (counts.input, counts.cached_input, counts.cache_write, counts.output, 1),
+        pack_counts([raw[path] for path in paths]),
+        whose.run_id,
+    )
+
+
+def _scrap(void: Void, backends: dict[str, int]) -> ScrapRow:
+    return ScrapRow(
+        id=UUID(bytes=void.id),
+        at=from_microseconds(void.at_us),
+        tenant_id=void.attribution.tenant_id,
+        model_id=void.attribution.model_id,
+        backend_id=backends[void.attribution.backend],
+        reason=void.reason,
+    )
