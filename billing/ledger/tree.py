@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 HASH_BYTES = 32
@@ -145,6 +146,40 @@ def verify_consistency(
             newer = node_hash(newer, sibling)
         place, last = place >> 1, last >> 1
     return last == 0 and older == first_root and newer == second_root
+
+
+@dataclass(slots=True)
+class Frontier:
+    """The right edge of a growing tree: enough to know its root after every leaf.
+
+    Attributes:
+        peaks: the full subtrees that the tree consists of, widest first.
+    """
+
+    size: int = 0
+    peaks: list[bytes] = field(default_factory=list[bytes])
+
+    def add(self, leaf: bytes) -> None:
+        """Append a leaf."""
+        place = self.size
+        while place & 1:
+            leaf = node_hash(self.peaks.pop(), leaf)
+            place >>= 1
+        self.peaks.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The root of the tree as it is now."""
+        if not self.peaks:
+            return EMPTY_ROOT
+        *left, result = self.peaks
+        for peak in reversed(left):
+            result = node_hash(peak, result)
+        return result
+
+    def copy(self) -> Frontier:
+        """The same edge, to grow another way."""
+        return Frontier(size=self.size, peaks=list(self.peaks))
 
 
 def peaks(node: NodeReader, size: int) -> list[bytes]:

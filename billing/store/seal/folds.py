@@ -78,7 +78,7 @@ class KeyRow:
 
 def lock_seal(connection: sa.Connection) -> None:
     """Wait until no other transaction folds; held to commit."""
-    run(connection, "SELECT pg_advisory_xact_lock(hashtextextended('seal', 0))")
+    run(connection, "SELECT pg_advisory_xact_lock(hashtextextended('seal-fold', 0))")
 
 
 def insert_fold(connection: sa.Connection, fold: FoldRow) -> None:

@@ -8,11 +8,13 @@ database transaction that wrote them and then by id.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
+from billing.period import Period
 from billing.store.database import only, query
 from billing.store.usage.append import SHARD
 
@@ -127,6 +129,45 @@ def book_leaves(connection: sa.Connection, *, start: int, before: int) -> list[L
     """The leaves of every legal entity's transactions that [start, before) wrote."""
     rows = query(connection, _TRANSACTIONS + _LEAVES, start=start, before=before)
     return [_run(row) for row in rows]
+
+
+def broken_transactions(connection: sa.Connection) -> list[UUID]:
+    """Transactions whose postings are not those that their headers state, or do not balance."""
+    rows = query(
+        connection,
+        """
+        WITH stated AS (
+            SELECT transaction_id, count(*) AS postings,
+                   sha256(convert_to(string_agg(
+                       ordinal || '|' || account_id || '|' || amount, E'\\n' ORDER BY ordinal),
+                       'UTF8')) AS digest
+              FROM posting GROUP BY transaction_id
+        ), unbalanced AS (
+            SELECT transaction_id FROM posting
+             GROUP BY transaction_id, currency HAVING sum(amount) <> 0
+        )
+        SELECT coalesce(t.id, s.transaction_id) AS id
+          FROM ledger_transaction t FULL JOIN stated s ON s.transaction_id = t.id
+         WHERE (t.posting_count, t.postings_hash) IS DISTINCT FROM (s.postings, s.digest)
+            OR t.id IN (SELECT transaction_id FROM unbalanced)
+         ORDER BY 1
+        """,
+    )
+    return [row.id for row in rows]
+
+
+def rolled_up(connection: sa.Connection, *, tenant_id: int, period: Period) -> dict[str, Decimal]:
+    """A tenant's usage of a period by meter, as invoices read it: from the rollups."""
+    rows = query(
+        connection,
+        "SELECT v.code, sum(r.quantity) AS quantity FROM usage_rollup r "
+        "JOIN meter_version v ON v.id = r.meter_version_id WHERE r.tenant_id = :tenant "
+        "AND r.bucket >= :start AND r.bucket < :end GROUP BY v.code ORDER BY v.code",
+        tenant=tenant_id,
+        start=period.start,
+        end=period.end,
+    )
+    return {row.code: row.quantity for row in rows}
 
 
 def newest_epoch(connection: sa.Connection) -> int:
