@@ -8,6 +8,7 @@ they would be binary floats before anybody could check them.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
@@ -54,7 +55,7 @@ class StrictJson(AbstractDTO[Any]):
             HTTPException: sent as something else than JSON.
         """
         connection = cast("Connection", self.asgi_connection)  # pyright: ignore[reportUnknownMemberType]  # generic without arguments
-        _require_media_type(connection.headers.get("content-type", ""), _JSON)
+        require_media_type(connection.headers.get("content-type", ""), _JSON)
         parameters = connection.route_handler.parsed_fn_signature.parameters
         return read_json(value, parameters["data"].annotation)
 
@@ -87,7 +88,7 @@ def read_json(body: bytes, body_type: Any) -> Any:
     try:
         return _decoder(body_type).decode(body)
     except msgspec.ValidationError as error:
-        raise _refusal(str(error)) from None
+        raise refusal(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidInput("the body is not JSON", remedy="send one JSON value in UTF-8") from None
 
@@ -99,7 +100,7 @@ async def yaml_body(request: Request[object, object, State]) -> str:
         InvalidPlan: not UTF-8.
         HTTPException: sent as something else than YAML, or too large.
     """
-    _require_media_type(request.headers.get("content-type", ""), _YAML)
+    require_media_type(request.headers.get("content-type", ""), _YAML)
     try:
         return (await request.body()).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -137,12 +138,19 @@ def _decoder(body_type: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(body_type, strict=True)
 
 
-def _require_media_type(header: str, allowed: frozenset[str]) -> None:
-    if header.partition(";")[0].strip().lower() not in allowed:
+def require_media_type(header: str, allowed: Collection[str]) -> str:
+    """The media type that a header names, without its parameters.
+
+    Raises:
+        HTTPException: none of those that are allowed.
+    """
+    media_type = header.partition(";")[0].strip().lower()
+    if media_type not in allowed:
         raise HTTPException(status_code=HTTP_415_UNSUPPORTED_MEDIA_TYPE)
+    return media_type
 
 
-def _refusal(text: str) -> InvalidInput:
+def refusal(text: str) -> InvalidInput:
     """What msgspec found, in our words; its own can repeat what was sent."""
     place = _PLACE.search(text)
     at = place.group(1) if place else ""

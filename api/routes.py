@@ -18,6 +18,7 @@ from api.operator.outcomes import OperatorOutcomeController
 from api.operator.plans import PlanController
 from api.operator.tenants import TenantController
 from api.operator.usage import OperatorUsageController
+from api.operator.usage_events import UsageEventsController
 from api.tenant.account import AccountController
 from api.tenant.invoices import InvoiceController
 from api.tenant.keys import KeyController
@@ -45,6 +46,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 MeterController,
                 ContractController,
                 OperatorUsageController,
+                UsageEventsController,
                 InvoicingController,
                 OperatorInvoiceController,
                 OperatorOutcomeController,

@@ -1,72 +1,32 @@
-"""Usage that the operator reports, and usage that waits: without a price, or parked.
-
-Only the operator reports: a tenant that could write usage could write its own bill.
-"""
+"""Usage that waits: without a price, or parked until somebody decides."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
+from uuid import UUID
 
 import msgspec
 import sqlalchemy as sa
 from litestar import Controller, get, post
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import FromPath, JSONBody, QueryParameter
 
 from api.auth import OPERATOR_ONLY, SECURITY
 from api.bodies import StrictJson
 from api.deployment import DeploymentInUse
-from api.fields import DecimalText, Instant, SlugPath, SlugQuery, Text, asked_instant, in_utc
-from billing.errors import InvalidInput
-from billing.metering.usage_event import EventKind, UsageReport, Verdict, VerdictKind
-from billing.money import QUANTITY_DECIMALS_MAX, exact_decimal, plain
-from billing.operations.metering.ingest_usage import ingest_usage
+from api.fields import SlugQuery, Text, asked_instant
+from api.operator.usage_events import OPERATOR
+from billing.metering.usage_event import Verdict, VerdictKind
+from billing.money import plain
+from billing.operations.metering.parking import reject_parked, release_parked
 from billing.operations.metering.read_usage import parked_usage
 from billing.operations.metering.unrated_usage import unrated_usage
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
-from billing.store.database import Role, acting_as
+from billing.store.database import Role
 
-Kind = Literal["billed", "included", "internal", "free", "outcome_bound"]
 AtQuery = Annotated[
     str | None, QueryParameter(max_length=40, description="RFC 3339 instant; now if left out.")
 ]
-
-
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A fact to report. (tenant, source, id) counts once, for ever.
-
-    `quantity` is a whole number, or text; a JSON number with a point is refused.
-    """
-
-    source: Text
-    id: Text
-    meter: Text
-    quantity: int | DecimalText
-    occurred_at: Instant
-    model: Text | None = None
-    project: Text | None = None
-    kind: Kind = "billed"
-
-
-class UsageBatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Events to report, all of them or none."""
-
-    events: list[UsageEvent]
-
-
-class UsageVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one event; `event_id` is that of the event which holds the fact."""
-
-    id: str
-    verdict: VerdictKind
-    event_id: str | None
-    reason: str | None
-
-
-class UsageVerdicts(msgspec.Struct, frozen=True, kw_only=True):
-    """One verdict per event, in the order in which they were sent."""
-
-    verdicts: list[UsageVerdict]
 
 
 class UnratedUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +39,9 @@ class UnratedUsage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ParkedUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """A reported event that nothing can count yet."""
+    """A reported event that nothing can count yet; `parked_id` is what decisions name."""
 
+    parked_id: UUID
     tenant: str
     source: str
     id: str
@@ -93,6 +54,20 @@ class ParkedUsage(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class NewRejection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a parked report is refused for good; its reporter is told so when it asks again."""
+
+    reason: Text
+
+
+class Released(msgspec.Struct, frozen=True, kw_only=True):
+    """What a release came to: `parked` if it still cannot be counted."""
+
+    verdict: VerdictKind
+    event_id: UUID | None
+    reason: str | None
+
+
 class OperatorUsageController(Controller):
     """Usage of all tenants."""
 
@@ -102,41 +77,6 @@ class OperatorUsageController(Controller):
     security = SECURITY
     dto = StrictJson
     return_dto = None
-
-    @post(
-        "/tenants/{tenant:str}/usage/events",
-        operation_id="operator_report_usage",
-        summary="Report usage events of a tenant",
-        status_code=200,
-        sync_to_thread=True,
-    )
-    def report(
-        self,
-        deployment: DeploymentInUse,
-        tenant: SlugPath,
-        data: JSONBody[UsageBatch | list[UsageEvent]],
-    ) -> UsageVerdicts:
-        events, base = (data, "") if isinstance(data, list) else (data.events, "events")
-        reports = [_report(event, f"{base}[{at}]") for at, event in enumerate(events)]
-
-        def ingest(transaction: sa.Connection) -> list[Verdict]:
-            owner = require_tenant(transaction, tenant)
-            # Events are written by the one role that can append them and read nobody's usage.
-            with acting_as(transaction, Role.INGEST):
-                return ingest_usage(transaction, reports, tenant=owner, now=deployment.now())
-
-        verdicts = deployment.database.retrying(Role.OPERATOR, ingest)
-        return UsageVerdicts(
-            verdicts=[
-                UsageVerdict(
-                    id=report.foreign_id,
-                    verdict=verdict.kind,
-                    event_id=verdict.event_id and str(verdict.event_id),
-                    reason=verdict.reason,
-                )
-                for report, verdict in zip(reports, verdicts, strict=True)
-            ]
-        )
 
     @get(
         "/unrated",
@@ -171,6 +111,7 @@ class OperatorUsageController(Controller):
             rows = parked_usage(transaction, tenant_id=owner and owner.id)
         return [
             ParkedUsage(
+                parked_id=row.id,
                 tenant=slugs[row.tenant_id],
                 source=row.source,
                 id=row.foreign_id,
@@ -185,22 +126,36 @@ class OperatorUsageController(Controller):
             for row in rows
         ]
 
+    @post(
+        "/parked/{parked_id:uuid}/release",
+        operation_id="operator_release_parked",
+        summary="Take a parked event into the ledger",
+        status_code=200,
+        sync_to_thread=True,
+    )
+    def release(self, deployment: DeploymentInUse, parked_id: FromPath[UUID]) -> Released:
+        def release(transaction: sa.Connection) -> Verdict:
+            now = deployment.now()
+            return release_parked(transaction, parked_id=parked_id, actor=OPERATOR, now=now)
 
-def _report(event: UsageEvent, place: str) -> UsageReport:
-    try:
-        return UsageReport(
-            source=event.source,
-            foreign_id=event.id,
-            meter=event.meter,
-            quantity=exact_decimal(
-                str(event.quantity), field="quantity", decimals_max=QUANTITY_DECIMALS_MAX
-            ),
-            occurred_at=in_utc(event.occurred_at, field="occurred_at"),
-            model=event.model,
-            project=event.project,
-            kind=EventKind[event.kind.upper()],
-        )
-    except InvalidInput as refused:
-        raise type(refused)(
-            refused.message, field=f"{place}.{refused.field}", remedy=refused.remedy
-        ) from None
+        verdict = deployment.database.retrying(Role.OPERATOR, release)
+        return Released(verdict=verdict.kind, event_id=verdict.event_id, reason=verdict.reason)
+
+    @post(
+        "/parked/{parked_id:uuid}/reject",
+        operation_id="operator_reject_parked",
+        summary="Refuse a parked event for good",
+        status_code=204,
+        sync_to_thread=True,
+    )
+    def reject(
+        self, deployment: DeploymentInUse, parked_id: FromPath[UUID], data: JSONBody[NewRejection]
+    ) -> None:
+        with deployment.as_operator() as transaction:
+            reject_parked(
+                transaction,
+                parked_id=parked_id,
+                reason=data.reason,
+                actor=OPERATOR,
+                now=deployment.now(),
+            )

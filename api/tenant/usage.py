@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
+import sqlalchemy as sa
 from litestar import Controller, get
 from litestar.params import QueryParameter
 
@@ -14,8 +15,11 @@ from api.deployment import DeploymentInUse
 from api.fields import FromQuery, TextPath, ToQuery, asked_period, shown_request_id
 from billing.metering.usage_event import Cause, EventKind
 from billing.money import plain
+from billing.operations.metering.correct_usage import corrections_of
 from billing.operations.metering.read_usage import LIMIT_MAX, request_of, requests_of, usage_of
 from billing.store.usage.read import EventView, UsageRow
+from billing.store.usage.reported import CorrectionRow
+from billing.tenancy.tenant import Tenant
 
 Group = Literal["day", "hour", "bucket", "none"]
 GroupQuery = Annotated[Group, QueryParameter(description="Width of a slot of time.")]
@@ -43,6 +47,17 @@ class UsageSums(msgspec.Struct, frozen=True, kw_only=True):
     slots: list[UsageSlot]
 
 
+class RequestCorrection(msgspec.Struct, frozen=True, kw_only=True):
+    """A correction that a request is part of: as original, as what took it back, as the new one."""
+
+    kind: str
+    corrects: str
+    taken_back_by: str
+    replaced_by: str | None
+    reason: str
+    corrected_at: datetime
+
+
 class MeteredRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One usage event.
 
@@ -59,6 +74,7 @@ class MeteredRequest(msgspec.Struct, frozen=True, kw_only=True):
     quantities: dict[str, str]
     engine_figures: dict[str, int]
     duration_us: int
+    corrections: list[RequestCorrection]
 
 
 class UsageController(Controller):
@@ -110,7 +126,8 @@ class UsageController(Controller):
         period = asked_period(from_, to_, default=current)
         with deployment.as_tenant(tenant) as transaction:
             events = requests_of(transaction, tenant=tenant, period=period, limit=limit)
-        return [_request(event) for event in events]
+            corrections = _corrections(transaction, tenant, events)
+        return [_request(event, corrections) for event in events]
 
     @get(
         "/requests/{request_id:str}",
@@ -123,7 +140,8 @@ class UsageController(Controller):
     ) -> MeteredRequest:
         tenant = tenant_caller.tenant
         with deployment.as_tenant(tenant) as transaction:
-            return _request(request_of(transaction, tenant=tenant, request_id=request_id))
+            event = request_of(transaction, tenant=tenant, request_id=request_id)
+            return _request(event, _corrections(transaction, tenant, [event]))
 
 
 def _slot(row: UsageRow) -> UsageSlot:
@@ -137,7 +155,25 @@ def _slot(row: UsageRow) -> UsageSlot:
     )
 
 
-def _request(event: EventView) -> MeteredRequest:
+def _corrections(
+    transaction: sa.Connection, tenant: Tenant, events: list[EventView]
+) -> list[CorrectionRow]:
+    ids = [event.id for event in events]
+    return corrections_of(transaction, tenant_id=tenant.id, event_ids=ids)
+
+
+def _correction(row: CorrectionRow) -> RequestCorrection:
+    return RequestCorrection(
+        kind=row.kind,
+        corrects=shown_request_id(row.corrects),
+        taken_back_by=shown_request_id(row.event_id),
+        replaced_by=row.replacement_id and shown_request_id(row.replacement_id),
+        reason=row.reason,
+        corrected_at=row.corrected_at,
+    )
+
+
+def _request(event: EventView, corrections: list[CorrectionRow]) -> MeteredRequest:
     return MeteredRequest(
         request_id=shown_request_id(event.id),
         occurred_at=event.occurred_at,
@@ -148,4 +184,9 @@ def _request(event: EventView) -> MeteredRequest:
         quantities={meter: plain(quantity) for meter, quantity in event.quantities.items()},
         engine_figures=event.raw,
         duration_us=event.duration_us,
+        corrections=[
+            _correction(row)
+            for row in corrections
+            if event.id in {row.corrects, row.event_id, row.replacement_id}
+        ],
     )

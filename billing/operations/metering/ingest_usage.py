@@ -26,6 +26,7 @@ from billing.operations.catalog.contracts import price_version_at
 from billing.operations.minting import mint_id
 from billing.store import catalog
 from billing.store import tenancy as tenancy_store
+from billing.store.database import Role, acting_as
 from billing.store.usage import append as usage_store
 from billing.store.usage import parked as parking_store
 from billing.store.usage import reported as reported_store
@@ -65,8 +66,7 @@ def ingest_usage(
     Raises:
         InvalidInput: more than `BATCH_MAX` events.
     """
-    if len(reports) > BATCH_MAX:
-        raise InvalidInput("too many events", field="events", remedy=f"send at most {BATCH_MAX}")
+    require_batch(len(reports))
     terms = _Terms(connection, reports, tenant)
     waiting = _parked_before(connection, reports, tenant)
     verdicts: dict[int, Verdict] = {}
@@ -91,6 +91,46 @@ def ingest_usage(
     if waiting:
         _decide(connection, reports, verdicts, waiting, tenant, actor=actor, now=now)
     return [verdicts[position] for position in range(len(reports))]
+
+
+def report_usage(
+    connection: sa.Connection, named: Sequence[tuple[str, UsageReport]], *, now: datetime
+) -> list[Verdict]:
+    """Append reported events of several tenants, as the operator; each comes with its tenant.
+
+    Returns:
+        One verdict per report, in order; `rejected` where no tenant has the slug.
+
+    Raises:
+        InvalidInput: more than `BATCH_MAX` events.
+    """
+    require_batch(len(named))
+    positions: dict[str, list[int]] = {}
+    for position, (slug, _) in enumerate(named):
+        positions.setdefault(slug, []).append(position)
+    verdicts: dict[int, Verdict] = {}
+    # Sorted, because two batches that lock rows of tenants in opposite orders would deadlock.
+    for slug in sorted(positions):
+        tenant, places = tenancy_store.tenant(connection, slug), positions[slug]
+        if tenant is None:
+            verdicts |= dict.fromkeys(places, _rejected("tenant: no such tenant"))
+            continue
+        reports = [named[place][1] for place in places]
+        # Events are written by the one role that can append them and read nobody's usage.
+        with acting_as(connection, Role.INGEST):
+            found = ingest_usage(connection, reports, tenant=tenant, now=now)
+        verdicts |= dict(zip(places, found, strict=True))
+    return [verdicts[position] for position in range(len(named))]
+
+
+def require_batch(size: int) -> None:
+    """Check that this many events can come in one call.
+
+    Raises:
+        InvalidInput: more than `BATCH_MAX`.
+    """
+    if size > BATCH_MAX:
+        raise InvalidInput("too many events", field="events", remedy=f"send at most {BATCH_MAX}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -179,7 +179,8 @@ def move_import(
         connection,
         "INSERT INTO usage_import AS i (tenant_id, digest, rows_done, updated_at) "
         "VALUES (:tenant, :digest, :done, :now) ON CONFLICT (tenant_id, digest) DO UPDATE "
-        "SET rows_done = greatest(i.rows_done, excluded.rows_done), updated_at = excluded.updated_at",
+        "SET rows_done = greatest(i.rows_done, excluded.rows_done), "
+        "updated_at = excluded.updated_at",
         tenant=tenant_id,
         digest=digest,
         done=rows_done,

@@ -34,6 +34,7 @@ FILLED = {
     "key_id": "999",
     "claim_id": "00000000-0000-7000-8000-000000000000",
     "request_id": "req_1",
+    "parked_id": "00000000-0000-7000-8000-000000000000",
     "plan": "standard",
     "version": "1",
     "contract": "1",
@@ -81,7 +82,7 @@ def test_roles_are_those_of_the_side_that_a_route_is_on(app: Litestar):
         reads_an_invoice = path.startswith("/api/v1/operator/invoices") and method == "GET"
         if reads_an_invoice or path.startswith(("/api/v1/margin", "/api/v1/exports")):
             assert roles == READERS, path
-        elif path.startswith("/api/v1/operator/"):
+        elif path.startswith(("/api/v1/operator/", "/api/v1/usage/events")):
             assert roles == OPERATORS, path
         else:
             assert roles == {Role.TENANT}, path

@@ -105,6 +105,7 @@ def test_requests_show_exact_counts_and_the_engines_own_figures(plane: Plane, te
         "quantities": {"tokens.input": "12", "tokens.output": "34"},
         "engine_figures": {"usage.completion_tokens": 34, "usage.prompt_tokens": 12},
         "duration_us": 1500,
+        "corrections": [],
     }
     listed = tenant.get("usage/requests", params={"limit": 5}).raise_for_status().json()
     assert listed == [expected]
