@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from billing.archive.places import ArchivePlace, Bucket, archive_place
-from billing.operations.metering.ship_journal import append_records
+from billing.operations.metering.encode_page import append_records
 from billing.operations.seal.fold import fold
 from billing.signing.ed25519 import load_or_make
 from billing.store.database import Database, Role

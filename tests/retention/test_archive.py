@@ -11,11 +11,12 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from moto.server import ThreadedMotoServer
+from sqlalchemy.exc import ProgrammingError
 
 from billing.archive.parquet import DamagedArchive
 from billing.archive.places import Bucket, archive_place
 from billing.errors import ConfigurationError, Conflict, NotFound
-from billing.operations.metering.ship_journal import append_records
+from billing.operations.metering.encode_page import append_records
 from billing.operations.retention import archive_month as archiving
 from billing.operations.retention.archive_month import (
     apply_retention,
@@ -258,7 +259,7 @@ def test_months_are_counted_in_the_calendar() -> None:
 def test_only_the_maintainer_drops(closed: Closed) -> None:
     for role in (Role.OPERATOR, Role.INGEST):
         with (
-            pytest.raises(sa.exc.ProgrammingError, match="permission denied"),
+            pytest.raises(ProgrammingError, match="permission denied"),
             closed.world.database.transaction(role) as connection,
         ):
             retention.drop_month(connection, MONTH, now=LATER)

@@ -1,0 +1,1 @@
+"""After a restore from a backup: what is missing, and booking it again from the journals."""
