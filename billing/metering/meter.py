@@ -27,11 +27,12 @@ from billing.metering.dimension import (
 )
 from billing.metering.token_class import TokenClass
 from billing.metering.usage_event import require_text
-from billing.money import plain
+from billing.money import EXACT, QUANTITY_DECIMALS_MAX, plain
 from billing.period import require_on_grid
 
-UNIQUE_BITS = 120
-"""Size of the number that stands for a value of a `unique` meter in the ledger."""
+UNIQUE_VALUES = 10**36
+"""How many numbers can stand for a value of a `unique` meter: those with 18 digits before the
+point and 18 after it, which is what a quantity may have."""
 
 _CODE = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9][a-z0-9_-]*)*")
 _ONE = Decimal(1)
@@ -212,8 +213,8 @@ class MeterVersion:
 def fingerprint(value: object, *, field: str) -> Decimal:
     """The number that stands for a value in a `unique` meter: equal values, equal numbers.
 
-    Two different values meet in one of 2^120 with a chance of n^2 / 2^121 for n values: 10^12
-    values, one chance in 10^12. A number and the same number as text are the same value.
+    Of n different values two meet in one number with a chance of n^2 / (2 x 10^36): of 10^12
+    values, one chance in 2 x 10^12. A number and the same number as text are the same value.
 
     Raises:
         InvalidInput: nothing is there, or it is neither text nor number nor true or false.
@@ -221,8 +222,8 @@ def fingerprint(value: object, *, field: str) -> Decimal:
     text = _text(value)
     if text is None:
         raise InvalidInput("neither text nor a number, or missing", field=field)
-    digest = hashlib.blake2b(text.encode(), digest_size=UNIQUE_BITS // 8).digest()
-    return Decimal(int.from_bytes(digest))
+    digest = int.from_bytes(hashlib.blake2b(text.encode()).digest()) % UNIQUE_VALUES
+    return Decimal(digest).scaleb(-QUANTITY_DECIMALS_MAX, context=EXACT)
 
 
 def _text(value: object) -> str | None:

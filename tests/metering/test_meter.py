@@ -12,20 +12,24 @@ from hypothesis import strategies as st
 from billing.errors import InvalidInput
 from billing.metering.dimension import ABSENT, Dimension
 from billing.metering.meter import (
-    UNIQUE_BITS,
     Aggregation,
     Meter,
     MeterVersion,
     Reading,
     fingerprint,
 )
+from billing.metering.usage_event import require_quantity
 
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-def version(aggregation: Aggregation, value: str | None, **meter: Decimal) -> MeterVersion:
+def version(
+    aggregation: Aggregation, value: str | None, percentile: Decimal | None = None
+) -> MeterVersion:
     return MeterVersion(
-        meter=Meter(code="gpu.context", unit="tokens", aggregation=aggregation, **meter),
+        meter=Meter(
+            code="gpu.context", unit="tokens", aggregation=aggregation, percentile=percentile
+        ),
         version=1,
         effective_from=BEGIN,
         reading=Reading(event_type="llm.request", value=value),
@@ -66,7 +70,7 @@ def test_equal_values_of_a_unique_meter_have_equal_numbers_and_others_do_not() -
     assert fingerprint(Decimal("1.50"), field="v") == fingerprint("1.5", field="v")
     numbers = {fingerprint(value, field="v") for value in range(10_000)}
     assert len(numbers) == 10_000
-    assert all(number == int(number) and 0 <= number < 2**UNIQUE_BITS for number in numbers)
+    assert {require_quantity(number, field="v") for number in numbers} == numbers
     with pytest.raises(InvalidInput):
         fingerprint(None, field="v")
 

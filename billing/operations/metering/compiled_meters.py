@@ -27,8 +27,7 @@ class Measured:
     Attributes:
         meter_version_id: row id of the version that counted it.
         code: code of its meter.
-        quantity: as the ledger keeps it: for `unique` the number that stands for the value,
-            which is larger than any quantity that is summed.
+        quantity: as the ledger keeps it: for `unique` the number that stands for the value.
         dimensions: (name, value) of every dimension that the version declares, in its order.
     """
 
