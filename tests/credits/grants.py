@@ -132,7 +132,7 @@ def require_ties(connection: sa.Connection, tenant: Tenant) -> None:
         assert (row.used, row.expired) == (row.applied or 0, row.lapsed or 0)
     for row in query(
         connection,
-        "SELECT l.*, (SELECT coalesce(sum(amount), 0) FROM open_hold h WHERE h.limit_id = l.id) "
+        "SELECT l.held, (SELECT coalesce(sum(amount), 0) FROM open_hold h WHERE h.limit_id = l.id) "
         "AS opened FROM spend_limit l",
     ):
         assert row.held == row.opened
