@@ -1,0 +1,46 @@
+"""`steelyard meter`: define from files, list, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+METER = """
+code: gpu.hours
+unit: GPU hours
+event_type: gpu.level
+value: data.gpus
+aggregation: time_weighted_sum
+where: {region: eu}
+filter: data.gpus < 1000
+dimensions:
+  - {name: size, path: data.gpus, edges: [8, "64"]}
+effective_from: "2026-11-01T00:00:00Z"
+"""
+
+
+def test_a_meter_is_defined_listed_and_shown(steelyard, tmp_path: Path):
+    path = tmp_path / "gpu.yaml"
+    path.write_text(METER)
+    (first,) = steelyard("meter", "define", str(path), "--json").document["meters"]
+    (again,) = steelyard("meter", "define", str(path), "--json").document["meters"]
+    assert (first["created"], again["created"]) == (True, False)
+    shown = steelyard("meter", "show", "gpu.hours", "--json").document["meters"]
+    assert shown == [{key: value for key, value in first.items() if key != "created"}]
+    assert shown[0]["state"] == "raw"
+    assert shown[0]["where"] == {"region": "eu"}
+    assert shown[0]["dimensions"] == [{"name": "size", "path": "data.gpus", "edges": ["8", "64"]}]
+    listed = steelyard("meter", "list").out
+    assert "tokens.input" in listed
+    assert "gpu.hours" in listed
+    assert "bands at 8, 64" in steelyard("meter", "show", "gpu.hours").out
+
+
+def test_a_refused_meter_names_file_line_and_field_and_stores_nothing(steelyard, tmp_path: Path):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text(METER)
+    bad.write_text(METER.replace("gpu.hours", "gpu.other").replace("1000", "1e3"))
+    refused = steelyard("meter", "define", str(good), str(bad), "--json")
+    assert refused.status == 1
+    assert refused.error["file"].endswith("bad.yaml")
+    assert (refused.error["line"], refused.error["field"]) == (8, "filter")
+    assert steelyard("meter", "show", "gpu.hours", "--json").error["code"] == "not_found"
