@@ -30,7 +30,7 @@ from billing.operations.metering.ship_journal import JournalShipper
 from billing.store.database import Database, Role
 from billing.store.embedded.throwaway import throwaway_server
 from billing.store.migrate import migrate
-from billing.store.usage.read import rollup_differences
+from billing.store.usage.verify import rollup_differences
 from tests.benchmarks.report import FOLDER, Figure, publish
 from tests.operations.crash_points import attribution_of
 from tests.world import make_world

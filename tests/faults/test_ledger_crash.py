@@ -22,7 +22,8 @@ import sqlalchemy as sa
 from billing.operations.metering.ship_journal import JournalShipper
 from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
-from billing.store.usage.read import rollup_differences, usage_of_all
+from billing.store.usage.read import usage_of_all
+from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.operations.crash_points import (
     attribution_of,

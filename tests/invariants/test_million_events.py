@@ -22,7 +22,7 @@ from billing.metering.usage_event import UsageReport, Verdict, VerdictKind
 from billing.operations.metering.ingest_usage import ingest_usage
 from billing.store.database import Database, Role, query
 from billing.store.embedded.address import ServerAddress
-from billing.store.usage.read import rollup_differences
+from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.world import MONTH_START, make_world, usage_report
 

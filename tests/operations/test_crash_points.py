@@ -22,7 +22,7 @@ from billing.operations.metering.ship_journal import JournalShipper
 from billing.operations.outcomes.claims import confirm_outcome, report_outcome
 from billing.outcomes.claim import Actor
 from billing.store.database import Database, Role
-from billing.store.usage.read import rollup_differences
+from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.operations.crash_points import (
     Crash,

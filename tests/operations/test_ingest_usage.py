@@ -26,7 +26,7 @@ from billing.operations.metering.read_usage import parked_usage, requests_of, us
 from billing.period import BUCKET, Period, bucket_of
 from billing.store.database import Database, Role
 from billing.store.usage.append import EventRow, append, ensure_meter_set
-from billing.store.usage.read import rollup_differences
+from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.strategies import PATIENT, decimals
 from tests.world import MONTH_END, World, make_world, usage_report

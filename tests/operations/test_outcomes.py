@@ -18,7 +18,7 @@ from billing.operations.outcomes.claims import confirm_outcome, list_claims, rep
 from billing.operations.rating.rate_period import rate_period
 from billing.outcomes.claim import Actor, Claim, ClaimState
 from billing.store.database import Database, Role
-from billing.store.usage.read import rollup_differences
+from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.world import World, make_world
 

@@ -28,7 +28,8 @@ from billing.operations.metering.encode_page import append_records
 from billing.operations.metering.read_usage import requests_of, usage_of
 from billing.operations.metering.ship_journal import JournalShipper
 from billing.store.database import Database, Role
-from billing.store.usage.read import EventView, rollup_differences
+from billing.store.usage.read import EventView
+from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.operations.crash_points import (
     attribution_of,

@@ -27,7 +27,7 @@ from billing.signing.ed25519 import load_or_make
 from billing.store.database import Database, Role, query
 from billing.store.embedded.address import ServerAddress
 from billing.store.seal.folds import FoldRow
-from billing.store.usage.read import rollup_differences
+from billing.store.usage.verify import rollup_differences
 from tests.operations.crash_points import (
     attribution_of,
     checkpoint_record,

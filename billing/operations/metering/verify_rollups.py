@@ -1,4 +1,4 @@
-"""Compare rollups with the raw events that they sum up: invoices are rated from rollups."""
+"""Compare every level of the rollups with the raw events: invoices are rated from rollups."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import sqlalchemy as sa
 
 from billing.store import catalog
 from billing.store import tenancy as tenancy_store
-from billing.store.usage import read as store
+from billing.store.usage.verify import rollup_differences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RollupDifference:
-    """A bucket of one tenant and meter whose rollup is not the sum of its events.
+    """A rollup of one tenant and meter that is not the sum of its events.
 
     Attributes:
         tenant: its slug.
-        bucket: start of the 15 minutes.
+        bucket: start of the 15 minutes, `day …` of its zone, or `run …`.
         meter: code of the meter; its version's number where a newer version replaced it.
     """
 
     tenant: str
-    bucket: datetime
+    bucket: datetime | str
     meter: str
 
 
@@ -36,5 +36,5 @@ def verify_rollups(connection: sa.Connection) -> list[RollupDifference]:
     codes = {str(meter.id): code for code, meter in catalog.meters(connection).items()}
     return [
         RollupDifference(tenant=slugs[tenant_id], bucket=bucket, meter=codes.get(version, version))
-        for tenant_id, bucket, version in store.rollup_differences(connection)
+        for tenant_id, bucket, version in rollup_differences(connection)
     ]

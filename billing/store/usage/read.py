@@ -196,30 +196,6 @@ def usage_of_all(
     return [(row.tenant_id, row.meter, row.model, row.quantity) for row in rows]
 
 
-def rollup_differences(connection: sa.Connection) -> list[tuple[int, datetime, str]]:
-    """Rollup rows that differ from a re-aggregation of the raw events; empty when all is well."""
-    rows = query(
-        connection,
-        """
-        WITH raw AS (
-            SELECT e.tenant_id, date_bin('15 minutes', e.occurred_at, '1970-01-01Z') AS bucket,
-                   q.meter_version_id, e.model_id, e.price_version_id, e.project_id, e.key_id,
-                   e.kind, sum(q.quantity) AS quantity, count(*) AS events
-              FROM usage_event e JOIN meter_set m ON m.id = e.meter_set_id
-             CROSS JOIN LATERAL unnest(m.meter_version_ids, e.quantities)
-                   AS q (meter_version_id, quantity)
-             WHERE q.quantity <> 0 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
-        )
-        SELECT tenant_id, bucket, meter_version_id FROM raw
-          FULL JOIN usage_rollup r USING (tenant_id, bucket, meter_version_id, model_id,
-               price_version_id, project_id, key_id, kind)
-         WHERE (raw.quantity, raw.events) IS DISTINCT FROM (r.quantity, r.events)
-         ORDER BY 1, 2, 3
-        """,
-    )
-    return [(row.tenant_id, row.bucket, str(row.meter_version_id)) for row in rows]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapRow:
     """An attempt that used compute and bills nothing."""
