@@ -33,7 +33,7 @@ def make_app(database: Database, settings: Settings) -> procrastinate.App:
         stripe_client = make_client(
             settings.stripe_api_key.get_secret_value(), settings.stripe_base_url
         )
-    add_tasks(app, Tools(database=database, stripe=stripe_client))
+    add_tasks(app, Tools(database=database, stripe=stripe_client, settings=settings))
     return app
 
 

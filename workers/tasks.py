@@ -22,9 +22,11 @@ from billing.operations.payments.mirror_invoice import mirror_invoice
 from billing.operations.payments.stripe_events import apply_event, catch_up
 from billing.operations.rating.accrue_usage import accrue_usage
 from billing.operations.tenancy.tenants import list_tenants
+from billing.settings import Settings
 from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
+from workers.sealer import check_recent, seal_ledgers
 
 if TYPE_CHECKING:
     import stripe
@@ -47,6 +49,7 @@ class Tools:
 
     database: Database
     stripe: stripe.StripeClient | None
+    settings: Settings
 
     def require_stripe(self) -> stripe.StripeClient:
         """The client of a job that cannot do without.
@@ -104,6 +107,19 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
     @app.task(name="ensure_usage_partitions", queueing_lock="ensure_usage_partitions")
     async def partitions(timestamp: int) -> None:
         await asyncio.to_thread(make_partitions, tools.database, now=_instant(timestamp))
+
+    @app.periodic(cron="* * * * * */15")
+    @app.task(name="seal_ledgers", queueing_lock="seal_ledgers")
+    async def seal(timestamp: int) -> None:
+        await asyncio.to_thread(
+            seal_ledgers, tools.database, tools.settings, now=_instant(timestamp)
+        )
+
+    @app.periodic(cron="*/5 * * * *")
+    @app.task(name="check_recent_seal", queueing_lock="check_recent_seal")
+    async def check(timestamp: int) -> None:
+        del timestamp
+        await asyncio.to_thread(check_recent, tools.database)
 
 
 async def revive_stalled(app: procrastinate.App) -> None:

@@ -21,7 +21,7 @@ class SealedUsage:
     """What the leaf of a usage event says. Ids of rows; 0 means none.
 
     Attributes:
-        model: its name, or None.
+        model, backend: their names, or None.
         quantities: (meter code, plain decimal) in the order of the event's meter set.
         raw_paths, raw_counts: the engine's own figures: their paths, and the stored bytes in
             hexadecimal.
@@ -37,13 +37,17 @@ class SealedUsage:
     estimated: bool
     project_id: int
     key_id: int
+    model_id: int
     model: str | None
+    backend_id: int
     backend: str | None
     price_version_id: int
     ttft_us: int
     duration_us: int
     run_id: str
+    meter_set_id: int
     quantities: Sequence[tuple[str, str]]
+    raw_shape_id: int
     raw_paths: Sequence[str]
     raw_counts: str
     source: str | None = None
@@ -64,13 +68,17 @@ def usage_record(event: SealedUsage) -> str:
         event.estimated,
         event.project_id,
         event.key_id,
+        event.model_id,
         event.model,
+        event.backend_id,
         event.backend,
         event.price_version_id,
         event.ttft_us,
         event.duration_us,
         event.run_id,
+        event.meter_set_id,
         [list(pair) for pair in event.quantities],
+        event.raw_shape_id,
         list(event.raw_paths),
         event.raw_counts,
         event.source,

@@ -102,7 +102,7 @@ def test_a_job_that_needs_stripe_is_not_done_without_it(database: Database) -> N
         with pytest.raises(StripeUnavailable):
             asyncio.run(app.tasks[name](**argument))
     with pytest.raises(StripeUnavailable):
-        Tools(database=database, stripe=None).require_stripe()
+        Tools(database=database, stripe=None, settings=Settings()).require_stripe()
 
 
 def _age_workers(database: Database) -> None:

@@ -157,6 +157,16 @@ def folds(connection: sa.Connection, *, above: int = 0, limit: int | None = None
     return [_fold(row) for row in rows]
 
 
+def recent_size(connection: sa.Connection, *, folds: int) -> int:
+    """The size of the signed head before the newest `folds` ones; 0 if there are no more."""
+    row = first(
+        connection,
+        "SELECT size FROM seal_fold ORDER BY size DESC LIMIT 1 OFFSET :folds",
+        folds=folds,
+    )
+    return 0 if row is None else row.size
+
+
 _HEAD = (
     "SELECT h.tree_id, t.kind || coalesce(':' || coalesce(t.tenant_id, t.legal_entity_id), '') "
     "AS name, h.size, h.root, h.added, h.operator_leaf, h.fold_size, f.epoch_after, f.epoch_to, "

@@ -62,12 +62,12 @@ WITH fresh AS MATERIALIZED (
     SELECT e.tenant_id AS owner, e.epoch, e.id, jsonb_build_array(
         'usage v1', e.id, e.tenant_id, e.epoch,
         (extract(epoch FROM e.occurred_at) * 1000000)::bigint, e.kind, e.cause, e.estimated,
-        e.project_id, e.key_id, m.name, b.name, e.price_version_id, e.ttft_us, e.duration_us,
-        e.run_id,
+        e.project_id, e.key_id, e.model_id, m.name, e.backend_id, b.name, e.price_version_id,
+        e.ttft_us, e.duration_us, e.run_id, e.meter_set_id,
         (SELECT coalesce(jsonb_agg(jsonb_build_array(code, CAST(trim_scale(quantity) AS text))
                                    ORDER BY n), '[]')
            FROM unnest(s.codes, e.quantities) WITH ORDINALITY AS q (code, quantity, n)),
-        coalesce(h.paths, '{}'), encode(e.raw_counts, 'hex'),
+        e.raw_shape_id, coalesce(h.paths, '{}'), encode(e.raw_counts, 'hex'),
         r.source, r.foreign_id, encode(r.body_hash, 'hex'))::text AS record
       FROM fresh e
       LEFT JOIN named s ON s.id = e.meter_set_id

@@ -1,0 +1,49 @@
+"""The worker's part in the seal: fold what was committed, tell the witness, check what is recent.
+
+How often is decided in `workers/tasks.py`. What is found wrong is logged by name, and the
+next turn finds it again until somebody has looked.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import structlog
+
+from billing.operations.seal.fold import seal_all, seal_key
+from billing.operations.seal.verify import Finding, verify_seal
+from billing.operations.seal.witness import push_heads
+from billing.settings import Settings
+from billing.store.database import Database, Role
+from billing.store.seal.folds import recent_size
+
+log = structlog.get_logger("steelyard.seal")
+
+RECENT_FOLDS = 10
+
+
+def seal_ledgers(database: Database, settings: Settings, *, now: datetime) -> int:
+    """Seal what is new and send the newest head on; how many folds were made.
+
+    Raises:
+        ConfigurationError: the key file cannot be used.
+    """
+    folded = seal_all(database, seal_key(settings), now=now)
+    url = settings.witness_url
+    if url is not None and not push_heads(database, url, now=now):
+        log.warning("the witness did not take the newest head; it is sent again")
+    return len(folded)
+
+
+def check_recent(database: Database) -> list[Finding]:
+    """Verify what the newest folds sealed, and log each finding."""
+    with database.transaction(Role.OPERATOR, snapshot=True) as connection:
+        found = verify_seal(connection, above=recent_size(connection, folds=RECENT_FOLDS))
+    for finding in found:
+        log.error(
+            "not as it was sealed",
+            kind=finding.kind,
+            subject=finding.subject,
+            problem=finding.problem,
+        )
+    return found
