@@ -68,12 +68,12 @@ class MeterController(Controller):
         return msgspec.convert(members, DefinedMeterView)
 
     @get(
-        "/{code:str}",
+        "/{meter:str}",
         operation_id="operator_show_meter",
         summary="Show all versions of a meter, oldest first",
         sync_to_thread=True,
     )
-    def meter(self, deployment: DeploymentInUse, code: TextPath) -> list[MeterVersionView]:
+    def meter(self, deployment: DeploymentInUse, meter: TextPath) -> list[MeterVersionView]:
         with deployment.as_operator() as transaction:
-            versions = require_meter(transaction, code)
+            versions = require_meter(transaction, meter)
         return [msgspec.convert(dump_meter(version), MeterVersionView) for version in versions]

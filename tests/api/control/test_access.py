@@ -36,6 +36,7 @@ FILLED = {
     "request_id": "req_1",
     "parked_id": "00000000-0000-7000-8000-000000000000",
     "plan": "standard",
+    "meter": "tokens.input",
     "version": "1",
     "contract": "1",
 }
