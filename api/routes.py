@@ -23,6 +23,7 @@ from api.tenant.account import AccountController
 from api.tenant.invoices import InvoiceController
 from api.tenant.keys import KeyController
 from api.tenant.outcomes import OutcomeController
+from api.tenant.seal import PublishedSealController, SealController
 from api.tenant.usage import UsageController
 
 ROOT = "/api/v1"
@@ -40,6 +41,8 @@ def make_routes() -> list[ControllerRouterHandler]:
                 InvoiceController,
                 KeyController,
                 OutcomeController,
+                PublishedSealController,
+                SealController,
                 TenantController,
                 OperatorKeyController,
                 PlanController,

@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, str] = {
     "up": "Run everything on this machine: database, proxy, API, ledger writer, worker.",
     "demo": "A month of a small AI factory in under a minute, every tie-out checked.",
     "db": "Migrate and inspect the database.",
+    "journal": "The proxies' journals: book them again, show what was refused.",
+    "archive": "Closed months of usage as files.",
     "entity": "Legal entities: who issues the invoices.",
     "tenant": "Tenants: who is billed.",
     "key": "API keys of tenants, operators and finance.",
@@ -34,13 +36,15 @@ COMMANDS: Mapping[str, str] = {
     "rate": "Price recorded usage with a plan file, without a database.",
     "invoice": "Draft, issue, explain and settle invoices.",
     "outcome": "Outcomes: report, confirm, list.",
+    "ledger": "Seal both ledgers, verify them, make bundles for tenants.",
+    "verify-bundle": "Verify a month of sealed usage from a file, without a database.",
     "margin": "What serving cost and what it earned.",
     "export": "Invoices and the journal for finance.",
     "version": "Print the version.",
 }
 """Commands and groups of commands, as `--help` lists them. `billing.cli.<name>` holds `app`."""
 
-SINGLE = frozenset({"up", "demo", "rate", "version"})
+SINGLE = frozenset({"up", "demo", "rate", "verify-bundle", "version"})
 """Those whose `app` holds one command of the same name; the others are groups."""
 
 
@@ -51,7 +55,8 @@ class _Deferred(TyperCommand):
         self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any
     ) -> Any:
         assert self.name is not None
-        group = get_group(import_module(f"billing.cli.{self.name}").app)
+        module = f"billing.cli.{self.name.replace('-', '_')}"
+        group = get_group(import_module(module).app)
         group.help, group.no_args_is_help = self.help, True
         named = group.commands[self.name] if self.name in SINGLE else group
         return named.make_context(info_name, args, parent=parent, **extra)
