@@ -8,7 +8,7 @@ nobody classified fails here.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import psycopg
 import pytest
@@ -38,7 +38,8 @@ CHANGES = (
         "SET {column} = {column}"
     ),
     (
-        "INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {table} WHERE false "
+        "INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {table} "
+        "WHERE false "
         "ON CONFLICT ({key}) DO UPDATE SET {column} = excluded.{column}"
     ),
     "DROP TABLE {table}",
@@ -84,10 +85,11 @@ ESCAPES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table with one of its columns and the columns of its primary key."""
+    """A table with one of its columns, all that are written, and those of its primary key."""
 
     name: str
     column: str
+    columns: str
     key: str
 
 
@@ -109,6 +111,8 @@ def guarded(owner: psycopg.Connection) -> list[Table]:
         "SELECT c.relname, "
         "(SELECT a.attname FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 "
         " AND NOT a.attisdropped AND a.attidentity = '' AND a.attgenerated = '' LIMIT 1), "
+        "(SELECT string_agg(a.attname, ', ') FROM pg_attribute a WHERE a.attrelid = c.oid "
+        " AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), "
         "(SELECT string_agg(a.attname, ', ' ORDER BY a.attnum) FROM pg_index i "
         " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey) "
         " WHERE i.indrelid = c.oid AND i.indisprimary) "
@@ -118,7 +122,10 @@ def guarded(owner: psycopg.Connection) -> list[Table]:
         "AND t.tgtype = 2 + 8 + 16 + 32 AND t.tgqual IS NULL AND t.tgattr = '' "
         "WHERE c.relnamespace = 'public'::regnamespace ORDER BY 1"
     ).fetchall()
-    return [Table(name=name, column=column, key=key) for name, column, key in rows]
+    return [
+        Table(name=name, column=column, columns=columns, key=key)
+        for name, column, columns, key in rows
+    ]
 
 
 def refusal(login: psycopg.Connection, role: str, tenant: int, statement: str) -> str | None:
@@ -180,7 +187,7 @@ def test_L2_no_statement_of_a_role_changes_a_ledger_or_its_guard(
         for change in CHANGES:
             if "{key}" in change and not table.key:
                 continue
-            statement = change.format(table=table.name, column=table.column, key=table.key)
+            statement = change.format(table=table.name, **asdict(table))
             code = refusal(login, role, full.acme.id, statement)
             assert code == REFUSED_TO_ROLE or partition_itself(code, change), (statement, code)
     assert contents(owner, ledgers) == before

@@ -61,6 +61,7 @@ class Books:
     tenant: Tenant
     known: dict[int, tuple[Body, UUID]] = field(default_factory=dict[int, tuple[Body, UUID]])
     totals: dict[Total, Decimal] = field(default_factory=dict[Total, Decimal])
+    parked: dict[int, Body] = field(default_factory=dict[int, Body])
     events: int = 0
     scrap: int = 0
 
@@ -82,8 +83,8 @@ class Books:
         assert len(verdicts) == len(batch)
         for (number, body), verdict in zip(batch, verdicts, strict=True):
             if body.meter == UNKNOWN:
-                assert verdict.kind is VerdictKind.PARKED
-                assert verdict.event_id is None
+                same = self.parked.setdefault(number, body) == body
+                assert verdict.kind is (VerdictKind.PARKED if same else VerdictKind.CONFLICTING)
                 continue
             assert verdict.event_id is not None
             if number not in self.known:
