@@ -1,15 +1,19 @@
-"""`steelyard db`: the schema and the partitions of the deployment's database."""
+"""`steelyard db`: the schema, the partitions and the restore of the deployment's database."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from billing.cli.connect import answering, connected
-from billing.cli.output import JsonFlag, show_json, show_members, show_text
+from billing.cli.connect import answering, as_operator, connected
+from billing.cli.failure import REFUSED
+from billing.cli.output import JsonFlag, show_json, show_members, show_table, show_text
 from billing.cli.when import clock
-from billing.operations.deployment import data_dir, running_database
+from billing.errors import InvalidInput
+from billing.operations.deployment import data_dir, journal_dir, running_database
+from billing.operations.restore.check_restore import KeptHead, check_restore
 from billing.settings import read_settings
 from billing.store.database import Role
 from billing.store.migrate import migrate
@@ -74,3 +78,63 @@ def partitions(
         show_json({"months": months, "made": made})
     else:
         show_text(f"{made} made; this month and the next {months} have one.")
+
+
+@app.command("restore-check", epilog="Example: steelyard db restore-check")
+def restore_check(
+    *,
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the journals; that of this deployment if left out."),
+    ] = None,
+    kept_head: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE:ROOT", help="A signed head that was kept: size and root (hex)."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say what a database that was restored from a backup is missing, and how to get it back."""
+    directory = folder or journal_dir(read_settings())
+    head = None if kept_head is None else _kept_head(kept_head)
+    with as_operator() as connection:
+        check = check_restore(connection, directory, kept_head=head)
+    members = {
+        "journals": check.instances,
+        "records_kept": check.records,
+        "records_missing": check.missing,
+    }
+    if as_json:
+        findings = [
+            {
+                "code": found.code,
+                "journal": found.instance,
+                "what": found.what,
+                "remedy": found.remedy,
+                "lost": found.lost,
+            }
+            for found in check.findings
+        ]
+        show_json({**members, "findings": findings})
+    else:
+        show_members("Compared with the journals", members.items())
+        if check.findings:
+            show_table(
+                "Missing",
+                ("journal", "what", "lost", "remedy"),
+                [(found.instance, found.what, found.lost, found.remedy)
+                 for found in check.findings],
+            )  # fmt: skip
+        else:
+            show_text("Nothing is missing.")
+    if check.findings:
+        raise typer.Exit(REFUSED)
+
+
+def _kept_head(text: str) -> KeptHead:
+    size, _, root = text.partition(":")
+    try:
+        return KeptHead(size=int(size), root=bytes.fromhex(root))
+    except ValueError:
+        raise InvalidInput(
+            "not a head", field="kept-head", remedy="write it as SIZE:ROOT, the root in hex"
+        ) from None
