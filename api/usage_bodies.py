@@ -17,7 +17,14 @@ import msgspec
 from litestar import Request
 from litestar.datastructures import State
 from litestar.di import NamedDependency
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIMediaType,
+    OpenAPIType,
+    Operation,
+    RequestBody,
+    Schema,
+)
 from litestar.params import SkipValidation
 
 from api.bodies import read_json, refusal, require_media_type
@@ -208,7 +215,7 @@ class UsageOperation(Operation):
                 "quantity": Schema(
                     type=OpenAPIType.STRING, description="Decimal text; a JSON number is as exact."
                 ),
-                "occurred_at": Schema(type=OpenAPIType.STRING, format="date-time"),
+                "occurred_at": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
                 "kind": Schema(type=OpenAPIType.STRING, enum=sorted(_KINDS)),
             },
         )
@@ -218,7 +225,7 @@ class UsageOperation(Operation):
             required=["specversion", "id", "source", "type", "time", "data"],
             properties={
                 **dict.fromkeys(("specversion", "id", "source", "type", "subject"), text),
-                "time": Schema(type=OpenAPIType.STRING, format="date-time"),
+                "time": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
                 "data": Schema(type=OpenAPIType.OBJECT, required=["quantity"]),
             },
         )

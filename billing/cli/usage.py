@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import sqlalchemy as sa
@@ -19,19 +20,29 @@ from billing.cli.output import (
     show_text,
     span,
 )
+from billing.cli.usage_correct import amend, void
 from billing.cli.usage_import import Imported, import_usage
+from billing.cli.usage_parked import app as parked
 from billing.cli.when import FromOption, PeriodOption, ToOption, chosen_period, clock, instant
 from billing.metering.usage_event import Cause, EventKind, VerdictKind
 from billing.money import plain
-from billing.operations.metering.read_usage import parked_usage, requests_of, usage_of
+from billing.operations.metering.read_usage import requests_of, usage_of
 from billing.operations.metering.unrated_usage import UnratedOfTenant, unrated_usage
 from billing.operations.metering.verify_rollups import verify_rollups
-from billing.operations.tenancy.tenants import list_tenants, require_tenant
+from billing.operations.tenancy.tenants import require_tenant
 from billing.period import Period, zone
 from billing.store.usage.read import EventView, UsageRow
 from billing.tenancy.tenant import Tenant
 
 app = typer.Typer()
+app.add_typer(parked, name="parked")
+app.command(
+    epilog='Example: steelyard usage void req_0193... --tenant acme --id v-1 --reason "twice"'
+)(void)
+app.command(
+    epilog="Example: steelyard usage amend req_0193... --tenant acme --id a-1 "
+    '--quantity tokens.output=900 --reason "counted twice"'
+)(amend)
 
 IMPORT = "steelyard usage import --tenant acme usage.jsonl"
 
@@ -137,19 +148,32 @@ def requests(
 )
 def import_file(
     *,
-    path: Annotated[str, typer.Argument(metavar="FILE", help="JSON Lines; - is standard input.")],
+    path: Annotated[
+        str,
+        typer.Argument(metavar="FILE", help="JSON Lines, .csv or .parquet; - is standard input."),
+    ],
     tenant: Annotated[str, typer.Option(help="Slug of the tenant whose usage it is.")],
     source: Annotated[
         str | None, typer.Option(help="Who reports, for rows that do not say.")
     ] = None,
+    rejected: Annotated[
+        Path | None,
+        typer.Option(help="Write rows that were refused here, and import the others."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on behind the rows that are in the ledger.")
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Import usage events, each once: a run that was cut off is simply repeated.
+    """Import usage events, each once: a run that was cut off is repeated, or resumed.
 
-    Nothing is written if a row is malformed. Exits with 1 if a row is conflicting or rejected.
+    Without --rejected nothing is written if a row is malformed. Exits with 1 if a row is
+    conflicting or rejected.
     """
     with refused_in(path):
-        imported = import_usage(path, tenant=tenant, source=source, quiet=as_json)
+        imported = import_usage(
+            path, tenant=tenant, source=source, rejected=rejected, resume=resume, quiet=as_json
+        )
     if as_json:
         show_json(_imported_document(imported))
     else:
@@ -181,32 +205,6 @@ def unrated(
             ("tenant", "meter", "model", "#quantity"),
             [(r.tenant, r.quantity.meter, r.quantity.model, r.quantity.quantity) for r in rows],
         )
-
-
-@app.command(epilog="Example: steelyard usage parked --tenant acme")
-def parked(
-    *,
-    tenant: Annotated[str | None, typer.Option(help="Of this tenant only.")] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """List reported events that wait: their meter is unknown, or they lie in the future."""
-    with as_operator() as connection:
-        tenant_id = require_tenant(connection, tenant).id if tenant else None
-        rows = parked_usage(connection, tenant_id=tenant_id)
-        slugs = {each.id: each.slug for each in list_tenants(connection)}
-    columns = ("tenant", "source", "id", "meter", "model", "#quantity", "at", "reason")
-    cells = [
-        (slugs[row.tenant_id], row.source, row.foreign_id, row.meter, row.model, row.quantity,
-         row.occurred_at, row.reason)
-        for row in rows
-    ]  # fmt: skip
-    if as_json:
-        names = [column.removeprefix("#") for column in columns]
-        show_json({"parked": [dict(zip(names, each, strict=True)) for each in cells]})
-    elif not rows:
-        show_text("Nothing is parked.", style="green")
-    else:
-        show_table("Parked events", columns, cells)
 
 
 @app.command(epilog="Example: steelyard usage verify")
@@ -286,6 +284,7 @@ def _unrated_document(row: UnratedOfTenant) -> dict[str, object]:
 def _imported_document(imported: Imported) -> dict[str, object]:
     return {
         "rows": imported.rows,
+        "skipped": imported.skipped,
         "verdicts": {kind.value: imported.verdicts[kind] for kind in VerdictKind},
         "problems": [
             {"line": each.line, "verdict": each.verdict.value, "reason": each.reason}
@@ -295,7 +294,9 @@ def _imported_document(imported: Imported) -> dict[str, object]:
 
 
 def _show_imported(imported: Imported) -> None:
-    if not imported.rows:
+    if imported.skipped:
+        show_text(f"{imported.skipped:,} rows were in the ledger before.")
+    elif not imported.rows:
         show_nothing("The file has no rows.", then="steelyard usage import --help")
         return
     kinds = [kind for kind in VerdictKind if imported.verdicts[kind]]

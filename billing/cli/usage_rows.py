@@ -1,16 +1,18 @@
-"""Usage events as JSON Lines, for `steelyard usage import`.
+"""Usage events as JSON Lines, CSV or Parquet, for `steelyard usage import`.
 
 Decides: how a row is written and which rows are refused; an error names the line. What becomes of
 a well-formed row (unknown meter, future, repeated id) is the ledger's verdict, not decided here.
 
     {"source": "batch", "id": "job-7/output", "meter": "tokens.output", "quantity": 1200,
      "occurred_at": "2026-11-03T09:30:00Z", "model": "sim-small"}
+
+A table has a column for each member; an empty cell is a member that is left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -21,6 +23,9 @@ from billing.money import QUANTITY_DECIMALS_MAX, QUANTITY_MAX, exact_decimal
 from billing.period import parse_instant
 
 LINE_BYTES_MAX = 10_000
+
+Row = bytes | Mapping[str, object]
+"""A line of JSON, or the cells of a table's row by column."""
 
 _KINDS = {kind.name.lower(): kind for kind in EventKind}
 
@@ -41,7 +46,7 @@ class _Row(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def read_reports(
     lines: Iterable[bytes], *, source: str | None
 ) -> Iterator[tuple[int, UsageReport]]:
-    """The events of a file with their line numbers; blank lines are skipped.
+    """The events of JSON lines with their line numbers; blank lines are skipped.
 
     Args:
         source: of rows that name none.
@@ -49,14 +54,34 @@ def read_reports(
     Raises:
         InvalidInput: `field` names line and member, like `line 3: quantity`.
     """
+    for number, found in each_report(json_rows(lines), source=source):
+        if isinstance(found, InvalidInput):
+            raise found
+        yield number, found
+
+
+def each_report(
+    rows: Iterable[tuple[int, Row]], *, source: str | None
+) -> Iterator[tuple[int, UsageReport | InvalidInput]]:
+    """What each row reports, or why it cannot be used."""
+    for number, row in rows:
+        try:
+            yield number, _report(row, number, source)
+        except InvalidInput as refused:
+            yield number, refused
+
+
+def json_rows(lines: Iterable[bytes]) -> Iterator[tuple[int, Row]]:
+    """The rows of JSON lines with their line numbers; blank lines are skipped."""
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield number, _report(line, number, source)
+            yield number, line
 
 
-def _report(line: bytes, number: int, source: str | None) -> UsageReport:
+def _report(line: Row, number: int, source: str | None) -> UsageReport:
     try:
-        row = msgspec.convert(_members(line), _Row)
+        members = _members(line) if isinstance(line, bytes) else line
+        row = msgspec.convert(members, _Row)
     except msgspec.ValidationError as refused:
         raise _refused(str(refused), number, None, "see `usage import --help` for a row") from None
     named = row.source if row.source is not None else source

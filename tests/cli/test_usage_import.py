@@ -71,7 +71,7 @@ def test_L3_verdicts(acme):
     }
     problems = [(each["line"], each["verdict"]) for each in first.document["problems"]]
     assert problems == [(5, "conflicting"), (6, "parked"), (7, "parked"), (8, "rejected")]
-    parked = steelyard("usage", "parked", "--json").document["parked"]
+    parked = steelyard("usage", "parked", "list", "--json").document["parked"]
     assert sorted((each["tenant"], each["id"]) for each in parked) == [("acme", "c"), ("acme", "d")]
     assert steelyard("usage", "verify", "--json").document["verified"] is True
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from api.usage_bodies import read_usage
+from billing.metering.usage_event import UsageReport
 from billing.store.catalog import insert_meter
 from billing.store.database import Role
 from tests.api.control.bad_requests import CANARY
@@ -71,6 +72,7 @@ def test_row_08_numbers_are_kept_digit_by_digit(written: str, quantity: str):
     cloud = json.dumps(CLOUD).replace('"quantity": 5', f'"quantity": {written}')
     for body, form in ((plain, "application/json"), (cloud, "application/cloudevents+json")):
         (event,) = read_usage(body.encode(), form)
+        assert isinstance(event.report, UsageReport)
         assert event.report.quantity == Decimal(quantity)
 
 
@@ -160,6 +162,7 @@ def test_a_cloud_event_that_cannot_be_used(changed: dict[str, object], said: str
     bad, good = read_usage(body, "application/cloudevents-batch+json")
     assert said in str(bad.report)
     assert bad.id == "c-1"
+    assert isinstance(good.report, UsageReport)
     assert good.report.foreign_id == "c-1"
 
 
