@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated
 from uuid import UUID
 
@@ -52,7 +53,7 @@ def amend(
     as_json: JsonFlag = False,
 ) -> None:
     """Count other quantities instead of a usage event's; what is not named counts nothing."""
-    quantities = {}
+    quantities: dict[str, Decimal] = {}
     for pair in quantity:
         meter, _, number = pair.partition("=")
         quantities[meter] = exact_decimal(
