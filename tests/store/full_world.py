@@ -7,21 +7,27 @@ from datetime import timedelta
 from decimal import Decimal
 
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from billing.journal.records import Attribution, Counts, Record, Usage, Void
 from billing.metering.event_id import microseconds, milliseconds, uuid7
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.metering.ship_journal import append_records
 from billing.operations.outcomes.claims import confirm_outcome, report_outcome
+from billing.operations.seal.fold import seal_all
 from billing.operations.tenancy.keys import issue_key
 from billing.outcomes.claim import Actor
 from billing.period import Period
+from billing.signing.ed25519 import SealKey
 from billing.store import costs, payments
 from billing.store.catalog import ensure_models
 from billing.store.database import Database, Role
+from billing.store.refused import RefusedRow, refuse
+from billing.store.retention import ArchiveRow, insert_archive
 from billing.store.usage.parked import CursorRow, move_cursor
 from billing.tenancy.api_key import Role as KeyRole
 from billing.tenancy.tenant import Tenant
+from tests.credits.grants import fill_credits
 from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
 
 
@@ -62,6 +68,10 @@ def make_full_world(database: Database) -> FullWorld:
     with database.transaction(Role.INGEST) as connection:
         place = CursorRow(instance="proxy-1", segment=1, next_offset=64, finished=False)
         move_cursor(connection, place, now=world.now)
+        refuse(connection, _refused(world))
+    with database.transaction(Role.OPERATOR) as connection:
+        insert_archive(connection, _archive(world))
+    seal_all(database, SealKey(private=Ed25519PrivateKey.generate()), now=world.now)
     return FullWorld(world=world, acme=tenants[0], birch=tenants[1])
 
 
@@ -96,10 +106,39 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
             now=MONTH_END,
         )
         assert invoice.number == f"INV-{number + 1:06d}"
+        fill_credits(connection, tenant, now=now)
         connection.execute(
             sa.text("INSERT INTO stripe_customer (tenant_id, stripe_id) VALUES (:tenant, :stripe)"),
             {"tenant": tenant.id, "stripe": f"cus_{number}"},
         )
+
+
+def _refused(world: World) -> RefusedRow:
+    return RefusedRow(
+        event_id=uuid7(16, 1),
+        kind="void",
+        instance="proxy-1",
+        segment=1,
+        page_offset=0,
+        reason="CheckViolation",
+        payload=b"",
+        refused_at=world.now,
+    )
+
+
+def _archive(world: World) -> ArchiveRow:
+    return ArchiveRow(
+        id=0,
+        month=MONTH_START.date(),
+        ordinal=1,
+        url="usage-2026-11.1.parquet",
+        bytes=1,
+        sha256=bytes(32),
+        events=1,
+        first_epoch=1,
+        last_epoch=1,
+        archived_at=world.now,
+    )
 
 
 def _proxied(connection: sa.Connection, tenant: Tenant, world: World, number: int) -> list[Record]:
