@@ -27,13 +27,16 @@ from billing.journal.journal import Journal
 from billing.journal.records import Attribution, Counts, Usage
 from billing.metering.event_id import RANDOM_BITS, microseconds, uuid7
 from billing.operations.metering.ship_journal import JournalShipper
+from billing.period import Period
 from billing.store.database import Database, Role
 from billing.store.embedded.throwaway import throwaway_server
 from billing.store.migrate import migrate
+from billing.store.usage import levels
 from billing.store.usage.verify import rollup_differences
 from tests.benchmarks.report import FOLDER, Figure, publish
 from tests.operations.crash_points import attribution_of
 from tests.world import make_world
+from workers.writer import collect_seldom
 
 ROUNDS = 4
 EVENTS = 25_000
@@ -44,6 +47,9 @@ TENANTS = 20
 SPACING_US = 4_000
 """250 requests a second: 100,000 events span under seven minutes, as a busy hour's pages do."""
 LONE_EVENTS = 40
+OTHER_TENANTS = 1_000
+"""Whose months lie beside the one that is read: 50 million events, 806 to a day and key."""
+READS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +151,45 @@ def require_exact(bench: Bench, events: int) -> None:
         sys.exit(f"{events} events, {stored} in the ledger, {len(wrong)} rollups differ")
 
 
+def bytes_stored(bench: Bench) -> int:
+    """Bytes on disk of all events with their indexes, and of every level of the rollups."""
+    row = bench.owner.execute(
+        "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c WHERE c.relkind = 'r' "
+        "AND c.relnamespace = 'public'::regnamespace AND (c.relname LIKE 'usage_event_%' "
+        "OR c.relname IN ('usage_rollup', 'usage_rollup_day', 'usage_run_total'))"
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def month_reads(bench: Bench) -> list[float]:
+    """Milliseconds to read one tenant's month by day, beside a month of many others.
+
+    Synthetic: the day level is filled directly, with the rows that 50 million events would leave.
+    """
+    bench.owner.execute(
+        "INSERT INTO usage_rollup_day "
+        "SELECT t, DATE '2026-10-01' + d, m, 1, 1, 1, k, 0, 806, 806, 0 "
+        "FROM generate_series(%s::int, %s::int) AS t, generate_series(0, 30) AS d, "
+        "generate_series(1, 5) AS m, generate_series(1, 2) AS k",
+        (1_000_000, 1_000_000 + OTHER_TENANTS - 1),
+    )
+    bench.owner.execute("ANALYZE usage_rollup_day")
+    month = Period(start=datetime(2026, 10, 1, tzinfo=UTC), end=datetime(2026, 11, 1, tzinfo=UTC))
+    took: list[float] = []
+    for number in range(READS):
+        tenant_id = 1_000_000 + number * (OTHER_TENANTS // READS)
+        with bench.database.transaction(Role.TENANT, tenant_id=tenant_id) as connection:
+            begun = time.perf_counter()
+            rows = levels.usage(
+                connection, tenant_id=tenant_id, period=month, group="day", zone_name="UTC"
+            )
+            took.append((time.perf_counter() - begun) * 1000)
+        if len(rows) != 31 * 5:
+            sys.exit(f"a month of {len(rows)} rows")
+    return took
+
+
 async def lone_events(bench: Bench, first: int) -> list[float]:
     """Milliseconds from a lone event's `append` to the commit that makes it visible."""
     journal = await Journal.open(bench.directory)
@@ -182,6 +227,8 @@ def measure(bench: Bench) -> list[Figure]:
         pages += head(bench) - before
     lone = asyncio.run(lone_events(bench, ROUNDS * EVENTS))
     require_exact(bench, ROUNDS * EVENTS + LONE_EVENTS)
+    stored = bytes_stored(bench) / (ROUNDS * EVENTS + LONE_EVENTS)
+    month = month_reads(bench)
     return [
         Figure(name="raw copy", value=statistics.median(plain), unit="rows/s, plain table"),
         Figure(name="journal", value=statistics.median(journal), unit="durable appends/s"),
@@ -193,6 +240,13 @@ def measure(bench: Bench) -> list[Figure]:
         ),
         Figure(name="ledger.cpu", value=statistics.median(cpu_us), unit="µs CPU/event, writer"),
         Figure(name="ledger.page", value=ROUNDS * EVENTS / pages, unit="events/transaction"),
+        Figure(name="ledger.bytes", value=stored, unit="bytes/event, indexes and rollups"),
+        Figure(
+            name="month.p50",
+            value=statistics.median(month),
+            unit=f"ms, one of {OTHER_TENANTS} tenants' month by day, synthetic",
+        ),
+        Figure(name="month.max", value=max(month), unit=f"ms, of {READS} reads, synthetic"),
         Figure(name="visible.p50", value=statistics.median(lone), unit="ms, lone event"),
         Figure(name="visible.max", value=max(lone), unit=f"ms, of {LONE_EVENTS} lone events"),
     ]
@@ -218,6 +272,7 @@ def main() -> None:
                 directory=Path(folder),
                 dice=random.Random(1),
             )
+            collect_seldom()
             figures = measure(bench)
         database.close()
     publish("ledger", figures)

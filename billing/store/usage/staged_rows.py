@@ -96,12 +96,8 @@ class Sum(NamedTuple):
     events: int
 
 
-class _Row(NamedTuple):
-    id: bytes
-    ordinal: int
-    content: bytes
-    bucket: tuple[Origin, int, str]
-    quantities: Sequence[Quantity]
+# Id, ordinal, bytes, bucket, quantities. Plain, because one is made per event.
+_Row = tuple[bytes, int, bytes, tuple[Origin, int, str], Sequence[Quantity]]
 
 
 @dataclass(slots=True)
@@ -139,21 +135,28 @@ class StagedRows:
             AmountOutOfRange: a quantity is not a number.
         """
         run = run_id.encode()
-        fields = _FIELDS_REPORTED if self.reported else _FIELDS
-        content = (
-            _HEAD.pack(fields, 16, id, 8, at_us - _POSTGRES_EPOCH_US)
-            + _origin_bytes(origin)
-            + course
-            + _array_bytes(quantities)
-            + _LENGTH.pack(len(raw_counts))
-            + raw_counts
-            + _LENGTH.pack(len(run))
-            + run
+        content = b"".join(
+            (
+                _HEAD.pack(
+                    _FIELDS_REPORTED if self.reported else _FIELDS,
+                    16,
+                    id,
+                    8,
+                    at_us - _POSTGRES_EPOCH_US,
+                ),
+                _origin_bytes(origin),
+                course,
+                _array_bytes(quantities),
+                _LENGTH.pack(len(raw_counts)),
+                raw_counts,
+                _LENGTH.pack(len(run)),
+                run,
+            )
         )
         if self.reported:
             content += _NULLS if report is None else _report_bytes(report)
         rows = self._rows
-        rows.append(_Row(id, len(rows), content, (origin, at_us // BUCKET_US, run_id), quantities))
+        rows.append((id, len(rows), content, (origin, at_us // BUCKET_US, run_id), quantities))
         self._sorted = False
 
     def __len__(self) -> int:
@@ -165,14 +168,17 @@ class StagedRows:
             return
         rows = self._rows
         rows.sort(key=_id_and_ordinal)
-        self._rows = [row for row, before in zip(rows, [None, *rows], strict=False)
-                      if before is None or before.id != row.id]  # fmt: skip
+        self._rows = [
+            row
+            for row, before in zip(rows, [None, *rows], strict=False)
+            if before is None or before[0] != row[0]
+        ]
         self._sorted = True
 
     def content(self) -> bytes:
         """The whole of what COPY sends, in binary format."""
         self.settle()
-        return b"".join([_SIGNATURE, *[row.content for row in self._rows], _TRAILER])
+        return b"".join([_SIGNATURE, *[content for _, _, content, _, _ in self._rows], _TRAILER])
 
     def sums(self, accepted: Callable[[bytes], bool] | None = None) -> list[Sum]:
         """What the rows add to the rollups, in order of the buckets; zero quantities nothing.
@@ -183,7 +189,7 @@ class StagedRows:
         self.settle()
         rows: Iterable[_Row] = self._rows
         if accepted is not None:
-            rows = [row for row in rows if accepted(row.id)]
+            rows = [row for row in rows if accepted(row[0])]
         with localcontext(EXACT):
             return _sums(rows)
 
@@ -199,12 +205,12 @@ def _id_and_ordinal(row: _Row) -> tuple[bytes, int]:
 
 def _sums(rows: Iterable[_Row]) -> list[Sum]:
     totals: dict[tuple[Origin, int, str], list[Quantity]] = {}
-    for row in rows:
-        total = totals.get(row.bucket)
+    for _, _, _, bucket, quantities in rows:
+        total = totals.get(bucket)
         if total is None:
-            total = totals[row.bucket] = [*_NOTHING] * len(row.quantities)
+            total = totals[bucket] = [*_NOTHING] * len(quantities)
         place = 0
-        for quantity in row.quantities:
+        for quantity in quantities:
             if quantity:
                 total[place] += quantity
                 total[place + 1] += 1
