@@ -36,7 +36,7 @@ from billing.store.usage.verify import rollup_differences
 from tests.benchmarks.report import FOLDER, Figure, publish
 from tests.operations.crash_points import attribution_of
 from tests.world import make_world
-from workers.writer import collect_seldom
+from workers.writer import tune_interpreter
 
 ROUNDS = 4
 EVENTS = 25_000
@@ -272,7 +272,7 @@ def main() -> None:
                 directory=Path(folder),
                 dice=random.Random(1),
             )
-            collect_seldom()
+            tune_interpreter()
             figures = measure(bench)
         database.close()
     publish("ledger", figures)
