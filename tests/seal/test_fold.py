@@ -201,6 +201,7 @@ def test_every_stored_level_is_that_of_the_tree(database: Database, world: World
         read = StoredTree(connection, tree_id)
         for level, index in ((0, 69_999), (7, 3), (8, 0), (8, 272), (12, 16), (16, 0)):
             assert read.node(level, index) == whole(level, index)
+        assert read.hashes(0, 32_700, 256) == b"".join(leaves[32_700:32_956])
         levels = query(connection, "SELECT DISTINCT level FROM seal_hashes ORDER BY level")
     assert [row.level for row in levels] == [0, 8, 16]
 

@@ -57,15 +57,17 @@ class StoredTree:
         """Joined hashes of a stored level; fewer than `count` at the end of the tree."""
         rows = query(
             self._connection,
-            "SELECT first, substring(hashes FROM greatest(0, :start - first)::integer * 32 + 1 "
-            "FOR least(length(hashes), (:start + :count - first) * 32)::integer) AS part "
-            "FROM seal_hashes WHERE tree_id = :tree AND level = :level AND first < :start + :count "
+            # The driver sends a small number as a smallint, and two of them may add up to more.
+            "SELECT first, substring(hashes "
+            "FROM greatest(0, CAST(:start AS bigint) - first)::integer * 32 + 1 "
+            "FOR least(length(hashes), (CAST(:end AS bigint) - first) * 32)::integer) AS part "
+            "FROM seal_hashes WHERE tree_id = :tree AND level = :level AND first < :end "
             "AND first >= coalesce((SELECT max(first) FROM seal_hashes WHERE tree_id = :tree "
             "AND level = :level AND first <= :start), 0) ORDER BY first",
             tree=self.id,
             level=level,
             start=start,
-            count=count,
+            end=start + count,
         )
         return b"".join(bytes(row.part) for row in rows)[: count * HASH_BYTES]
 
