@@ -32,7 +32,7 @@ class Witness(HTTPServer):
 
 
 class _Answer(BaseHTTPRequestHandler):
-    server: Witness
+    server: Witness  # pyright: ignore[reportIncompatibleVariableOverride]  # the one it serves
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
