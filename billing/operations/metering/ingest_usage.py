@@ -24,7 +24,7 @@ from billing.metering.usage_event import (
 )
 from billing.operations.catalog.contracts import price_version_at
 from billing.operations.minting import mint_id
-from billing.store import catalog
+from billing.store import catalog, retention
 from billing.store import tenancy as tenancy_store
 from billing.store.database import Role, acting_as
 from billing.store.usage import append as usage_store
@@ -167,11 +167,12 @@ class _Terms:
             connection, (report.model for report in reports if report.model)
         )
         self._price_versions: dict[frozenset[int], int] = {}
+        self._oldest = max(EARLIEST, retention.horizon(connection) or EARLIEST)
 
     def refusal(self, report: UsageReport, *, now: datetime) -> Verdict | None:
         """Why a report cannot be appended now, or None."""
-        if report.occurred_at < EARLIEST:
-            return _rejected(f"occurred_at: before {EARLIEST:%Y}")
+        if report.occurred_at < self._oldest:
+            return _rejected(f"occurred_at: before {self._oldest:%Y-%m}, which is closed for good")
         versions = self._meters.get(report.meter)
         if versions is None:
             return _parked("unknown meter; it is counted once it is defined")
