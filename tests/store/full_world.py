@@ -10,8 +10,13 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from billing.journal.records import Attribution, Counts, Record, Usage, Void
+from billing.metering.correction import Correction
 from billing.metering.event_id import microseconds, milliseconds, uuid7
 from billing.operations.invoicing.issue_invoice import issue_invoice
+from billing.operations.metering.correct_usage import correct_usage
+from billing.operations.metering.import_usage import import_batch
+from billing.operations.metering.parking import reject_parked
+from billing.operations.metering.read_usage import parked_usage
 from billing.operations.metering.ship_journal import append_records
 from billing.operations.outcomes.claims import confirm_outcome, report_outcome
 from billing.operations.seal.fold import seal_all
@@ -79,6 +84,7 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
     now, database = world.now, world.database
     world.use(tenant, {"tokens.input": 1_000_000, "tokens.output": 10 + number})
     world.report(tenant, usage_report(meter="nobody-defined-this", occurred_at=now))
+    _correct_and_reject(world, tenant)
     with database.transaction(Role.OPERATOR) as connection:
         issue_key(connection, role=KeyRole.TENANT, tenant=tenant.slug, name="first", now=now)
     with database.transaction(Role.TENANT, tenant_id=tenant.id) as connection:
@@ -139,6 +145,21 @@ def _archive(world: World) -> ArchiveRow:
         last_epoch=1,
         archived_at=world.now,
     )
+
+
+def _correct_and_reject(world: World, tenant: Tenant) -> None:
+    """A file of one event that is taken back, and a parked report that is refused."""
+    report = usage_report(foreign_id="imported", occurred_at=world.now)
+    with world.database.transaction(Role.INGEST) as connection:
+        (verdict,) = import_batch(
+            connection, [report], tenant=tenant, digest=bytes(32), rows_done=1, now=world.now
+        )
+    assert verdict.event_id is not None
+    void = Correction(corrects=verdict.event_id, source="desk", foreign_id="v-1", reason="twice")
+    with world.database.transaction(Role.OPERATOR) as connection:
+        correct_usage(connection, void, tenant_id=tenant.id, actor="ada", now=world.now)
+        (waiting,) = parked_usage(connection, tenant_id=tenant.id)
+        reject_parked(connection, parked_id=waiting.id, reason="a typo", actor="ada", now=world.now)
 
 
 def _proxied(connection: sa.Connection, tenant: Tenant, world: World, number: int) -> list[Record]:
