@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "usage": "What tenants used; import, check, find what has no price.",
     "rate": "Price recorded usage with a plan file, without a database.",
     "invoice": "Draft, issue, explain and settle invoices.",
-    "credit": "Credit of tenants: grant, list, apply, void, expire, top up.",
+    "credit": "Credit of tenants: grant, list, apply, void, expire.",
     "outcome": "Outcomes: report, confirm, list.",
     "ledger": "Seal both ledgers, verify them, make bundles for tenants.",
     "verify-bundle": "Verify a month of sealed usage from a file, without a database.",

@@ -58,7 +58,7 @@ def consider_top_up(
         raise NotFound(
             "no top-up policy in this currency",
             field="currency",
-            remedy="set one with `steelyard credit top-up-policy`",
+            remedy="set a policy first",
         )
     recent = store.top_ups(connection, tenant_id=tenant.id, currency=currency_code)
     answer = consider(stored.policy, available=credit.available, recent=recent, now=now)
