@@ -29,6 +29,7 @@ from billing.operations.retention.verify_archives import ArchiveFinding, verify_
 from billing.store import retention
 from billing.store.database import Role, query
 from billing.store.embedded.address import ServerAddress
+from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.operations.crash_points import attribution_of, usage_record
 from tests.retention.conftest import LATER, MONTH, Closed, seal
@@ -81,6 +82,8 @@ def test_a_month_is_archived_dropped_and_read_back_as_it_was(
     assert len(rows_of(closed, "usage_event")) == 1
     assert rows_of(closed, "usage_rollup", "1, 2, 3, 4, 5, 6, 7, 8") == totals
     assert findings(closed) == []
+    with database.transaction(Role.OPERATOR) as connection:
+        assert rollup_differences(connection) == []
     for _ in range(2):
         assert read_back(database, closed.place, MONTH) == ("restored_usage_202611", len(before))
         assert rows_of(closed, "restored_usage_202611") == before
