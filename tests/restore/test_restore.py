@@ -113,6 +113,16 @@ def totals(database: Database) -> dict[str, int]:
     return {row.code: int(row.quantity) for row in rows}
 
 
+def expected_totals(written: int) -> dict[str, int]:
+    """What so many requests add up to, with one that was cut off after nine tokens."""
+    return {
+        "tokens.input": 10 * written + 10,
+        "tokens.cached_input": 2 * written,
+        "tokens.output": sum(number % 100 for number in range(1, written + 1)) + 9,
+        "requests": written + 1,
+    }
+
+
 def test_L5_a_restore_under_load_and_a_replay_give_exact_totals(
     world: World, backups: Backups, reopened: Database, tmp_path: Path
 ) -> None:
@@ -151,12 +161,7 @@ def test_L5_a_restore_under_load_and_a_replay_give_exact_totals(
     written = asyncio.run(load())
     over.set()
     writer.join()
-    expected = {
-        "tokens.input": 10 * written + 10,
-        "tokens.cached_input": 2 * written,
-        "tokens.output": sum(number % 100 for number in range(1, written + 1)) + 9,
-        "requests": written + 1,
-    }
+    expected = expected_totals(written)
     assert totals(world.database) == expected
     assert findings(world.database, directory) == []
     world.database.close()
