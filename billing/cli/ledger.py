@@ -23,10 +23,10 @@ from billing.cli.output import (
 )
 from billing.cli.when import billing_month, clock
 from billing.errors import InvalidInput
-from billing.operations.metering.verify_rollups import verify_rollups
+from billing.operations.ledger.verify_ledger import verify_ledger
+from billing.operations.retention.archive_month import configured_place
 from billing.operations.seal.fold import seal_all, seal_key
 from billing.operations.seal.prove import make_bundle, published_keys, signed_head
-from billing.operations.seal.verify import Finding, verify_books, verify_seal
 from billing.operations.tenancy.tenants import require_tenant
 from billing.settings import read_settings
 from billing.store.seal.folds import folds
@@ -56,24 +56,17 @@ def seal(as_json: JsonFlag = False) -> None:
 
 @app.command(epilog="Example: steelyard ledger verify --json")
 def verify(as_json: JsonFlag = False) -> None:
-    """Verify seal, signatures, rollups and postings; exit status 1 names what is wrong."""
+    """Verify seal, archives, rollups and postings; exit status 1 names what is wrong."""
+    place = configured_place(read_settings())
     with as_operator(snapshot=True) as connection, progress(hidden=as_json) as bar:
-        task = bar.add_task("signed heads", total=None)
-        found = verify_seal(
+        task = bar.add_task("archives", total=None)
+        found = verify_ledger(
             connection,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            place,
+            progress=lambda part, done, total: bar.update(
+                task, description=part, completed=done, total=total
+            ),
         )
-        bar.update(task, description="postings")
-        found += verify_books(connection)
-        bar.update(task, description="rollups")
-        found += [
-            Finding(
-                kind="rollup",
-                subject=" ".join(str(part) for part in asdict(difference).values()),
-                problem="it is not the sum of its events",
-            )
-            for difference in verify_rollups(connection)
-        ]
         sealed = len(folds(connection))
     if as_json:
         show_json({"signed_heads": sealed, "findings": [asdict(each) for each in found]})

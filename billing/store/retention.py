@@ -178,6 +178,32 @@ def unstage_archived(connection: sa.Connection) -> None:
     run(connection, "DROP TABLE pg_temp.usage_event")
 
 
+def stage_leaves(connection: sa.Connection) -> None:
+    """Make room for the leaves of archived events, for the rest of the transaction."""
+    run(
+        connection,
+        "CREATE TEMPORARY TABLE archived_leaf (leaf bytea PRIMARY KEY) ON COMMIT DROP",
+    )
+
+
+def keep_leaves(connection: sa.Connection, leaves: Sequence[bytes]) -> None:
+    """Remember leaves that were rebuilt from archived events."""
+    run(
+        connection,
+        "INSERT INTO pg_temp.archived_leaf SELECT unnest(CAST(:leaves AS bytea[])) "
+        "ON CONFLICT DO NOTHING",
+        leaves=list(leaves),
+    )
+
+
+def is_kept_leaf(connection: sa.Connection, leaf: bytes) -> bool:
+    """Whether a leaf was rebuilt from an archived event."""
+    found = query(
+        connection, "SELECT FROM pg_temp.archived_leaf WHERE leaf = CAST(:leaf AS bytea)", leaf=leaf
+    )
+    return bool(found)
+
+
 def fill_staged(
     connection: sa.Connection, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> None:

@@ -45,25 +45,31 @@ def verify_archives(
     place: ArchivePlace,
     *,
     month: date | None = None,
+    keep_leaves: Callable[[Sequence[bytes]], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ArchiveFinding]:
     """What is wrong with the archives, or with that of one month; empty if all is well.
 
     Args:
         connection: the operator's; needs no snapshot.
+        keep_leaves: called with the leaves that were rebuilt from archived events.
         progress: called with (archives checked, archives in all).
     """
     known = retention.archives(connection, month=month)
     found: list[ArchiveFinding] = []
     for number, archive in enumerate(known, start=1):
-        found += verify_archive(connection, place, archive)
+        found += verify_archive(connection, place, archive, keep_leaves=keep_leaves)
         if progress is not None:
             progress(number, len(known))
     return found
 
 
 def verify_archive(
-    connection: sa.Connection, place: ArchivePlace, archive: ArchiveRow
+    connection: sa.Connection,
+    place: ArchivePlace,
+    archive: ArchiveRow,
+    *,
+    keep_leaves: Callable[[Sequence[bytes]], None] = lambda _: None,
 ) -> list[ArchiveFinding]:
     """What is wrong with one archive."""
 
@@ -75,7 +81,7 @@ def verify_archive(
             if sha256_of(file) != archive.sha256:
                 return finding("the file is not the one that was written: its checksum differs")
             file.seek(0)
-            what = _verify_rows(connection, archive, file)
+            what = _verify_rows(connection, archive, file, keep_leaves)
     except (NotFound, ArchiveUnavailable, DamagedArchive) as error:
         return finding(error.message)
     except OSError as error:
@@ -88,7 +94,12 @@ def file_name(archive: ArchiveRow) -> str:
     return archive.url.rpartition("/")[2]
 
 
-def _verify_rows(connection: sa.Connection, archive: ArchiveRow, file: IO[bytes]) -> str | None:
+def _verify_rows(
+    connection: sa.Connection,
+    archive: ArchiveRow,
+    file: IO[bytes],
+    keep_leaves: Callable[[Sequence[bytes]], None],
+) -> str | None:
     columns = columns_of(file)
     if columns != retention.event_columns(connection):
         return "its columns are not those of the ledger"
@@ -103,7 +114,7 @@ def _verify_rows(connection: sa.Connection, archive: ArchiveRow, file: IO[bytes]
             for key, figures in retention.staged_totals(connection, archive.month).items():
                 known = totals.setdefault(key, [0] * len(figures))
                 known[:] = [mine + added for mine, added in zip(known, figures, strict=True)]
-            unsealed = _first_unsealed(connection, leaves, columns, rows)
+            unsealed = _first_unsealed(connection, leaves, columns, rows, keep_leaves)
             if unsealed is not None:
                 return f"event {unsealed} is not as it was sealed"
     finally:
@@ -124,6 +135,7 @@ def _first_unsealed(
     sealed: _SealedLeaves,
     columns: dict[str, str],
     rows: Sequence[tuple[Any, ...]],
+    keep_leaves: Callable[[Sequence[bytes]], None],
 ) -> Any:
     """The first event of a batch whose record, rebuilt from its columns, is in no sealed leaf."""
     names = list(columns)
@@ -135,6 +147,7 @@ def _first_unsealed(
         for event, leaf in zip(leaf_run.ids, hashes, strict=True):
             if leaf not in sealed.of(leaf_run.owner, epochs[event]):
                 return event
+        keep_leaves(hashes)
     return None
 
 

@@ -1,0 +1,86 @@
+"""Verify both ledgers at once: seal, archives, rollups, postings, balances, closed periods.
+
+Each part names what is wrong; none stops the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import astuple
+from functools import partial
+
+import sqlalchemy as sa
+
+from billing.archive.places import ArchivePlace
+from billing.errors import TieOutFailed
+from billing.operations.ledger.accounting_periods import verify_closed_periods
+from billing.operations.metering.verify_rollups import verify_rollups
+from billing.operations.retention.verify_archives import verify_archives
+from billing.operations.seal.verify import Finding, verify_books, verify_seal
+from billing.store import retention
+from billing.store.books import account_differences
+from billing.store.tenancy import legal_entities
+
+Progress = Callable[[str, int, int | None], None]
+"""Told what is verified, how much of it is done, and of how much if that is known."""
+
+
+def verify_ledger(
+    connection: sa.Connection,
+    place: ArchivePlace,
+    *,
+    progress: Progress = lambda _part, _done, _total: None,
+) -> list[Finding]:
+    """Everything in either ledger that is not as it was written; empty when all is well.
+
+    Args:
+        connection: the operator's, in one snapshot; temporary tables are made on it.
+        place: where the archives are.
+    """
+    retention.stage_leaves(connection)
+    found = [
+        Finding(kind="archive", subject=each.url, problem=each.what)
+        for each in verify_archives(
+            connection,
+            place,
+            keep_leaves=partial(retention.keep_leaves, connection),
+            progress=partial(progress, "archives"),
+        )
+    ]
+    # The events of a dropped month are in its archive, which was compared with the seal above.
+    found += verify_seal(
+        connection,
+        elsewhere=partial(retention.is_kept_leaf, connection),
+        progress=partial(progress, "signed heads"),
+    )
+    progress("postings", 0, None)
+    found += verify_books(connection)
+    found += [
+        Finding(
+            kind="account",
+            subject=str(account),
+            problem="its versions or balances are not those of its postings",
+        )
+        for account in account_differences(connection)
+    ]
+    found += _closed_periods(connection)
+    progress("rollups", 0, None)
+    found += [
+        Finding(
+            kind="rollup",
+            subject=" ".join(str(part) for part in astuple(difference)),
+            problem="it is not the sum of its events",
+        )
+        for difference in verify_rollups(connection)
+    ]
+    return found
+
+
+def _closed_periods(connection: sa.Connection) -> list[Finding]:
+    found: list[Finding] = []
+    for entity in legal_entities(connection):
+        try:
+            verify_closed_periods(connection, entity=entity)
+        except TieOutFailed as error:
+            found.append(Finding(kind="period", subject=entity.slug, problem=error.message))
+    return found
