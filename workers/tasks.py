@@ -27,6 +27,7 @@ from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
 from workers.sealer import check_recent, seal_ledgers
+from workers.upkeep import check_rollups, keep_months, release_parked
 
 if TYPE_CHECKING:
     import stripe
@@ -120,6 +121,30 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
     async def check(timestamp: int) -> None:
         del timestamp
         await asyncio.to_thread(check_recent, tools.database)
+
+    add_upkeep(app, tools)
+
+
+def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
+    """Register the periodic tasks that look after the usage ledger."""
+
+    @app.periodic(cron="* * * * * */30")
+    @app.task(name="release_parked", queueing_lock="release_parked")
+    async def release(timestamp: int) -> None:
+        await asyncio.to_thread(release_parked, tools.database, now=_instant(timestamp))
+
+    @app.periodic(cron="23 3 * * *")
+    @app.task(name="check_rollups", queueing_lock="check_rollups")
+    async def check(timestamp: int) -> None:
+        del timestamp
+        await asyncio.to_thread(check_rollups, tools.database)
+
+    @app.periodic(cron="41 4 * * *")
+    @app.task(name="keep_months", queueing_lock="keep_months", retry=PASSING)
+    async def keep(timestamp: int) -> None:
+        await asyncio.to_thread(
+            keep_months, tools.database, tools.settings, now=_instant(timestamp)
+        )
 
 
 async def revive_stalled(app: procrastinate.App) -> None:
