@@ -12,7 +12,7 @@ unit. Issued invoices are never restated.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 from enum import StrEnum
 
@@ -27,6 +27,7 @@ class LineKind(StrEnum):
     """Why a line is on an invoice."""
 
     CHARGE = "charge"
+    CREDIT = "credit"
     RESIDUAL = "residual"
 
 
@@ -41,6 +42,7 @@ class LineBasis:
         exact: amount since the start of the billing period, in major units, not rounded.
         invoiced_minor: what earlier invoices billed on this key, in minor units.
         accrued_before: what earlier invoices took as accrued on this key, at 12 decimals.
+        kind: charge, or credit whose amounts are below zero.
     """
 
     key: str
@@ -49,6 +51,7 @@ class LineBasis:
     exact: Decimal
     invoiced_minor: int = 0
     accrued_before: Decimal = _ZERO
+    kind: LineKind = LineKind.CHARGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ class InvoiceLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accrual:
-    """Revenue to post on one line key, at 12 decimals; also for keys that give no line."""
+    """What moved Unbilled on one line key, at 12 decimals; also for keys that give no line."""
 
     key: str
     amount: Decimal
@@ -104,7 +107,7 @@ class InvoiceDraft:
     Attributes:
         currency: of every amount.
         lines: those that bill something, in the order of their bases, the residual line last.
-        accruals: newly accrued revenue per key, zero amounts left out.
+        accruals: newly accrued revenue, and credit used, per key, zero amounts left out.
         totals: sums of the lines.
         residual_before, residual_after: fractions in Unbilled around this invoice, either sign.
     """
@@ -134,7 +137,9 @@ def draft_invoice(
     """
     _require_unique(bases)
     with localcontext(EXACT):
-        lines = [line for basis in bases if (line := _line(basis, currency)) is not None]
+        lines = _credit_within_charges(
+            [line for basis in bases if (line := _line(basis, currency)) is not None]
+        )
         accruals = [
             Accrual(key=basis.key, amount=accrued)
             for basis in bases
@@ -236,8 +241,27 @@ def _line(basis: LineBasis, currency: Currency) -> InvoiceLine | None:
         quantity=basis.quantity,
         exact=newly_accrued(basis),
         amount_minor=due,
-        kind=LineKind.CHARGE,
+        kind=basis.kind,
     )
+
+
+def _credit_within_charges(lines: Sequence[InvoiceLine]) -> list[InvoiceLine]:
+    """The lines with credit cut to what they charge; what is cut stays behind as a residual.
+
+    Credit used never exceeds revenue, but rounds apart from it, and credit applied after its
+    period was invoiced can exceed what this invoice charges.
+    """
+    left = max(0, sum(line.amount_minor for line in lines if line.kind is not LineKind.CREDIT))
+    kept: list[InvoiceLine] = []
+    for line in lines:
+        if line.kind is not LineKind.CREDIT:
+            kept.append(line)
+            continue
+        amount_minor = max(line.amount_minor, -left)
+        left += amount_minor
+        if amount_minor:
+            kept.append(replace(line, amount_minor=amount_minor))
+    return kept
 
 
 def _residual_line(
@@ -245,11 +269,11 @@ def _residual_line(
 ) -> InvoiceLine | None:
     """The whole minor units of what was left before; the fraction stays.
 
-    A negative residual that would turn the invoice negative is carried on instead: it is a matter
-    of cents and no reason to refuse the invoice.
+    A negative residual takes off no more than the invoice bills, and the rest of it is carried on:
+    it is no reason to refuse the invoice.
     """
-    whole_minor = int(residual.scaleb(currency.decimals, context=EXACT))
-    if whole_minor == 0 or charged_minor + whole_minor < 0:
+    whole_minor = max(int(residual.scaleb(currency.decimals, context=EXACT)), -charged_minor)
+    if whole_minor == 0:
         return None
     return InvoiceLine(
         key=RESIDUAL_KEY,

@@ -44,6 +44,20 @@ class EarnedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsedRow:
+    """What was applied of one grant to one contract's billing period, as a positive amount.
+
+    Attributes:
+        line_key: of the grant on an invoice.
+        source: what it was granted for.
+    """
+
+    line_key: str
+    source: str
+    amount: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredPolicy:
     """A top-up policy and the number of its version."""
 
@@ -220,6 +234,22 @@ def applied_by_day(
         end=period.end,
     )
     return [EarnedRow(**members(row)) for row in rows]
+
+
+def used_by_grant(
+    connection: sa.Connection, *, contract_id: int, period_start: datetime
+) -> list[UsedRow]:
+    """What credit has paid of a contract's billing period so far, by grant, oldest first."""
+    rows = query(
+        connection,
+        "SELECT 'credit.' || g.id AS line_key, g.source, sum(e.amount) AS amount "
+        "FROM credit_event e JOIN credit_grant g ON g.id = e.grant_id "
+        "WHERE e.kind = 'applied' AND e.contract_id = :contract AND e.period_start = :start "
+        "GROUP BY g.id ORDER BY g.granted_at, g.id",
+        contract=contract_id,
+        start=period_start,
+    )
+    return [UsedRow(**members(row)) for row in rows]
 
 
 def insert_policy(

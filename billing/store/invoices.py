@@ -239,7 +239,8 @@ def last_invoiced_end(connection: sa.Connection, *, tenant_id: int) -> datetime 
 
 
 def changed_periods(connection: sa.Connection, *, tenant_id: int, before: datetime) -> list[Period]:
-    """Invoiced billing periods, begun before an instant, with usage or contracts not yet rated.
+    """Invoiced billing periods, begun before an instant, with usage, contracts or credit not yet
+    on an invoice.
 
     A contract that was bound backwards owes its fees there too. Clocks differ: one that was bound
     shortly before the invoice is looked at again, which changes nothing (R4).
@@ -255,7 +256,14 @@ def changed_periods(connection: sa.Connection, *, tenant_id: int, before: dateti
         "OR EXISTS (SELECT FROM contract c WHERE c.tenant_id = :tenant "
         "  AND c.valid_from < s.period_end "
         "  AND (c.valid_until IS NULL OR c.valid_until > s.period_start) "
-        "  AND c.created_at > max(i.issued_at) - interval '1 hour') ORDER BY 1",
+        "  AND c.created_at > max(i.issued_at) - interval '1 hour') "
+        "OR EXISTS (SELECT FROM credit_event e WHERE e.tenant_id = :tenant "
+        "  AND e.kind = 'applied' AND e.period_start = s.period_start "
+        "  GROUP BY e.contract_id, e.grant_id HAVING sum(e.amount) <> -(SELECT "
+        "    coalesce(sum(n.accrued), 0) FROM invoice_settlement n "
+        "    JOIN invoice j ON j.id = n.invoice_id WHERE j.state <> 'draft' "
+        "    AND n.contract_id = e.contract_id AND n.period_start = s.period_start "
+        "    AND n.line_key = 'credit.' || e.grant_id)) ORDER BY 1",
         tenant=tenant_id,
         before=before,
     )

@@ -90,8 +90,8 @@ def test_a_residual_of_a_currency_without_minor_digits():
 def test_a_negative_residual_never_turns_an_invoice_negative():
     draft = draft_invoice([basis("a", "0.01")], currency=USD, residual_before=Decimal("-0.02"))
 
-    assert [line.kind for line in draft.lines] == [LineKind.CHARGE]
-    assert draft.residual_after == Decimal("-0.02")
+    assert [line.amount_minor for line in draft.lines] == [1, -1]
+    assert draft.residual_after == Decimal("-0.01")
 
 
 def test_a_correction_appears_on_its_line_key():

@@ -1,5 +1,7 @@
 """Draft the invoice of a billing period: rated lines, sums, residual, and all inputs with it.
 
+A draft shows the credit that was applied by then; issuing applies what is left to apply.
+
 A draft stores the watermark and the quantities that it was rated from, so that its figures can be
 checked against the ledger later. Drafting again takes a new watermark and replaces the draft; an
 issued invoice is returned as it is (I2).

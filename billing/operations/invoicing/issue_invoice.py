@@ -1,8 +1,8 @@
 """Issue the invoice of a billing period: number, due date, postings and the Stripe mirror, at once.
 
-Everything commits together or not at all: accruals up to the watermark, the invoice's number (no
-gaps), the receivable, and the job that mirrors it. A second run, or one that races, returns the
-invoice that exists (I2).
+Everything commits together or not at all: accruals up to the watermark, the credit that pays them,
+the invoice's number (no gaps), the receivable, and the job that mirrors it. A second run, or one
+that races, returns the invoice that exists (I2).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from billing.invoicing.numbering import invoice_number
 from billing.ledger.posting import Transaction
 from billing.ledger.template import Books, invoice_issued
 from billing.money import currency, from_minor
+from billing.operations.credits.apply_credits import apply_credits
 from billing.operations.invoicing.draft_invoice import invoice_currency, store_draft
 from billing.operations.invoicing.line_bases import rated_again
 from billing.operations.minting import mint_id
@@ -74,6 +75,7 @@ def issue_invoice(
     for part in (rated, *corrected):
         require_all_rated(part)
         post_accruals(connection, part, now=now)
+        apply_credits(connection, tenant=tenant, period=part.period, now=now)
     draft = store_draft(connection, rated, corrected, now=now)
     issued = _issue(connection, draft, rated, entity, now=now)
     if enqueue_mirror is not None and issued.total_minor > 0:

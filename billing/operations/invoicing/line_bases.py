@@ -1,5 +1,8 @@
 """What an invoice rests on: the period's rated lines, and corrections of earlier periods.
 
+Credit that was applied to a contract's period is a line per grant, below zero, and settled like any
+other: what is applied later is on the next invoice.
+
 Usage that arrives after its period was invoiced is rated in that period, under the prices of
 that time. The next invoice bills the difference to what was settled, as a correction line that
 names the period; what did not change yields no line (R4).
@@ -13,9 +16,11 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from billing.invoicing.invoice import InvoiceDraft, LineBasis
+from billing.invoicing.invoice import InvoiceDraft, LineBasis, LineKind, due_on_line
+from billing.money import EXACT
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, rate_period
 from billing.rating.line import RatedLine
+from billing.store import credits as credit_store
 from billing.store import invoices as store
 from billing.store.invoices import SettlementRow
 
@@ -27,7 +32,7 @@ class Basis:
     """One line key of an invoice with where it comes from.
 
     Attributes:
-        line: as rated now; None for a key that was settled and is rated no more.
+        line: as rated now; None for credit, and for a key that was settled and is rated no more.
     """
 
     basis: LineBasis
@@ -67,19 +72,26 @@ def _currencies(rated: RatedPeriod) -> set[str]:
 
 
 def settlements(draft: InvoiceDraft, bases: Sequence[Basis]) -> tuple[SettlementRow, ...]:
-    """What a draft settles on each line of each period, zeros left out."""
+    """What a draft settles on each line of each period, zeros left out.
+
+    Credit that was cut to the invoice's charges is settled whole: the residual carries what was
+    cut, so the key must not bill it once more.
+    """
     accrued = {accrual.key: accrual.amount for accrual in draft.accruals}
-    billed = {line.key: line.amount_minor for line in draft.lines}
+    billed = {
+        entry.basis.key: due_on_line(entry.basis.exact, entry.basis.invoiced_minor, draft.currency)
+        for entry in bases
+    }
     return tuple(
         SettlementRow(
             contract_id=entry.contract.bound.contract.id,
             period_start=entry.rated.period.start,
             line_key=entry.line_key,
             accrued=accrued.get(entry.basis.key, _ZERO),
-            amount_minor=billed.get(entry.basis.key, 0),
+            amount_minor=billed[entry.basis.key],
         )
         for entry in bases
-        if entry.basis.key in accrued or entry.basis.key in billed
+        if entry.basis.key in accrued or billed[entry.basis.key]
     )
 
 
@@ -93,12 +105,19 @@ def _of_contract(
     contract_id = contract.bound.contract.id
     settled = store.settled(connection, contract_id=contract_id, period_start=rated.period.start)
     lines = {line.key: line for line in contract.rating.lines}
-    keys = [*lines, *(key for key in settled if key not in lines)]
+    paid = {
+        used.line_key: used
+        for used in credit_store.used_by_grant(
+            connection, contract_id=contract_id, period_start=rated.period.start
+        )
+    }
+    dropped = [key for key in settled if key not in lines and key not in paid]
     bases: list[Basis] = []
-    for key in keys:
-        line = lines.get(key)
+    for key in [*lines, *dropped, *paid]:
+        line, used = lines.get(key), paid.get(key)
         accrued, billed_minor = settled.get(key, (_ZERO, 0))
-        name = line.description if line else key
+        name = line.description if line else f"Credit: {used.source}" if used else key
+        exact = line.exact if line else EXACT.minus(used.amount) if used else _ZERO
         suffix = f"@{rated.period.start:%Y-%m-%d}" if is_correction else ""
         bases.append(
             Basis(
@@ -110,9 +129,10 @@ def _of_contract(
                         else name
                     ),
                     quantity=line.quantity if line else None,
-                    exact=line.exact if line else _ZERO,
+                    exact=exact,
                     invoiced_minor=billed_minor,
                     accrued_before=accrued,
+                    kind=LineKind.CREDIT if used else LineKind.CHARGE,
                 ),
                 rated=rated,
                 contract=contract,
