@@ -30,7 +30,7 @@ from litestar.params import SkipValidation
 from api.bodies import read_json, refusal, require_media_type
 from api.fields import Instant, Text, in_utc
 from billing.errors import InvalidInput
-from billing.metering.cloud_event import CloudEvent, read_cloud_event
+from billing.metering.cloud_event import CloudEvent
 from billing.metering.usage_event import EventKind, UsageReport
 from billing.money import QUANTITY_DECIMALS_MAX, exact_decimal
 from billing.operations.metering.ingest_usage import require_batch
@@ -53,7 +53,7 @@ class ReadEvent:
 
     id: str | None
     tenant: str | None
-    report: UsageReport | InvalidInput
+    report: UsageReport | CloudEvent | InvalidInput
 
 
 class _UsageEvent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,7 +128,7 @@ def read_usage(body: bytes, media_type: str) -> list[ReadEvent]:
 
 def _read(
     part: msgspec.Raw | bytes,
-    read: Callable[[msgspec.Raw | bytes], tuple[str, str | None, UsageReport]],
+    read: Callable[[msgspec.Raw | bytes], tuple[str, str | None, UsageReport | CloudEvent]],
 ) -> ReadEvent:
     try:
         event_id, tenant, report = read(part)
@@ -165,18 +165,16 @@ def _read_plain(part: msgspec.Raw | bytes) -> tuple[str, str | None, UsageReport
     return event.id, event.tenant, report
 
 
-def _read_cloud(part: msgspec.Raw | bytes) -> tuple[str, str | None, UsageReport]:
+def _read_cloud(part: msgspec.Raw | bytes) -> tuple[str, str | None, CloudEvent]:
     event = _CLOUD.decode(part)
-    report = read_cloud_event(
-        CloudEvent(
-            source=event.source,
-            id=event.id,
-            type=event.type,
-            time=in_utc(event.time, field="time"),
-            data=event.data,
-        )
+    read = CloudEvent(
+        source=event.source,
+        id=event.id,
+        type=event.type,
+        time=in_utc(event.time, field="time"),
+        data=event.data,
     )
-    return event.id, event.subject, report
+    return event.id, event.subject, read
 
 
 def _quantity(raw: bytes) -> Decimal:
@@ -221,12 +219,12 @@ class UsageOperation(Operation):
         )
         cloud = Schema(
             type=OpenAPIType.OBJECT,
-            description="CloudEvents 1.0: the type is the meter, the subject the tenant.",
+            description="CloudEvents 1.0: meters read its type, the subject is the tenant.",
             required=["specversion", "id", "source", "type", "time", "data"],
             properties={
                 **dict.fromkeys(("specversion", "id", "source", "type", "subject"), text),
                 "time": Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.DATE_TIME),
-                "data": Schema(type=OpenAPIType.OBJECT, required=["quantity"]),
+                "data": Schema(type=OpenAPIType.OBJECT),
             },
         )
         lines = Schema(type=OpenAPIType.STRING, description="One JSON object per line.")

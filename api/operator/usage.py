@@ -87,7 +87,7 @@ class OperatorUsageController(Controller):
     def unrated(self, deployment: DeploymentInUse, at: AtQuery = None) -> list[UnratedUsage]:
         instant = deployment.now() if at is None else asked_instant(at, field="at")
         with deployment.as_operator(snapshot=True) as transaction:
-            found = unrated_usage(transaction, instant=instant)
+            found = unrated_usage(transaction, instant=instant, now=deployment.now())
         return [
             UnratedUsage(
                 tenant=entry.tenant,

@@ -21,6 +21,7 @@ from api.deployment import Deployment, DeploymentInUse
 from api.fields import DecimalText, SlugPath, Text, TextPath, shown_request_id
 from api.usage_bodies import ReadEvent, UsageBody, UsageOperation, usage_body
 from billing.errors import InvalidInput, NotFound
+from billing.metering.cloud_event import CloudEvent
 from billing.metering.correction import Correction
 from billing.metering.usage_event import UsageReport, Verdict, VerdictKind
 from billing.money import QUANTITY_DECIMALS_MAX, exact_decimal
@@ -170,7 +171,7 @@ def _ingest(deployment: Deployment, events: list[ReadEvent], tenant: str | None)
     """Ingest what can be used, in one transaction, and say of every event what became of it."""
     verdicts: dict[int, Verdict] = {}
     usable: list[int] = []
-    named: list[tuple[str, UsageReport]] = []
+    named: list[tuple[str, UsageReport | CloudEvent]] = []
     for position, event in enumerate(events):
         slug = tenant or event.tenant
         if isinstance(event.report, InvalidInput):

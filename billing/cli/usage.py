@@ -194,7 +194,7 @@ def unrated(
     """List usage that no charge prices; it blocks the invoice of its period."""
     moment = instant(at, in_zone="UTC", field="at") if at else clock()
     with as_operator() as connection:
-        rows = unrated_usage(connection, instant=moment)
+        rows = unrated_usage(connection, instant=moment, now=clock())
     if as_json:
         show_json({"unrated": [_unrated_document(row) for row in rows]})
     elif not rows:

@@ -1,12 +1,14 @@
 """CloudEvents 1.0 as reports of usage.
 
-Decides which members of a CloudEvent a report is made of. The type names the meter; `data` says
-how much and, where the meter wants it, of which model, for which project, of which kind. Other
-attributes and other members of `data` are tolerated and never kept (P1).
+Decides which members of a CloudEvent a report is made of. Meters that read its type say how much;
+of a type that is itself the code of a meter, `data.quantity` does. `data` names model, project and
+kind, where there are any. Other attributes and members are tolerated and never kept (P1).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,16 +37,47 @@ def read_cloud_event(event: CloudEvent) -> UsageReport:
         InvalidInput: no usable quantity, or text, time or kind that a report cannot have; `field`
             names the member.
     """
+    return _report(event, ((event.type, _quantity(event.data.get("quantity"))),), body=None)
+
+
+def report_of(event: CloudEvent, quantities: tuple[tuple[str, Decimal], ...]) -> UsageReport:
+    """The report of what meters read in an event: (meter, quantity), one or more.
+
+    Raises:
+        InvalidInput: text, time or kind that a report cannot have, or a quantity, or data that
+            is nested too deeply.
+    """
+    return _report(event, quantities, body=_digest(event))
+
+
+def _report(
+    event: CloudEvent, quantities: tuple[tuple[str, Decimal], ...], *, body: bytes | None
+) -> UsageReport:
+    (meter, quantity), *further = quantities
     return UsageReport(
         source=event.source,
         foreign_id=event.id,
-        meter=event.type,
-        quantity=_quantity(event.data.get("quantity")),
+        meter=meter,
+        quantity=quantity,
+        further=tuple(further),
         occurred_at=event.time,
         model=_text(event.data, "model"),
         project=_text(event.data, "project"),
         kind=require_kind(_text(event.data, "kind") or "billed", field="data.kind"),
+        body=body,
     )
+
+
+def _digest(event: CloudEvent) -> bytes:
+    """Of the event and not of what meters made of it: sent again it is the same, whatever meters
+    were defined in between. Members have no order, and a decimal is its digits.
+    """
+    try:
+        data = json.dumps(event.data, sort_keys=True, default=str)
+    except RecursionError:
+        raise InvalidInput("nested too deeply", field="data") from None
+    members = (event.type, event.time.isoformat(), data)
+    return hashlib.blake2b("\x1f".join(members).encode(), digest_size=16).digest()
 
 
 def require_kind(name: str, *, field: str) -> EventKind:

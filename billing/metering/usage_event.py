@@ -83,6 +83,8 @@ class UsageReport:
         model: model name, where the meter counts per model.
         project: slug of the tenant's project, or None for the default one.
         kind: how the event counts for the bill.
+        further: (meter, quantity) of other meters that count the same event.
+        body: what `body_hash` answers, where the report was read from an event of another form.
 
     Raises:
         InvalidInput: text, quantity or time that no ledger can keep.
@@ -97,6 +99,8 @@ class UsageReport:
     model: str | None = None
     project: str | None = None
     kind: EventKind = EventKind.BILLED
+    further: tuple[tuple[str, Decimal], ...] = ()
+    body: bytes | None = None
 
     def __post_init__(self) -> None:
         for field, text in (
@@ -108,11 +112,19 @@ class UsageReport:
         ):
             if text is not None:
                 require_text(text, field=field)
-        require_quantity(self.quantity, field="quantity")
+        for _, quantity in self.quantities:
+            require_quantity(quantity, field="quantity")
         require_utc(self.occurred_at, field="occurred_at")
+
+    @property
+    def quantities(self) -> tuple[tuple[str, Decimal], ...]:
+        """(meter, quantity) of every meter that counts it."""
+        return ((self.meter, self.quantity), *self.further)
 
     def body_hash(self) -> bytes:
         """16 bytes that are equal for equal reports: tells `duplicate` from `conflicting` (L3)."""
+        if self.body is not None:
+            return self.body
         members = (
             self.meter,
             plain(self.quantity),

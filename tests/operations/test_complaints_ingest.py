@@ -146,7 +146,7 @@ def test_rows_22_and_23_no_event_is_without_a_price_or_a_place_in_the_queue(worl
     acme = world.tenant(plan=None)
     world.use(acme, {"tokens.input": 7})
     with world.database.transaction(Role.OPERATOR) as connection:
-        (waiting,) = unrated_usage(connection, instant=world.now)
+        (waiting,) = unrated_usage(connection, instant=world.now, now=world.now)
     assert (waiting.tenant, waiting.quantity.quantity) == ("acme", 7)
 
 

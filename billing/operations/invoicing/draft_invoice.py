@@ -47,7 +47,7 @@ def draft_invoice(
         Conflict: contracts in more than one currency, or lines that sum below zero.
     """
     store.lock_invoicing(connection, tenant.id)
-    rated = rate_period(connection, tenant=tenant, period=period)
+    rated = rate_period(connection, tenant=tenant, period=period, until=now)
     issued = _issued(connection, rated)
     corrected = rated_again(connection, rated)
     return issued or store_draft(connection, rated, corrected, now=now)

@@ -65,9 +65,7 @@ class CompiledMeters:
         """
         measured: list[Measured] = []
         for versions in self._by_type.get(event_type, ()):
-            compiled = next(
-                (each for each in versions if each.row.defined.effective_from <= occurred_at), None
-            )
+            compiled = _in_force(versions, event_type, occurred_at)
             if compiled is not None and _selects(compiled, event_type, data):
                 measured.append(_measure(compiled.row, data))
         return tuple(measured)
@@ -75,9 +73,16 @@ class CompiledMeters:
     def in_force(self, event_type: str, occurred_at: datetime) -> bool:
         """Whether some meter would look at such an event: if none does, it can only wait."""
         return any(
-            each.row.defined.effective_from <= occurred_at
+            _in_force(versions, event_type, occurred_at) is not None
             for versions in self._by_type.get(event_type, ())
-            for each in versions
+        )
+
+    def conditions(self, event_type: str, occurred_at: datetime) -> tuple[str, ...]:
+        """What every meter in force asks of such an event, in words, by code."""
+        return tuple(
+            _condition(compiled.row.defined)
+            for versions in self._by_type.get(event_type, ())
+            if (compiled := _in_force(versions, event_type, occurred_at)) is not None
         )
 
 
@@ -113,6 +118,27 @@ def _compile(row: MeterVersionRow) -> _Compiled:
     return _Compiled(row=row, filter=None if text is None else compile_filter(text))
 
 
+def _in_force(
+    versions: tuple[_Compiled, ...], event_type: str, occurred_at: datetime
+) -> _Compiled | None:
+    """The version of one meter that counts at an instant, if it reads this type of event."""
+    newest = next(
+        (each for each in versions if each.row.defined.effective_from <= occurred_at), None
+    )
+    if newest is None or _event_type(newest.row.defined) != event_type:
+        return None
+    return newest
+
+
+def _condition(defined: MeterVersion) -> str:
+    reading = defined.reading
+    assert reading is not None
+    asked = [f"{path} = {text}" for path, text in reading.where]
+    if reading.filter is not None:
+        asked.append(reading.filter)
+    return f"{defined.meter.code} asks for {' and '.join(asked)}"
+
+
 def _event_type(defined: MeterVersion) -> str:
     assert defined.reading is not None
     return defined.reading.event_type
@@ -121,7 +147,7 @@ def _event_type(defined: MeterVersion) -> str:
 def _selects(compiled: _Compiled, event_type: str, data: Mapping[str, object]) -> bool:
     reading = compiled.row.defined.reading
     assert reading is not None
-    if reading.event_type != event_type or not reading.selects_plainly(data):
+    if not reading.selects_plainly(data):
         return False
     return compiled.filter is None or compiled.filter.matches(event_type, data)
 

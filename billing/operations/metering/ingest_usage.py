@@ -14,6 +14,8 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.errors import InvalidInput
+from billing.metering.cloud_event import CloudEvent
+from billing.metering.meter import Aggregation
 from billing.metering.usage_event import (
     EARLIEST,
     FUTURE_TOLERANCE,
@@ -23,6 +25,7 @@ from billing.metering.usage_event import (
     VerdictKind,
 )
 from billing.operations.catalog.contracts import price_version_at
+from billing.operations.metering.measure_events import WAITING, measure_events
 from billing.operations.minting import mint_id
 from billing.store import catalog, retention
 from billing.store import tenancy as tenancy_store
@@ -94,32 +97,45 @@ def ingest_usage(
 
 
 def report_usage(
-    connection: sa.Connection, named: Sequence[tuple[str, UsageReport]], *, now: datetime
+    connection: sa.Connection,
+    named: Sequence[tuple[str, UsageReport | CloudEvent]],
+    *,
+    now: datetime,
 ) -> list[Verdict]:
     """Append reported events of several tenants, as the operator; each comes with its tenant.
 
     Returns:
-        One verdict per report, in order; `rejected` where no tenant has the slug.
+        One verdict per report, in order; `rejected` where no tenant has the slug, and where no
+        meter can read a CloudEvent, or every one of its type leaves it out.
 
     Raises:
         InvalidInput: more than `BATCH_MAX` events.
     """
     require_batch(len(named))
-    positions: dict[str, list[int]] = {}
-    for position, (slug, _) in enumerate(named):
-        positions.setdefault(slug, []).append(position)
     verdicts: dict[int, Verdict] = {}
+    events = iter(
+        measure_events(connection, [each for _, each in named if isinstance(each, CloudEvent)])
+    )
+    reports: dict[int, UsageReport] = {}
+    positions: dict[str, list[int]] = {}
+    for position, (slug, each) in enumerate(named):
+        found = next(events) if isinstance(each, CloudEvent) else each
+        if isinstance(found, InvalidInput):
+            verdicts[position] = _rejected(str(found))
+        else:
+            reports[position] = found
+            positions.setdefault(slug, []).append(position)
     # Sorted, because two batches that lock rows of tenants in opposite orders would deadlock.
     for slug in sorted(positions):
         tenant, places = tenancy_store.tenant(connection, slug), positions[slug]
         if tenant is None:
             verdicts |= dict.fromkeys(places, _rejected("tenant: no such tenant"))
             continue
-        reports = [named[place][1] for place in places]
+        of_tenant = [reports[place] for place in places]
         # Events are written by the one role that can append them and read nobody's usage.
         with acting_as(connection, Role.INGEST):
-            found = ingest_usage(connection, reports, tenant=tenant, now=now)
-        verdicts |= dict(zip(places, found, strict=True))
+            answers = ingest_usage(connection, of_tenant, tenant=tenant, now=now)
+        verdicts |= dict(zip(places, answers, strict=True))
     return [verdicts[position] for position in range(len(named))]
 
 
@@ -135,10 +151,11 @@ def require_batch(size: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _MeterInForce:
-    """One version of a meter, and the meter set that counts it alone."""
+    """One version of a meter."""
 
     since: datetime
-    meter_set_id: int
+    version_id: int
+    counts: bool
 
 
 class _Terms:
@@ -149,18 +166,16 @@ class _Terms:
     ) -> None:
         self._connection = connection
         self._tenant = tenant
-        named = {report.meter for report in reports}
         self._meters = {
             code: [
                 _MeterInForce(
-                    since=since,
-                    meter_set_id=usage_store.ensure_meter_set(connection, [version_id]),
+                    since=since, version_id=version_id, counts=aggregation == Aggregation.COUNT
                 )
-                for since, version_id in versions
+                for since, version_id, aggregation in versions
             ]
             for code, versions in reported_store.meter_versions(connection).items()
-            if code in named
         }
+        self._meter_sets: dict[tuple[int, ...], int] = {}
         self._projects = tenancy_store.projects(connection, tenant.id)
         self._contracts = catalog.contracts(connection, tenant_id=tenant.id)
         self._models = catalog.ensure_models(
@@ -173,15 +188,29 @@ class _Terms:
         """Why a report cannot be appended now, or None."""
         if report.occurred_at < self._oldest:
             return _rejected(f"occurred_at: before {self._oldest:%Y-%m}, which is closed for good")
-        versions = self._meters.get(report.meter)
-        if versions is None:
-            return _parked("unknown meter; it is counted once it is defined")
-        if report.occurred_at < versions[-1].since:
-            return _parked("occurred_at lies before the meter took effect")
+        uncounted = self._uncounted(report)
+        if uncounted is not None:
+            return uncounted
         if report.occurred_at > now + FUTURE_TOLERANCE:
+            if report.further:  # the parking queue keeps one meter and quantity of a report
+                return _rejected("occurred_at: lies in the future; send it when it has come")
             return _parked("occurred_at lies in the future")
         if (report.project or DEFAULT_PROJECT) not in self._projects:
             return _rejected("project: no such project of this tenant")
+        return None
+
+    def _uncounted(self, report: UsageReport) -> Verdict | None:
+        """Why its meters cannot count a report, or None."""
+        if report.meter.startswith(WAITING):
+            return _parked("unknown meter; send it again once a meter reads this type of event")
+        for meter, quantity in report.quantities:
+            versions = self._meters.get(meter)
+            if versions is None:
+                return _parked("unknown meter; it is counted once it is defined")
+            if report.occurred_at < versions[-1].since:
+                return _parked("occurred_at lies before the meter took effect")
+            if versions[0].counts and quantity != 1:
+                return _rejected("quantity: this meter counts events; report each one with 1")
         return None
 
     def event(self, report: UsageReport, body_hash: bytes, *, now: datetime) -> EventRow:
@@ -199,7 +228,7 @@ class _Terms:
             kind=int(report.kind),
             cause=int(Cause.REPORTED),
             estimated=False,
-            quantities=(report.quantity,),
+            quantities=tuple(quantity for _, quantity in report.quantities),
             source=report.source,
             foreign_id=report.foreign_id,
             body_hash=body_hash,
@@ -214,9 +243,16 @@ class _Terms:
         return self._price_versions[in_force]
 
     def _meter_set(self, report: UsageReport) -> int:
-        """Of the meter version that is in force when the event occurred."""
-        versions = self._meters[report.meter]
-        return next(v.meter_set_id for v in versions if v.since <= report.occurred_at)
+        """Of the versions of its meters that are in force when the event occurred."""
+        version_ids = tuple(
+            next(v.version_id for v in self._meters[meter] if v.since <= report.occurred_at)
+            for meter, _ in report.quantities
+        )
+        if version_ids not in self._meter_sets:
+            self._meter_sets[version_ids] = usage_store.ensure_meter_set(
+                self._connection, version_ids
+            )
+        return self._meter_sets[version_ids]
 
 
 def _parked(reason: str) -> Verdict:

@@ -113,6 +113,7 @@ def _report(row: ParkedRow) -> UsageReport:
         model=row.model,
         project=row.project,
         kind=EventKind(row.kind),
+        body=row.body_hash,
     )
 
 

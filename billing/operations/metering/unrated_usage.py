@@ -20,12 +20,14 @@ class UnratedOfTenant:
     quantity: UnratedQuantity
 
 
-def unrated_usage(connection: sa.Connection, *, instant: datetime) -> list[UnratedOfTenant]:
-    """What every tenant used without a price, in its billing period that holds `instant`."""
+def unrated_usage(
+    connection: sa.Connection, *, instant: datetime, now: datetime
+) -> list[UnratedOfTenant]:
+    """What every tenant used without a price until now, in its billing period with `instant`."""
     return [
         UnratedOfTenant(tenant=tenant.slug, quantity=quantity)
         for tenant in tenancy_store.tenants(connection)
         for quantity in rate_period(
-            connection, tenant=tenant, period=tenant.billing_period(instant)
+            connection, tenant=tenant, period=tenant.billing_period(instant), until=now
         ).unrated
     ]

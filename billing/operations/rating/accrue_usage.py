@@ -33,13 +33,16 @@ def accrue_usage(
         The amount newly accrued over all contracts and currencies, for display only.
     """
     invoice_store.lock_invoicing(connection, tenant.id)
-    return post_accruals(connection, rate_period(connection, tenant=tenant, period=period), now=now)
+    rated = rate_period(connection, tenant=tenant, period=period, until=now)
+    return post_accruals(connection, rated, now=now)
 
 
 def post_accruals(connection: sa.Connection, rated: RatedPeriod, *, now: datetime) -> Decimal:
     """Post the difference between a rated period and what was posted; see `accrue_usage`."""
     entity = require_legal_entity(connection, rated.tenant.legal_entity)
     posted_now = Decimal(0)
+    # Part of the key: a level earns as much again in the next hour, with no event in between.
+    until = min(now, rated.period.end)
     for contract in rated.contracts:
         accruals = _new_accruals(connection, contract, rated.period)
         if not accruals:
@@ -59,7 +62,7 @@ def post_accruals(connection: sa.Connection, rated: RatedPeriod, *, now: datetim
                 kind="usage_accrued",
                 idempotency_key=(
                     f"accrual/{bound.id}/{rated.period.start:%Y%m%dT%H%M}/{rated.watermark}/"
-                    f"{_fingerprint(accruals)}"
+                    f"{until:%Y%m%dT%H%M%S.%f}/{_fingerprint(accruals)}"
                 ),
                 effective_at=min(now, rated.period.end - timedelta(microseconds=1)),
                 postings=usage_accrued(books, accruals),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 import sqlalchemy as sa
@@ -58,8 +59,15 @@ class RatedPeriod:
     unrated: tuple[UnratedQuantity, ...]
 
 
-def rate_period(connection: sa.Connection, *, tenant: Tenant, period: Period) -> RatedPeriod:
-    """Rate a billing period from rollups; writes nothing (R6: a dry run is this same function)."""
+def rate_period(
+    connection: sa.Connection, *, tenant: Tenant, period: Period, until: datetime | None = None
+) -> RatedPeriod:
+    """Rate a billing period from rollups; writes nothing (R6: a dry run is this same function).
+
+    Args:
+        until: how far levels over time are counted, so that an open period holds no hour that is
+            still to come; None, and any instant behind the period, is its end.
+    """
     bound = [
         entry
         for entry in bound_plans(connection, tenant_id=tenant.id)
@@ -71,6 +79,7 @@ def rate_period(connection: sa.Connection, *, tenant: Tenant, period: Period) ->
         tenant_id=tenant.id,
         period=period,
         edges=(edge for segment in segments for edge in (segment.start, segment.end)),
+        until=until,
     )
     assigned: dict[int, list[MeteredQuantity]] = {entry.contract.id: [] for entry in bound}
     unrated: dict[tuple[str, str | None], Decimal] = {}

@@ -19,8 +19,9 @@ from billing.store.usage.read import UsageRow
 
 GROUPS = ("day", "month", "hour", "bucket", "none")
 
+# What is not additive has no sum that means anything: two readings of a level are not a level.
 _NAMED = """
-  JOIN meter_version v ON v.id = r.meter_version_id
+  JOIN meter_version v ON v.id = r.meter_version_id AND v.additive
   LEFT JOIN model m ON m.id = r.model_id LEFT JOIN project p ON p.id = r.project_id
 """
 _MEASURES = (
@@ -62,7 +63,7 @@ _DAY_SLOTS = {
 def usage(
     connection: sa.Connection, *, tenant_id: int, period: Period, group: str, zone_name: str
 ) -> list[UsageRow]:
-    """A tenant's usage by slot of time.
+    """A tenant's usage by slot of time, of meters whose quantities add up.
 
     Args:
         group: one of `GROUPS`; `day` and `month` are those of the tenant's zone, and `none` is
@@ -120,12 +121,12 @@ def _day_of(instant: datetime, in_zone: ZoneInfo) -> date:
 def run_totals(
     connection: sa.Connection, *, tenant_id: int, run_id: str
 ) -> dict[tuple[str, str | None], Decimal]:
-    """What an agent run used: quantities by (meter, model)."""
+    """What an agent run used: quantities by (meter, model), of meters that add up."""
     rows = query(
         connection,
         "SELECT v.code AS meter, m.name AS model, sum(r.quantity) AS quantity "
         "FROM usage_run_total r JOIN meter_version v ON v.id = r.meter_version_id "
-        "LEFT JOIN model m ON m.id = r.model_id "
+        "AND v.additive LEFT JOIN model m ON m.id = r.model_id "
         "WHERE r.tenant_id = :tenant AND r.run_id = :run GROUP BY 1, 2 ORDER BY 1, 2",
         tenant=tenant_id,
         run=run_id,

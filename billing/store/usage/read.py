@@ -183,12 +183,15 @@ def scrap(connection: sa.Connection, *, period: Period) -> list[tuple[str, int, 
 def usage_of_all(
     connection: sa.Connection, *, period: Period
 ) -> list[tuple[int, str, str | None, Decimal]]:
-    """(tenant id, meter, model, quantity) of everybody in a period, whatever the kind."""
+    """(tenant id, meter, model, quantity) of everybody in a period, whatever the kind.
+
+    Only of meters whose quantities add up.
+    """
     rows = query(
         connection,
         "SELECT r.tenant_id, v.code AS meter, m.name AS model, sum(r.quantity) AS quantity "
         "FROM usage_rollup r JOIN meter_version v ON v.id = r.meter_version_id "
-        "LEFT JOIN model m ON m.id = r.model_id "
+        "AND v.additive LEFT JOIN model m ON m.id = r.model_id "
         "WHERE r.bucket >= :start AND r.bucket < :end GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
         start=period.start,
         end=period.end,

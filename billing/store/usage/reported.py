@@ -188,13 +188,13 @@ def move_import(
     )
 
 
-def meter_versions(connection: sa.Connection) -> dict[str, list[tuple[datetime, int]]]:
-    """(effective from, row id) of every meter's versions by code, newest first."""
-    found: dict[str, list[tuple[datetime, int]]] = {}
+def meter_versions(connection: sa.Connection) -> dict[str, list[tuple[datetime, int, str]]]:
+    """(effective from, row id, aggregation) of every meter's versions by code, newest first."""
+    found: dict[str, list[tuple[datetime, int, str]]] = {}
     for row in query(
         connection,
-        "SELECT code, effective_from, id FROM meter_version "
+        "SELECT code, effective_from, id, aggregation FROM meter_version "
         "ORDER BY code, effective_from DESC, version DESC",
     ):
-        found.setdefault(row.code, []).append((row.effective_from, row.id))
+        found.setdefault(row.code, []).append((row.effective_from, row.id, row.aggregation))
     return found

@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 from api.usage_bodies import read_usage
+from billing.metering.cloud_event import CloudEvent, read_cloud_event
 from billing.metering.usage_event import UsageReport
+from billing.operations.metering.define_meter import define_meter
 from billing.store.catalog import insert_meter
 from billing.store.database import Role
 from tests.api.control.bad_requests import CANARY
@@ -72,8 +74,11 @@ def test_row_08_numbers_are_kept_digit_by_digit(written: str, quantity: str):
     cloud = json.dumps(CLOUD).replace('"quantity": 5', f'"quantity": {written}')
     for body, form in ((plain, "application/json"), (cloud, "application/cloudevents+json")):
         (event,) = read_usage(body.encode(), form)
-        assert isinstance(event.report, UsageReport)
-        assert event.report.quantity == Decimal(quantity)
+        report = event.report
+        if isinstance(report, CloudEvent):
+            report = read_cloud_event(report)
+        assert isinstance(report, UsageReport)
+        assert report.quantity == Decimal(quantity)
 
 
 def test_several_tenants_in_one_batch(plane: Plane, operator: httpx.Client, tenant: httpx.Client):
@@ -157,13 +162,37 @@ def test_a_malformed_event_is_rejected_alone(
         ({"subject": 5}, "subject"),
     ],
 )
-def test_a_cloud_event_that_cannot_be_used(changed: dict[str, object], said: str):
-    body = json.dumps([{**CLOUD, **changed}, CLOUD]).encode()
-    bad, good = read_usage(body, "application/cloudevents-batch+json")
-    assert said in str(bad.report)
-    assert bad.id == "c-1"
-    assert isinstance(good.report, UsageReport)
-    assert good.report.foreign_id == "c-1"
+def test_a_cloud_event_that_cannot_be_used(
+    operator: httpx.Client, changed: dict[str, object], said: str
+):
+    answer = post(operator, [{**CLOUD, **changed}, CLOUD], "application/cloudevents-batch+json")
+    bad, good = answer["verdicts"]
+    assert (bad["verdict"], bad["id"]) == ("rejected", "c-1")
+    assert said in bad["reason"]
+    assert good["verdict"] == "accepted"
+
+
+def test_a_cloud_event_is_counted_by_the_meters_that_read_its_type(
+    plane: Plane, operator: httpx.Client, tenant: httpx.Client
+):
+    with plane.world.database.transaction(Role.OPERATOR) as connection:
+        define_meter(
+            connection,
+            "code: pages.printed\nunit: pages\nevent_type: print.done\naggregation: sum\n"
+            "value: data.pages\nfilter: data.colour\n"
+            'effective_from: "2026-10-01T00:00:00Z"\n',
+            now=plane.world.now,
+        )
+    events = [
+        {**CLOUD, "id": str(n), "type": "print.done", "data": {"pages": 7.5, "colour": colour}}
+        for n, colour in enumerate((True, False))
+    ]
+    events.append({**CLOUD, "id": "x", "type": "scan.done", "data": {"pages": 1}})
+    answer = post(operator, events, "application/cloudevents-batch+json")
+    kinds = [verdict["verdict"] for verdict in answer["verdicts"]]
+    assert kinds == ["accepted", "rejected", "parked"]
+    assert "pages.printed asks for data.colour" in answer["verdicts"][1]["reason"]
+    assert used(tenant) == {"pages.printed": "7.5"}
 
 
 def test_parked_events_are_released_or_rejected(
