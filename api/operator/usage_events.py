@@ -6,7 +6,9 @@ Only the operator reports and corrects: a tenant that could write usage could wr
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from uuid import UUID
 
 import msgspec
@@ -128,15 +130,7 @@ class UsageEventsController(Controller):
     def void(
         self, deployment: DeploymentInUse, request_id: TextPath, data: JSONBody[NewVoid]
     ) -> UsageCorrection:
-        return _correct(
-            deployment,
-            Correction(
-                corrects=_event_id(request_id),
-                source=data.source,
-                foreign_id=data.id,
-                reason=data.reason,
-            ),
-        )
+        return _correct(deployment, _correction(_event_id(request_id), data))
 
     @post(
         "/usage/events/{request_id:str}/amend",
@@ -148,23 +142,14 @@ class UsageEventsController(Controller):
     def amend(
         self, deployment: DeploymentInUse, request_id: TextPath, data: JSONBody[NewAmendment]
     ) -> UsageCorrection:
-        return _correct(
-            deployment,
-            Correction(
-                corrects=_event_id(request_id),
-                source=data.source,
-                foreign_id=data.id,
-                reason=data.reason,
-                quantities={
-                    meter: exact_decimal(
-                        str(quantity),
-                        field=f"quantities.{meter}",
-                        decimals_max=QUANTITY_DECIMALS_MAX,
-                    )
-                    for meter, quantity in data.quantities.items()
-                },
-            ),
-        )
+        corrects = _event_id(request_id)
+        quantities = {
+            meter: exact_decimal(
+                str(quantity), field=f"quantities.{meter}", decimals_max=QUANTITY_DECIMALS_MAX
+            )
+            for meter, quantity in data.quantities.items()
+        }
+        return _correct(deployment, _correction(corrects, data, quantities))
 
 
 def _ingest(deployment: Deployment, events: list[ReadEvent], tenant: str | None) -> UsageVerdicts:
@@ -219,6 +204,20 @@ def _event_id(request_id: str) -> UUID:
         return UUID(hex=request_id.removeprefix("req_"))
     except ValueError:
         raise NotFound("no such usage event", field="event_id") from None
+
+
+def _correction(
+    corrects: UUID,
+    data: NewVoid | NewAmendment,
+    quantities: Mapping[str, Decimal] | None = None,
+) -> Correction:
+    return Correction(
+        corrects=corrects,
+        source=data.source,
+        foreign_id=data.id,
+        reason=data.reason,
+        quantities=quantities,
+    )
 
 
 def _correct(deployment: Deployment, correction: Correction) -> UsageCorrection:

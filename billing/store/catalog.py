@@ -217,11 +217,6 @@ def ensure_backends(connection: sa.Connection, names: Iterable[str]) -> dict[str
     return _ensure(connection, "backend", names)
 
 
-def model_names(connection: sa.Connection) -> dict[int, str]:
-    """Model names by row id."""
-    return {row.id: row.name for row in query(connection, "SELECT id, name FROM model")}
-
-
 def _ensure(connection: sa.Connection, table: str, names: Iterable[str]) -> dict[str, int]:
     wanted = sorted(set(names))
     if not wanted:
