@@ -139,10 +139,14 @@ def read_from(segment_path: Path, offset: int = 0, limit_bytes: int = PAGE_BYTES
         return Page([], offset, at_end=True)
 
 
-def records_of(segment_path: Path, offset: int = 0) -> Iterator[Record]:
-    """All records of a segment that can be read now, page by page."""
+def records_of(segment_path: Path, offset: int = 0, until: int | None = None) -> Iterator[Record]:
+    """The records of a segment that can be read now, page by page.
+
+    Args:
+        until: offset to read to, and a page beyond it at most; None means all.
+    """
     at_end = False
-    while not at_end:
+    while not at_end and (until is None or offset < until):
         records, offset, at_end = read_from(segment_path, offset)
         yield from records
 

@@ -9,8 +9,38 @@ Pure: the result depends on the set of records only, not on their order or repet
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from billing.journal.records import Checkpoint, Intent, Record, Usage, Void
+
+
+@dataclass(slots=True)
+class OpenOperations:
+    """What is known of operations whose outcome has not been seen yet, page by page."""
+
+    _intents: dict[bytes, Intent] = field(default_factory=dict[bytes, Intent])
+    _checkpoints: dict[bytes, Checkpoint] = field(default_factory=dict[bytes, Checkpoint])
+    _complete: set[bytes] = field(default_factory=set[bytes])
+
+    def note(self, records: Iterable[Record]) -> None:
+        """Take more records into account; their order and repetition do not matter."""
+        for record in records:
+            match record:
+                case Intent():
+                    self._intents[record.id] = record
+                case Checkpoint():
+                    known = self._checkpoints.get(record.id)
+                    if known is None or _progress(record) > _progress(known):
+                        self._checkpoints[record.id] = record
+                case Usage() | Void():
+                    self._complete.add(record.id)
+
+    def outcomes(self) -> list[Usage | Void]:
+        """The missing outcomes, sorted by id; those that were noted are not returned again."""
+        return [
+            _outcome(self._intents[operation], self._checkpoints.get(operation))
+            for operation in sorted(self._intents.keys() - self._complete)
+        ]
 
 
 def recover(records: Iterable[Record]) -> list[Usage | Void]:
@@ -18,25 +48,10 @@ def recover(records: Iterable[Record]) -> list[Usage | Void]:
 
     Args:
         records: everything in the newest segment of a dead instance and in its unshipped ones.
-            Outcomes found among them are not returned again.
     """
-    intents: dict[bytes, Intent] = {}
-    checkpoints: dict[bytes, Checkpoint] = {}
-    complete: set[bytes] = set()
-    for record in records:
-        match record:
-            case Intent():
-                intents[record.id] = record
-            case Checkpoint():
-                known = checkpoints.get(record.id)
-                if known is None or _progress(record) > _progress(known):
-                    checkpoints[record.id] = record
-            case Usage() | Void():
-                complete.add(record.id)
-    return [
-        _outcome(intents[operation], checkpoints.get(operation))
-        for operation in sorted(intents.keys() - complete)
-    ]
+    open_operations = OpenOperations()
+    open_operations.note(records)
+    return open_operations.outcomes()
 
 
 def _progress(checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -13,7 +13,15 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.journal.records import UNREACHED, Checkpoint, Intent, Record, Usage, Void
+from billing.journal.records import (
+    UNREACHED,
+    Attribution,
+    Checkpoint,
+    Intent,
+    Record,
+    Usage,
+    Void,
+)
 from billing.metering.event_id import from_microseconds
 from billing.metering.meter import BUILT_IN
 from billing.metering.usage_event import Cause
@@ -21,7 +29,13 @@ from billing.store import catalog
 from billing.store.usage import append as usage_store
 from billing.store.usage.raw_counts import pack_counts
 from billing.store.usage.read import ScrapRow, insert_scrap
-from billing.store.usage.staged_rows import Origin, StagedRows, course_bytes
+from billing.store.usage.staged_rows import (
+    EncodedOrigin,
+    Origin,
+    StagedRows,
+    course_bytes,
+    encoded_origin,
+)
 
 _CAUSES = {cause.name.lower(): int(cause) for cause in Cause}
 
@@ -105,8 +119,7 @@ def look_up(connection: sa.Connection, outcomes: Outcomes, known: Names | None) 
 def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
     """The batch of a page, complete but for the epoch."""
     staged = StagedRows()
-    for usage in outcomes.usages:
-        _stage(staged, usage, names)
+    _stage(staged, outcomes.usages, names)
     staged.settle()
     return EncodedPage(
         staged=staged, scrap=[_scrap(void, names.backends) for void in outcomes.voids]
@@ -130,33 +143,38 @@ def append_records(connection: sa.Connection, records: Sequence[Record]) -> tupl
     return append_page(connection, encode_page(outcomes, look_up(connection, outcomes, None)))
 
 
-def _stage(staged: StagedRows, usage: Usage, names: Names) -> None:
-    whose, counts, raw = usage.attribution, usage.counts, usage.raw
-    shape, paths = names.shapes[tuple(raw)]
-    staged.add(
-        usage.id,
-        usage.at_us,
-        Origin(
-            whose.tenant_id,
-            whose.project_id,
-            whose.key_id,
-            whose.model_id,
-            names.backends[whose.backend],
-            whose.price_version_id,
-            names.meter_set,
-            shape,
-            whose.kind,
-        ),
-        course_bytes(
-            cause=_CAUSES[usage.cause],
-            estimated=usage.estimated,
-            ttft_us=usage.ttft_us,
-            duration_us=usage.duration_us,
-        ),
-        # The order of BUILT_IN: the token classes, then requests.
-        (counts.input, counts.cached_input, counts.cache_write, counts.output, 1),
-        pack_counts([raw[path] for path in paths]),
-        whose.run_id,
+def _stage(staged: StagedRows, usages: Iterable[Usage], names: Names) -> None:
+    origins: dict[tuple[Attribution, int], EncodedOrigin] = {}
+    for usage in usages:
+        counts, raw = usage.counts, usage.raw
+        shape, paths = names.shapes[tuple(raw)]
+        shared = (usage.attribution, shape)
+        origin = origins.get(shared)
+        if origin is None:
+            origin = origins[shared] = encoded_origin(_origin(usage.attribution, shape, names))
+        staged.add(
+            usage.id,
+            usage.at_us,
+            origin,
+            course_bytes(_CAUSES[usage.cause], usage.estimated, usage.ttft_us, usage.duration_us),
+            # The order of BUILT_IN: the token classes, then requests.
+            (counts.input, counts.cached_input, counts.cache_write, counts.output, 1),
+            pack_counts([raw[path] for path in paths]),
+        )
+
+
+def _origin(whose: Attribution, shape: int, names: Names) -> Origin:
+    return Origin(
+        tenant_id=whose.tenant_id,
+        project_id=whose.project_id,
+        key_id=whose.key_id,
+        model_id=whose.model_id,
+        backend_id=names.backends[whose.backend],
+        price_version_id=whose.price_version_id,
+        meter_set_id=names.meter_set,
+        raw_shape_id=shape,
+        kind=whose.kind,
+        run_id=whose.run_id,
     )
 
 

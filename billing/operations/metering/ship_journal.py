@@ -29,8 +29,8 @@ from billing.journal.reader import (
     segments,
     try_adopt,
 )
-from billing.journal.records import Record
-from billing.journal.recovery import recover
+from billing.journal.records import Record, Usage, Void
+from billing.journal.recovery import OpenOperations
 from billing.operations.metering.book_page import UNBOOKABLE, Booked, Place, book_page
 from billing.operations.metering.encode_page import (
     EncodedPage,
@@ -124,18 +124,31 @@ class JournalShipper:
         # Adopted before the last read: what is read to the end then is really the end.
         lock = try_adopt(folder)
         try:
-            start = self._cursor(folder.name).segment
-            files = [segment for segment in segments(folder) if segment.number >= start]
+            start = self._cursor(folder.name)
+            files = [segment for segment in segments(folder) if segment.number >= start.segment]
+            # Carried-over intents make the newest segment enough, with those not shipped before.
+            # Also for an owner that closed in order: it may have been stopped with streams open.
+            left_open = None if lock is None else OpenOperations()
+            if left_open is not None:
+                for segment in files[:1]:
+                    if segment.number == start.segment:
+                        left_open.note(records_of(segment.path, until=start.next_offset))
             for segment in files:
-                self._ship_segment(folder, segment, shipment, now=now)
-            if lock is not None:
-                self._finish(folder, files, shipment, now=now)
+                self._ship_segment(folder, segment, shipment, left_open, now=now)
+            if left_open is not None:
+                self._finish(folder, left_open.outcomes(), shipment, now=now)
         finally:
             if lock is not None:
                 lock.release()
 
     def _ship_segment(
-        self, folder: Path, segment: Segment, shipment: Shipment, *, now: datetime
+        self,
+        folder: Path,
+        segment: Segment,
+        shipment: Shipment,
+        left_open: OpenOperations | None,
+        *,
+        now: datetime,
     ) -> None:
         place = self._cursor(folder.name)
         offset = place.next_offset if place.segment == segment.number else 0
@@ -156,6 +169,8 @@ class JournalShipper:
                     )
                     place = Place(instance=folder.name, segment=segment.number, offset=offset)
                     self._commit(page, place, to, shipment, now=now)
+                if left_open is not None:
+                    left_open.note(page.records)
             finally:
                 following = _settled(ahead)
             if following is None:
@@ -180,11 +195,8 @@ class JournalShipper:
             return None  # record by record, then
 
     def _finish(
-        self, folder: Path, files: Sequence[Segment], shipment: Shipment, *, now: datetime
+        self, folder: Path, left_open: list[Usage | Void], shipment: Shipment, *, now: datetime
     ) -> None:
-        # Carried-over intents make the newest segment enough, with those not shipped before. Also
-        # for an owner that closed in order: it may have been told to stop with streams open.
-        left_open = recover(record for file in files for record in records_of(file.path))
         place = self._cursor(folder.name)
         to = CursorRow(
             instance=folder.name,

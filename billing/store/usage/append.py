@@ -29,6 +29,7 @@ from billing.store.usage.staged_rows import (
     Report,
     StagedRows,
     course_bytes,
+    encoded_origin,
 )
 
 SHARD = 0
@@ -191,26 +192,23 @@ def _staged(events: Sequence[EventRow]) -> StagedRows:
         staged.add(
             event.id.bytes,
             microseconds(event.occurred_at),
-            Origin(
-                tenant_id=event.tenant_id,
-                project_id=event.project_id,
-                key_id=event.key_id,
-                model_id=event.model_id,
-                backend_id=event.backend_id,
-                price_version_id=event.price_version_id,
-                meter_set_id=event.meter_set_id,
-                raw_shape_id=event.raw_shape_id,
-                kind=event.kind,
+            encoded_origin(
+                Origin(
+                    tenant_id=event.tenant_id,
+                    project_id=event.project_id,
+                    key_id=event.key_id,
+                    model_id=event.model_id,
+                    backend_id=event.backend_id,
+                    price_version_id=event.price_version_id,
+                    meter_set_id=event.meter_set_id,
+                    raw_shape_id=event.raw_shape_id,
+                    kind=event.kind,
+                    run_id=event.run_id or "",
+                )
             ),
-            course_bytes(
-                cause=event.cause,
-                estimated=event.estimated,
-                ttft_us=event.ttft_us,
-                duration_us=event.duration_us,
-            ),
+            course_bytes(event.cause, event.estimated, event.ttft_us, event.duration_us),
             event.quantities,
             pack_counts(event.raw_counts),
-            event.run_id or "",
             report,
         )
     return staged

@@ -7,12 +7,14 @@ each and 24 before the first.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
+from typing import Final
 
 
 def pack_counts(counts: Iterable[int]) -> bytes:
     """The bytes of integers of any size and sign."""
-    return b"".join(map(_packed, counts))
+    return b"".join(
+        [_SMALL[count] if 0 <= count < _SMALL_END else _packed(count) for count in counts]
+    )
 
 
 def unpack_counts(packed: bytes) -> list[int]:
@@ -28,7 +30,6 @@ def unpack_counts(packed: bytes) -> list[int]:
     return counts
 
 
-@lru_cache(maxsize=1 << 16)
 def _packed(count: int) -> bytes:
     rest = count << 1 if count >= 0 else (-count << 1) - 1
     packed = bytearray()
@@ -37,3 +38,7 @@ def _packed(count: int) -> bytes:
         rest >>= 7
     packed.append(rest)
     return bytes(packed)
+
+
+_SMALL_END: Final = 1 << 14
+_SMALL: Final = [_packed(count) for count in range(_SMALL_END)]

@@ -43,6 +43,10 @@ _EMPTY_ARRAY: Final = struct.pack("!iiiI", 12, 0, 0, 1700)
 _LENGTH: Final = struct.Struct("!i")
 _NUMERIC_OID: Final = 1700
 _NUMERIC: Final = struct.Struct("!ihhHh")  # length, digits, weight, sign, decimals shown
+_ONE_GROUP: Final = struct.Struct("!ihhHhh")
+_TWO_GROUPS: Final = struct.Struct("!ihhHhhh")
+_GROUP: Final = 10_000
+_TWO_GROUPS_END: Final = _GROUP * _GROUP
 _FIELDS: Final = 18
 _FIELDS_REPORTED: Final = 22
 
@@ -64,6 +68,20 @@ class Origin(NamedTuple):
     meter_set_id: int
     raw_shape_id: int
     kind: int
+    run_id: str = ""
+
+
+class EncodedOrigin(NamedTuple):
+    """An origin with its bytes: many events of a page share one.
+
+    Attributes:
+        ids: the row ids and the kind, as fields.
+        run: the run id, as a field.
+    """
+
+    origin: Origin
+    ids: bytes
+    run: bytes
 
 
 class Report(NamedTuple):
@@ -96,8 +114,8 @@ class Sum(NamedTuple):
     events: int
 
 
-# Id, ordinal, bytes, bucket, quantities. Plain, because one is made per event.
-_Row = tuple[bytes, int, bytes, tuple[Origin, int, str], Sequence[Quantity]]
+# Id, ordinal, bytes, origin, quarter hour, quantities. Plain, because one is made per event.
+_Row = tuple[bytes, int, bytes, Origin, int, Sequence[Quantity]]
 
 
 @dataclass(slots=True)
@@ -116,17 +134,17 @@ class StagedRows:
         self,
         id: bytes,
         at_us: int,
-        origin: Origin,
+        origin: EncodedOrigin,
         course: bytes,
         quantities: Sequence[Quantity],
         raw_counts: bytes,
-        run_id: str,
         report: Report | None = None,
     ) -> None:
         """Add one event.
 
         Args:
             at_us: microseconds since 1970.
+            origin: what `encoded_origin` made.
             course: what `course_bytes` made.
             quantities: one per meter of the meter set, in its order.
             raw_counts: what `pack_counts` made.
@@ -134,29 +152,33 @@ class StagedRows:
         Raises:
             AmountOutOfRange: a quantity is not a number.
         """
-        run = run_id.encode()
+        members = b"".join(
+            [
+                _SMALL[quantity]
+                if type(quantity) is int and 0 <= quantity < _SMALL_END
+                else _numeric_bytes(quantity)
+                for quantity in quantities
+            ]
+        )
+        fields = _FIELDS_REPORTED if self.reported else _FIELDS
         content = b"".join(
             (
-                _HEAD.pack(
-                    _FIELDS_REPORTED if self.reported else _FIELDS,
-                    16,
-                    id,
-                    8,
-                    at_us - _POSTGRES_EPOCH_US,
-                ),
-                _origin_bytes(origin),
+                _HEAD.pack(fields, 16, id, 8, at_us - _POSTGRES_EPOCH_US),
+                origin.ids,
                 course,
-                _array_bytes(quantities),
+                _ARRAY.pack(20 + len(members), 1, 0, _NUMERIC_OID, len(quantities), 1)
+                if quantities
+                else _EMPTY_ARRAY,
+                members,
                 _LENGTH.pack(len(raw_counts)),
                 raw_counts,
-                _LENGTH.pack(len(run)),
-                run,
+                origin.run,
             )
         )
         if self.reported:
             content += _NULLS if report is None else _report_bytes(report)
         rows = self._rows
-        rows.append((id, len(rows), content, (origin, at_us // BUCKET_US, run_id), quantities))
+        rows.append((id, len(rows), content, origin.origin, at_us // BUCKET_US, quantities))
         self._sorted = False
 
     def __len__(self) -> int:
@@ -178,7 +200,7 @@ class StagedRows:
     def content(self) -> bytes:
         """The whole of what COPY sends, in binary format."""
         self.settle()
-        return b"".join([_SIGNATURE, *[content for _, _, content, _, _ in self._rows], _TRAILER])
+        return b"".join([_SIGNATURE, *[content for _, _, content, _, _, _ in self._rows], _TRAILER])
 
     def sums(self, accepted: Callable[[bytes], bool] | None = None) -> list[Sum]:
         """What the rows add to the rollups, in order of the buckets; zero quantities nothing.
@@ -194,7 +216,9 @@ class StagedRows:
             return _sums(rows)
 
 
-def course_bytes(*, cause: int, estimated: bool, ttft_us: int, duration_us: int) -> bytes:
+def course_bytes(
+    cause: int, estimated: bool, ttft_us: int, duration_us: int
+) -> bytes:  # once per event: unnamed
     """How an event came about, as `StagedRows.add` takes it."""
     return _COURSE.pack(2, cause, 1, estimated, 8, ttft_us, 8, duration_us)
 
@@ -204,8 +228,9 @@ def _id_and_ordinal(row: _Row) -> tuple[bytes, int]:
 
 
 def _sums(rows: Iterable[_Row]) -> list[Sum]:
-    totals: dict[tuple[Origin, int, str], list[Quantity]] = {}
-    for _, _, _, bucket, quantities in rows:
+    totals: dict[tuple[Origin, int], list[Quantity]] = {}
+    for _, _, _, origin, quarter, quantities in rows:
+        bucket = (origin, quarter)
         total = totals.get(bucket)
         if total is None:
             total = totals[bucket] = [*_NOTHING] * len(quantities)
@@ -225,33 +250,27 @@ def _sums(rows: Iterable[_Row]) -> list[Sum]:
             key_id=origin.key_id,
             kind=origin.kind,
             meter_set_id=origin.meter_set_id,
-            run_id=run_id,
+            run_id=origin.run_id,
             position=place // 2 + 1,
             quantity=Decimal(total[place]),
             events=int(total[place + 1]),
         )
-        for (origin, quarter, run_id), total in totals.items()
+        for (origin, quarter), total in totals.items()
         for place in range(0, len(total), 2)
         if total[place + 1]
     ]
 
 
 @lru_cache(maxsize=1 << 14)
-def _origin_bytes(origin: Origin) -> bytes:
-    *ids, kind = origin
-    return _ORIGIN.pack(*(part for row_id in ids for part in (4, row_id)), 2, kind)
-
-
-def _array_bytes(quantities: Sequence[Quantity]) -> bytes:
-    if not quantities:
-        return _EMPTY_ARRAY
-    members = b"".join(
-        [
-            _whole_bytes(quantity) if type(quantity) is int else _numeric_bytes(quantity)
-            for quantity in quantities
-        ]
+def encoded_origin(origin: Origin) -> EncodedOrigin:
+    """An origin as `StagedRows.add` takes it."""
+    *ids, kind, run_id = origin
+    run = run_id.encode()
+    return EncodedOrigin(
+        origin,
+        _ORIGIN.pack(*(part for row_id in ids for part in (4, row_id)), 2, kind),
+        _LENGTH.pack(len(run)) + run,
     )
-    return _ARRAY.pack(20 + len(members), 1, 0, _NUMERIC_OID, len(quantities), 1) + members
 
 
 def _report_bytes(report: Report) -> bytes:
@@ -268,13 +287,14 @@ def _report_bytes(report: Report) -> bytes:
     )
 
 
-@lru_cache(maxsize=1 << 16)
-def _whole_bytes(quantity: int) -> bytes:
-    return _numeric_bytes(quantity)
-
-
 def _numeric_bytes(quantity: Quantity) -> bytes:
     """A quantity with its length: groups of four decimal digits, as PostgreSQL keeps them."""
+    if type(quantity) is int and 0 <= quantity < _TWO_GROUPS_END:  # nearly all, without a Decimal
+        high, low = divmod(quantity, _GROUP)
+        if high and low:
+            return _TWO_GROUPS.pack(12, 2, 1, 0, 0, high, low)
+        if quantity:
+            return _ONE_GROUP.pack(10, 1, 1 if high else 0, 0, 0, high or low)
     sign, digits, exponent = Decimal(quantity).as_tuple()
     if not isinstance(exponent, int):
         raise AmountOutOfRange("a quantity is not a number", field="quantity")
@@ -283,7 +303,7 @@ def _numeric_bytes(quantity: Quantity) -> bytes:
     rest = int("".join(map(str, digits))) * 10 ** (groups_behind * 4 - decimals + max(0, exponent))
     groups: list[int] = []
     while rest:
-        rest, group = divmod(rest, 10_000)
+        rest, group = divmod(rest, _GROUP)
         groups.append(group)
     groups.reverse()
     weight = len(groups) - groups_behind - 1 if groups else 0
@@ -292,3 +312,8 @@ def _numeric_bytes(quantity: Quantity) -> bytes:
     return _NUMERIC.pack(
         8 + 2 * len(groups), len(groups), weight, 0x4000 if sign and groups else 0, decimals
     ) + struct.pack(f"!{len(groups)}h", *groups)
+
+
+# Counts of tokens are mostly below ten thousand; a list is read faster than anything is made.
+_SMALL_END: Final = _GROUP
+_SMALL: Final = [_numeric_bytes(quantity) for quantity in range(_SMALL_END)]
