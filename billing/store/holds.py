@@ -101,6 +101,7 @@ def extend(
     connection: sa.Connection,
     *,
     hold_id: UUID,
+    extension_id: UUID,
     limit_id: int,
     more: Decimal,
     expires_at: datetime,
@@ -109,8 +110,9 @@ def extend(
     """Add to an open hold and move its end."""
     answer = only(
         connection,
-        "SELECT extend_hold(:hold, :limit, :more, :until, :now) AS answer",
+        "SELECT extend_hold(:hold, :extension, :limit, :more, :until, :now) AS answer",
         hold=hold_id,
+        extension=extension_id,
         limit=limit_id,
         more=more,
         until=expires_at,

@@ -30,6 +30,7 @@ from billing.store import credits as store
 from billing.store import ledger
 from billing.store.credits import GrantRow
 from billing.store.database import only, query
+from billing.store.reservations import state_reservations
 from billing.tenancy.tenant import Tenant
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -122,13 +123,17 @@ def require_ties(connection: sa.Connection, tenant: Tenant) -> None:
     """C1, the projections, and the contract liability against the grants."""
     for row in query(
         connection,
-        "SELECT b.*, g.amount, (SELECT sum(amount) FROM credit_event e WHERE e.grant_id = "
-        "b.grant_id AND kind = 'applied') AS applied, (SELECT sum(amount) FROM credit_event e "
-        "WHERE e.grant_id = b.grant_id AND kind IN ('expired', 'voided', 'rolled_over')) AS lapsed "
+        "SELECT b.*, g.amount, (SELECT count(*) FROM credit_event e WHERE e.grant_id = b.grant_id) "
+        "AS events, (SELECT sum(CASE WHEN kind = 'restored' THEN -amount ELSE amount END) "
+        "FROM credit_event e WHERE e.grant_id = b.grant_id "
+        "AND kind IN ('applied', 'redeemed', 'restored')) AS applied, "
+        "(SELECT sum(amount) FROM credit_event e WHERE e.grant_id = b.grant_id "
+        "AND kind IN ('expired', 'voided', 'rolled_over')) AS lapsed "
         "FROM credit_balance b JOIN credit_grant g ON g.id = b.grant_id",
     ):
         assert row.granted == row.amount == row.used + row.expired + row.remaining
         assert row.remaining >= 0
+        assert row.version == row.events
         assert (row.used, row.expired) == (row.applied or 0, row.lapsed or 0)
     for row in query(
         connection,
@@ -157,8 +162,10 @@ def require_deferred_revenue(connection: sa.Connection, tenant: Tenant) -> None:
         )
     }
     billed = moved.pop("credits_bought", Decimal(0))
+    restored = moved.pop("credits_restored", Decimal(0))
+    assert restored >= 0
     assert all(amount < 0 for amount in moved.values())
-    assert billed + sum(moved.values()) == closing == owed
+    assert billed + restored + sum(moved.values()) == closing == owed
 
 
 def _rows(connection: sa.Connection, tenant: Tenant) -> list[GrantRow]:
@@ -167,9 +174,16 @@ def _rows(connection: sa.Connection, tenant: Tenant) -> list[GrantRow]:
 
 def fill_credits(connection: sa.Connection, tenant: Tenant, *, now: datetime) -> None:
     """A row of a tenant in every table of credits, holds and top-ups."""
-    give(connection, tenant, "100.00", key="full-1", now=now, paid=True)
+    given = give(connection, tenant, "100.00", key="full-1", now=now, paid=True)
     accrue_usage(connection, tenant=tenant, period=tenant.billing_period(now), now=now)
     apply_credits(connection, tenant=tenant, period=tenant.billing_period(now), now=now)
+    state_reservations(
+        connection,
+        tenant_id=tenant.id,
+        currency="USD",
+        period_start=tenant.billing_period(now).start,
+        amounts={given.grant.id: Decimal(1)},
+    )
     limit = require_limit(connection, tenant=tenant, name=CREDIT, currency_code="USD", now=now)
     take_hold(
         connection,

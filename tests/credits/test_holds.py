@@ -157,6 +157,7 @@ def test_L6_expiry_frees_a_hold_without_a_sweep(world: World, acme: Tenant) -> N
             extend_hold(
                 connection,
                 hold_id=old,
+                extension_id=mint_id(later),
                 limit=limit,
                 more=Decimal(0),
                 expires_at=later + timedelta(minutes=1),
@@ -178,6 +179,7 @@ def test_L6_an_extension_counts_and_a_post_stays_within_it(world: World, acme: T
             extend_hold(
                 connection,
                 hold_id=hold,
+                extension_id=mint_id(world.now),
                 limit=limit,
                 more=Decimal("0.5"),
                 expires_at=until,
@@ -186,6 +188,7 @@ def test_L6_an_extension_counts_and_a_post_stays_within_it(world: World, acme: T
         extend_hold(
             connection,
             hold_id=hold,
+            extension_id=mint_id(world.now),
             limit=limit,
             more=Decimal("0.4"),
             expires_at=until,
@@ -216,6 +219,24 @@ def test_L3_the_same_hold_again_is_the_same_hold(world: World, acme: Tenant) -> 
         with pytest.raises(InvalidInput):
             take(connection, world, limit, "0.1", minutes=0)
     assert as_it_stands(world, acme, "budget", world.now).held == Decimal("0.8")
+
+
+def test_L3_the_same_extension_adds_once_even_when_the_hold_is_resolved(
+    world: World, acme: Tenant
+) -> None:
+    limit = limit_of(world, acme, "1.00")
+    until = world.now + timedelta(minutes=9)
+    with world.database.transaction(Role.OPERATOR) as connection:
+        hold = take(connection, world, limit, "0.5")
+        same = {"hold_id": hold, "extension_id": mint_id(world.now), "limit": limit}
+        for _ in range(2):
+            extend_hold(connection, **same, more=Decimal("0.3"), expires_at=until, now=world.now)
+        with pytest.raises(IdempotencyConflict):
+            extend_hold(connection, **same, more=Decimal("0.2"), expires_at=until, now=world.now)
+        post_hold(connection, hold_id=hold, limit=limit, used=Decimal("0.8"), now=world.now)
+        extend_hold(connection, **same, more=Decimal("0.3"), expires_at=until, now=world.now)
+        require_ties(connection, acme)
+    assert as_it_stands(world, acme, "budget", world.now).spent == Decimal("0.8")
 
 
 def test_L5_a_hold_is_whole_or_not_there_at_any_crash(world: World, acme: Tenant) -> None:

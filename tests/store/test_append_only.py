@@ -23,7 +23,7 @@ MAY_CHANGE = {
     "parked_usage", "number_series", "account_balance",
     "api_key", "contract", "invoice", "invoice_line", "invoice_quantity", "invoice_scope",
     "invoice_settlement", "stripe_customer", "stripe_event", "invoice_mirror",
-    "credit_balance", "spend_limit", "open_hold", "usage_import",
+    "credit_balance", "credit_reservation", "spend_limit", "open_hold", "usage_import",
     # names of things, which other tables refer to by row id
     "legal_entity", "tenant", "project", "model", "backend",
     "alembic_version",

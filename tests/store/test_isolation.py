@@ -27,7 +27,8 @@ TENANT_READS = {
     "outcome_claim", "outcome_transition", "parked_usage", "posting", "price_version",
     "project", "usage_correction", "usage_event", "usage_rollup", "usage_rollup_day",
     "usage_run_total",
-    "credit_balance", "credit_event", "credit_grant", "hold_event", "open_hold", "spend_limit",
+    "credit_balance", "credit_event", "credit_grant", "credit_reservation", "hold_event",
+    "open_hold", "spend_limit",
     "top_up", "top_up_policy", "top_up_resolution",
 }  # fmt: skip
 TENANT_WRITES = {

@@ -95,15 +95,17 @@ def extend_hold(
     connection: sa.Connection,
     *,
     hold_id: UUID,
+    extension_id: UUID,
     limit: SpendLimit,
     more: Decimal,
     expires_at: datetime,
     now: datetime,
 ) -> None:
-    """Add to an open hold, by nothing to move its end only. Sent twice, it adds twice.
+    """Add to an open hold, by nothing to move its end only; the same extension adds once (L3).
 
     Raises:
         Conflict: not that much is available, or the hold is resolved or expired.
+        IdempotencyConflict: this extension of the hold was by another amount or end.
     """
     if require_utc(expires_at, field="expires_at") <= now:
         raise InvalidInput("this end has passed", field="expires_at", remedy="choose a later one")
@@ -111,6 +113,7 @@ def extend_hold(
         store.extend(
             connection,
             hold_id=hold_id,
+            extension_id=extension_id,
             limit_id=limit.id,
             more=require_amount(more, zero=True),
             expires_at=expires_at,
