@@ -57,6 +57,8 @@ def require_text(text: str, *, field: str) -> str:
         InvalidInput: empty, longer than `TEXT_BYTES_MAX`, or with what no database keeps: a NUL,
             half of a surrogate pair. One such report would fail the whole batch.
     """
+    if text.isascii() and 0 < len(text) <= TEXT_BYTES_MAX and "\0" not in text:
+        return text
     try:
         size = len(text.encode())
     except UnicodeEncodeError:
@@ -112,7 +114,8 @@ class UsageReport:
         ):
             if text is not None:
                 require_text(text, field=field)
-        for _, quantity in self.quantities:
+        require_quantity(self.quantity, field="quantity")
+        for _, quantity in self.further:
             require_quantity(quantity, field="quantity")
         require_utc(self.occurred_at, field="occurred_at")
 
@@ -156,7 +159,8 @@ def require_quantity(quantity: Decimal, *, field: str) -> Decimal:
         raise AmountOutOfRange(
             "quantity out of range", field=field, remedy=f"at most {QUANTITY_MAX}"
         )
-    if decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
+    whole = quantity == quantity.to_integral_value()
+    if not whole and decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
         raise InvalidInput(f"quantity has more than {QUANTITY_DECIMALS_MAX} decimals", field=field)
     return quantity
 

@@ -131,14 +131,17 @@ def append(connection: sa.Connection, events: Sequence[EventRow]) -> Appended:
     """Append a batch as the ingest role; see the module for what that guarantees."""
     staged = _staged(events)
     epoch, accepted = append_staged(connection, staged)
-    known: dict[int, tuple[UUID, bool]] = {}
-    if staged.reported:
-        for row in query(connection, _KNOWN):
-            if row.event_id != row.id:
-                known[row.ordinal] = (row.event_id, row.same)
     return Appended(
-        epoch=epoch, accepted=frozenset(UUID(bytes=id_) for id_ in accepted), known=known
+        epoch=epoch,
+        accepted=frozenset(UUID(bytes=id_) for id_ in accepted),
+        known=_known(connection, staged, accepted),
     )
+
+
+def append_reports(connection: sa.Connection, staged: StagedRows) -> dict[int, tuple[UUID, bool]]:
+    """Append a batch of reports that is encoded already; what `Appended.known` says of them."""
+    _, accepted = append_staged(connection, staged)
+    return _known(connection, staged, accepted)
 
 
 def append_staged(connection: sa.Connection, staged: StagedRows) -> tuple[int, list[bytes]]:
@@ -154,6 +157,19 @@ def append_staged(connection: sa.Connection, staged: StagedRows) -> tuple[int, l
         sums = staged.sums(frozenset(accepted).__contains__)
     add_to_levels(connection, sums, epoch=epoch)
     return epoch, accepted
+
+
+def _known(
+    connection: sa.Connection, staged: StagedRows, accepted: Sequence[bytes]
+) -> dict[int, tuple[UUID, bool]]:
+    # Most batches are all new, and asking about each of their ids takes as long as claiming it.
+    if not staged.reported or len(accepted) == len(staged):
+        return {}
+    return {
+        row.ordinal: (row.event_id, row.same)
+        for row in query(connection, _KNOWN)
+        if row.event_id != row.id
+    }
 
 
 def take_epoch(connection: sa.Connection) -> int:
