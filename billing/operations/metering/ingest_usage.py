@@ -26,7 +26,7 @@ from billing.store.usage import append as usage_store
 from billing.store.usage import parked as parking_store
 from billing.store.usage import reported as reported_store
 from billing.store.usage.parked import DecisionRow, ParkedKeyRow, ParkedRow
-from billing.store.usage.staged_rows import Origin, Report, StagedRows, course_bytes
+from billing.store.usage.staged_rows import EncodedOrigin, Report, StagedRows, course_bytes
 from billing.tenancy.tenant import Tenant
 
 BATCH_MAX = 10_000
@@ -38,9 +38,8 @@ REPORTER = "reporter"
 Key = tuple[str, str]
 
 _OTHER_BODY = "this id was reported before with another body"
-_COURSE = course_bytes(cause=Cause.REPORTED, estimated=False, ttft_us=0, duration_us=0)
+_COURSE = course_bytes(Cause.REPORTED, False, 0, 0)
 _NO_COUNTS = b""
-_NO_RUN = ""
 
 
 def ingest_usage(
@@ -74,7 +73,7 @@ def ingest_usage(
     for position, report in enumerate(reports):
         body_hash = report.body_hash()
         counted = _settled(waiting, report, body_hash) or terms.origin(report)
-        if isinstance(counted, Origin):
+        if isinstance(counted, EncodedOrigin):
             identity = Report(position, report.source, report.foreign_id, body_hash)
             _stage(staged, ids[position], counted, report, identity)
             appendable.append(position)
@@ -168,7 +167,7 @@ def _settled(
 
 
 def _stage(
-    staged: StagedRows, id: UUID, origin: Origin, report: UsageReport, identity: Report
+    staged: StagedRows, id: UUID, origin: EncodedOrigin, report: UsageReport, identity: Report
 ) -> None:
     staged.add(
         id.bytes,
@@ -177,7 +176,6 @@ def _stage(
         _COURSE,
         [_whole(quantity) for _, quantity in report.quantities],
         _NO_COUNTS,
-        _NO_RUN,
         identity,
     )
 

@@ -29,7 +29,7 @@ from billing.store import catalog, retention
 from billing.store import tenancy as tenancy_store
 from billing.store.usage import append as usage_store
 from billing.store.usage import reported as reported_store
-from billing.store.usage.staged_rows import Origin
+from billing.store.usage.staged_rows import EncodedOrigin, Origin, encoded_origin
 from billing.tenancy.tenant import DEFAULT_PROJECT, Tenant
 
 
@@ -49,7 +49,7 @@ class _Counted(NamedTuple):
         any_quantity: False where each report's quantity has to be looked at.
     """
 
-    origin: Origin
+    origin: EncodedOrigin
     any_quantity: bool
 
 
@@ -91,7 +91,7 @@ class Terms:
         self._turns = self._instants_of_change()
         self._counted: dict[object, _Counted] = {}
 
-    def origin(self, report: UsageReport) -> Origin | Verdict:
+    def origin(self, report: UsageReport) -> EncodedOrigin | Verdict:
         """As whose event a report is appended, or why it cannot be appended now."""
         key = (
             bisect(self._turns, report.occurred_at),
@@ -150,16 +150,18 @@ class Terms:
 
     def _count(self, report: UsageReport) -> _Counted:
         return _Counted(
-            Origin(
-                tenant_id=self._tenant.id,
-                project_id=self._projects[report.project or DEFAULT_PROJECT],
-                key_id=catalog.NONE,
-                model_id=self._models[report.model] if report.model else catalog.NONE,
-                backend_id=catalog.NONE,
-                price_version_id=self._price_version(report.occurred_at),
-                meter_set_id=self._meter_set(report),
-                raw_shape_id=catalog.NONE,
-                kind=int(report.kind),
+            encoded_origin(
+                Origin(
+                    tenant_id=self._tenant.id,
+                    project_id=self._projects[report.project or DEFAULT_PROJECT],
+                    key_id=catalog.NONE,
+                    model_id=self._models[report.model] if report.model else catalog.NONE,
+                    backend_id=catalog.NONE,
+                    price_version_id=self._price_version(report.occurred_at),
+                    meter_set_id=self._meter_set(report),
+                    raw_shape_id=catalog.NONE,
+                    kind=int(report.kind),
+                )
             ),
             not any(self._meters[meter][0].counts for meter, _ in report.quantities),
         )
