@@ -42,6 +42,7 @@ CLOUD_EVENTS = "application/cloudevents-batch+json"
 MEDIA_TYPES = ("", JSON, *LINES, CLOUD_EVENT, CLOUD_EVENTS)
 
 _NUMBER_CHARS_MAX = 64
+_FEW_DIGITS = 18
 _KINDS = {kind.name.lower(): kind for kind in EventKind}
 
 Kind = Literal["billed", "included", "internal", "free", "outcome_bound"]
@@ -90,19 +91,39 @@ class _Named(msgspec.Struct, frozen=True):
     id: Text | None = None
 
 
-async def usage_body(request: Request[object, object, State]) -> list[ReadEvent]:
-    """The events that a request carries.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentUsage:
+    """A body of usage events that nobody has read yet.
+
+    A handler reads it, in its thread: thousands of events read on the event loop would hold up
+    every other request.
+    """
+
+    content: bytes
+    media_type: str
+
+    def events(self) -> list[ReadEvent]:
+        """The events that were sent.
+
+        Raises:
+            InvalidInput: a body that is no list of events, or too long a list.
+        """
+        return read_usage(self.content, self.media_type)
+
+
+async def usage_body(request: Request[object, object, State]) -> SentUsage:
+    """The body of a request of usage events.
 
     Raises:
-        InvalidInput: a body that is no list of events, or too long a list.
         HTTPException: another media type, or too large.
     """
     header = request.headers.get("content-type", "")
-    return read_usage(await request.body(), require_media_type(header, MEDIA_TYPES))
+    media_type = require_media_type(header, MEDIA_TYPES)
+    return SentUsage(content=await request.body(), media_type=media_type)
 
 
-UsageBody = NamedDependency[SkipValidation[list[ReadEvent]]]
-"""How a handler asks for the events that were sent."""
+UsageBody = NamedDependency[SkipValidation[SentUsage]]
+"""How a handler asks for the usage events that were sent."""
 
 
 def read_usage(body: bytes, media_type: str) -> list[ReadEvent]:
@@ -179,6 +200,8 @@ def _read_cloud(part: msgspec.Raw | bytes) -> tuple[str, str | None, CloudEvent]
 
 def _quantity(raw: bytes) -> Decimal:
     """A JSON number, or text, as it was written: no binary float comes near it."""
+    if len(raw) <= _FEW_DIGITS and raw.strip(b'"').isdigit():
+        return Decimal(int(raw.strip(b'"')))
     if raw[:1] == b'"':
         text = msgspec.json.decode(raw, type=str)
         return exact_decimal(text, field="quantity", decimals_max=QUANTITY_DECIMALS_MAX)

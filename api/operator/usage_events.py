@@ -92,7 +92,7 @@ class UsageEventsController(Controller):
     security = SECURITY
     dto = StrictJson
     return_dto = None
-    dependencies = {"events": Provide(usage_body)}  # noqa: RUF012  # Litestar's attribute
+    dependencies = {"sent": Provide(usage_body)}  # noqa: RUF012  # Litestar's attribute
 
     @post(
         "/usage/events",
@@ -102,8 +102,8 @@ class UsageEventsController(Controller):
         status_code=200,
         sync_to_thread=True,
     )
-    def report(self, deployment: DeploymentInUse, events: UsageBody) -> UsageVerdicts:
-        return _ingest(deployment, events, None)
+    def report(self, deployment: DeploymentInUse, sent: UsageBody) -> UsageVerdicts:
+        return _ingest(deployment, sent.events(), None)
 
     @post(
         "/operator/tenants/{tenant:str}/usage/events",
@@ -114,8 +114,9 @@ class UsageEventsController(Controller):
         sync_to_thread=True,
     )
     def report_of_tenant(
-        self, deployment: DeploymentInUse, tenant: SlugPath, events: UsageBody
+        self, deployment: DeploymentInUse, tenant: SlugPath, sent: UsageBody
     ) -> UsageVerdicts:
+        events = sent.events()
         with deployment.as_operator() as transaction:
             require_tenant(transaction, tenant)
         return _ingest(deployment, events, tenant)
@@ -154,15 +155,14 @@ class UsageEventsController(Controller):
 
 def _ingest(deployment: Deployment, events: list[ReadEvent], tenant: str | None) -> UsageVerdicts:
     """Ingest what can be used, in one transaction, and say of every event what became of it."""
-    verdicts: dict[int, Verdict] = {}
-    usable: list[int] = []
+    refused: dict[int, Verdict] = {}
     named: list[tuple[str, UsageReport | CloudEvent]] = []
     for position, event in enumerate(events):
         slug = tenant or event.tenant
         if isinstance(event.report, InvalidInput):
-            verdicts[position] = _rejected(event.report)
-        elif slug is None or event.tenant not in {None, slug}:
-            verdicts[position] = _rejected(
+            refused[position] = _rejected(event.report)
+        elif slug is None or (event.tenant is not None and event.tenant != slug):
+            refused[position] = _rejected(
                 InvalidInput(
                     "names no tenant, or another one than the path",
                     field="tenant",
@@ -170,19 +170,18 @@ def _ingest(deployment: Deployment, events: list[ReadEvent], tenant: str | None)
                 )
             )
         else:
-            usable.append(position)
             named.append((slug, event.report))
 
     def ingest(transaction: sa.Connection) -> list[Verdict]:
         return report_usage(transaction, named, now=deployment.now())
 
-    if named:
-        found = deployment.database.retrying(Role.OPERATOR, ingest)
-        verdicts |= dict(zip(usable, found, strict=True))
-    ordered = [verdicts[position] for position in range(len(events))]
-    counts = Counter(verdict.kind.value for verdict in ordered)
+    found = deployment.database.retrying(Role.OPERATOR, ingest) if named else []
+    if refused:
+        rest = iter(found)
+        found = [refused.get(position) or next(rest) for position in range(len(events))]
+    counts = Counter([verdict.kind for verdict in found])
     return UsageVerdicts(
-        counts={kind.value: counts[kind.value] for kind in VerdictKind},
+        counts={kind.value: counts[kind] for kind in VerdictKind},
         verdicts=[
             UsageVerdict(
                 id=event.id,
@@ -190,7 +189,7 @@ def _ingest(deployment: Deployment, events: list[ReadEvent], tenant: str | None)
                 event_id=verdict.event_id,
                 reason=verdict.reason,
             )
-            for event, verdict in zip(events, ordered, strict=True)
+            for event, verdict in zip(events, found, strict=True)
         ],
     )
 

@@ -18,6 +18,9 @@ from billing.errors import InvalidInput
 from billing.metering.usage_event import EventKind, UsageReport
 from billing.money import QUANTITY_DECIMALS_MAX, exact_decimal
 
+_KINDS = {kind.name.lower(): kind for kind in EventKind}
+_CANONICAL = json.JSONEncoder(sort_keys=True, default=str)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloudEvent:
@@ -73,7 +76,7 @@ def _digest(event: CloudEvent) -> bytes:
     were defined in between. Members have no order, and a decimal is its digits.
     """
     try:
-        data = json.dumps(event.data, sort_keys=True, default=str)
+        data = _CANONICAL.encode(event.data)
     except RecursionError:
         raise InvalidInput("nested too deeply", field="data") from None
     members = (event.type, event.time.isoformat(), data)
@@ -86,11 +89,11 @@ def require_kind(name: str, *, field: str) -> EventKind:
     Raises:
         InvalidInput: there is none.
     """
-    for kind in EventKind:
-        if kind.name.lower() == name:
-            return kind
-    kinds = ", ".join(kind.name.lower() for kind in EventKind)
-    raise InvalidInput("unknown kind of event", field=field, remedy=f"use {kinds}")
+    kind = _KINDS.get(name)
+    if kind is None:
+        kinds = ", ".join(_KINDS)
+        raise InvalidInput("unknown kind of event", field=field, remedy=f"use {kinds}")
+    return kind
 
 
 def _quantity(value: object) -> Decimal:

@@ -44,10 +44,10 @@ def _measure(
     try:
         if event.type in plain:
             return read_cloud_event(event)
-        if not meters.in_force(event.type, event.time):
-            return report_of(event, ((WAITING + event.type, Decimal(0)),))
         measured = meters.match(event.type, event.data, event.time)
         if not measured:
+            if not meters.in_force(event.type, event.time):
+                return report_of(event, ((WAITING + event.type, Decimal(0)),))
             return InvalidInput(
                 "left out by every meter of its type: "
                 + "; ".join(meters.conditions(event.type, event.time)),
