@@ -95,6 +95,11 @@ class Ledger:
 
 @pytest.fixture
 def books(database: Database, now: datetime) -> Ledger:
+    return make_books(database, now)
+
+
+def make_books(database: Database, now: datetime) -> Ledger:
+    """Two tenants with accounts that hold nothing yet."""
     world = make_world(database, now)
     acme, birch = world.tenant("acme"), world.tenant("birch")
     wanted = {
