@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -19,7 +20,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
+from billing.operations.metering.define_meter import define_meter
 from billing.operations.tenancy.keys import issue_key
 from billing.store.database import Database, Role
 from billing.tenancy.api_key import Role as KeyRole
@@ -29,6 +32,17 @@ BATCH = 5_000
 CLIENTS = 3
 TENANT = "reported"
 PATH = "/api/v1/usage/events"
+JSON = "application/json"
+CLOUD_EVENTS = "application/cloudevents-batch+json"
+METER = """
+code: scanned.pages
+unit: pages
+event_type: scan.done
+value: data.usage.pages
+aggregation: sum
+where: {region: eu}
+"""
+"""Reads CloudEvents by plain paths."""
 SPACING_MS = 4
 
 
@@ -57,6 +71,7 @@ def api_process(database: Database, url: str) -> Iterator[ApiProcess]:
         key = issue_key(
             connection, role=KeyRole.OPERATOR, tenant=None, name="bench", now=datetime.now(UTC)
         )
+        define_meter(connection, METER, now=datetime.now(UTC) - timedelta(hours=1))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
@@ -88,28 +103,49 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def body(name: str, *, events: int, now: datetime) -> bytes:
-    """A batch as a collector would send it: plain reports, each with an id of its own."""
-    first = now - timedelta(milliseconds=events * SPACING_MS)
-    return json.dumps(
-        [
-            {
-                "source": "collector-1",
-                "id": f"{name}-{number:07d}",
-                "tenant": TENANT,
-                "meter": "tokens.input",
-                "quantity": str(number * 7919 % 100_000),
-                "occurred_at": (first + timedelta(milliseconds=number * SPACING_MS)).isoformat(),
-                "model": "tiny",
-            }
-            for number in range(events)
-        ]
-    ).encode()
+def body(events: int, *, now: datetime, dice: random.Random, cloud: bool = False) -> bytes:
+    """A batch as a collector would send it, each event under a random UUID.
+
+    Args:
+        cloud: as CloudEvents that a meter reads by a path, else as plain reports.
+    """
+    made: list[dict[str, object]] = []
+    for number in range(events):
+        event_id = str(UUID(int=dice.getrandbits(128), version=4))
+        at = (now - timedelta(milliseconds=(events - number) * SPACING_MS)).isoformat()
+        quantity = dice.randrange(1, 5_000)
+        if cloud:
+            made.append(
+                {
+                    "specversion": "1.0",
+                    "id": event_id,
+                    "source": "collector-1",
+                    "type": "scan.done",
+                    "subject": TENANT,
+                    "time": at,
+                    "data": {"model": "tiny", "region": "eu", "usage": {"pages": quantity}},
+                }
+            )
+        else:
+            made.append(
+                {
+                    "source": "collector-1",
+                    "id": event_id,
+                    "tenant": TENANT,
+                    "meter": "tokens.input",
+                    "quantity": str(quantity),
+                    "occurred_at": at,
+                    "model": "tiny",
+                }
+            )
+    return json.dumps(made).encode()
 
 
-def send(connection: http.client.HTTPConnection, api: ApiProcess, content: bytes) -> dict[str, int]:
+def send(
+    connection: http.client.HTTPConnection, api: ApiProcess, content: bytes, media_type: str
+) -> dict[str, int]:
     """Report one batch; how many of its events got which verdict."""
-    headers = {"authorization": f"Bearer {api.key}", "content-type": "application/json"}
+    headers = {"authorization": f"Bearer {api.key}", "content-type": media_type}
     connection.request("POST", PATH, content, headers)
     answer = connection.getresponse()
     read = answer.read()
@@ -119,8 +155,8 @@ def send(connection: http.client.HTTPConnection, api: ApiProcess, content: bytes
     return json.loads(read[len(b'{"counts":') : read.index(b"}") + 1])
 
 
-def report(api: ApiProcess, bodies: Sequence[bytes], *, verdict: str = "accepted") -> Reported:
-    """Send batches of `BATCH` from several clients at once; every event must get `verdict`."""
+def report(api: ApiProcess, bodies: Sequence[bytes], *, media_type: str = JSON) -> Reported:
+    """Send batches of `BATCH` from several clients at once; every event must be accepted."""
     waiting = iter(bodies)
     lock = threading.Lock()
     counted: list[int] = []
@@ -132,7 +168,7 @@ def report(api: ApiProcess, bodies: Sequence[bytes], *, verdict: str = "accepted
                 content = next(waiting, None)
             if content is None:
                 break
-            counted.append(send(connection, api, content)[verdict])
+            counted.append(send(connection, api, content, media_type)["accepted"])
         connection.close()
 
     before = cpu_us(api.pid)
@@ -145,7 +181,7 @@ def report(api: ApiProcess, bodies: Sequence[bytes], *, verdict: str = "accepted
     took = time.perf_counter() - begun
     events = len(bodies) * BATCH
     if sum(counted) != events:
-        sys.exit(f"{events} events were reported, {sum(counted)} got the verdict {verdict}")
+        sys.exit(f"{events} events were reported, {sum(counted)} were accepted")
     return Reported(
         per_second=events / took,
         cpu_us=(cpu_us(api.pid) - before) / events,
