@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         ge=1,
         description="Full months of usage events that stay in the database; all of them if unset.",
     )
+    credit_grace_hours: int = Field(
+        default=72,
+        ge=0,
+        description="How long after its end credit still pays usage of days before it.",
+    )
     archive_url: str | None = Field(
         default=None,
         description="Closed months go here: a folder, or s3://bucket/prefix; a folder of data_dir "

@@ -18,6 +18,7 @@ from procrastinate.jobs import Status
 from sqlalchemy.exc import OperationalError
 
 from billing.errors import Conflict, SteelyardError, StripeUnavailable
+from billing.operations.credits.apply_credits import apply_credits
 from billing.operations.payments.mirror_invoice import mirror_invoice
 from billing.operations.payments.stripe_events import apply_event, catch_up
 from billing.operations.rating.accrue_usage import accrue_usage
@@ -27,7 +28,7 @@ from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
 from workers.sealer import check_recent, seal_ledgers
-from workers.upkeep import check_rollups, keep_months, release_parked
+from workers.upkeep import check_rollups, free_holds, keep_months, release_parked, tend_credit
 
 if TYPE_CHECKING:
     import stripe
@@ -126,7 +127,7 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
 
 
 def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
-    """Register the periodic tasks that look after the usage ledger."""
+    """Register the periodic tasks that look after usage, credit and holds."""
 
     @app.periodic(cron="* * * * * */30")
     @app.task(name="release_parked", queueing_lock="release_parked")
@@ -145,6 +146,18 @@ def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
         await asyncio.to_thread(
             keep_months, tools.database, tools.settings, now=_instant(timestamp)
         )
+
+    @app.periodic(cron="* * * * *")
+    @app.task(name="tend_credit", queueing_lock="tend_credit")
+    async def tend(timestamp: int) -> None:
+        await asyncio.to_thread(
+            tend_credit, tools.database, tools.settings, now=_instant(timestamp)
+        )
+
+    @app.periodic(cron="* * * * * */10")
+    @app.task(name="free_holds", queueing_lock="free_holds")
+    async def free(timestamp: int) -> None:
+        await asyncio.to_thread(free_holds, tools.database, now=_instant(timestamp))
 
 
 async def revive_stalled(app: procrastinate.App) -> None:
@@ -165,7 +178,9 @@ async def revive_stalled(app: procrastinate.App) -> None:
 
 
 def accrue_everybody(database: Database, *, now: datetime) -> None:
-    """Bring the accruals of every tenant up to date: its billing period, and the one before it.
+    """Bring accruals, and the credit that pays them, of every tenant up to date.
+
+    Its billing period, and the one before it.
 
     The one before gets what was used in its last minute or reported late. A tenant whose usage
     cannot be rated stops nobody else.
@@ -179,6 +194,7 @@ def accrue_everybody(database: Database, *, now: datetime) -> None:
             try:
                 with database.transaction(Role.OPERATOR) as connection:
                     accrue_usage(connection, tenant=tenant, period=period, now=now)
+                    apply_credits(connection, tenant=tenant, period=period, now=now)
             except SteelyardError as error:
                 log.error(  # noqa: TRY400  # expected of data, not a bug: no traceback
                     "usage cannot be accrued", tenant=tenant.slug, code=error.code

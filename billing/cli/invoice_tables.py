@@ -70,6 +70,10 @@ def show_invoice(view: InvoiceView, *, zone: str) -> None:
             ("subtotal", amount(major(head, head.subtotal_minor))),
             ("tax", amount(major(head, head.tax_minor))),
             ("total", amount(major(head, head.total_minor))),
+            *(
+                (f"paid with credit: {paid.source}", amount(EXACT.minus(paid.amount)))
+                for paid in view.redeemed
+            ),
             ("amount due", amount(major(head, head.amount_due_minor))),
         ],
     )
@@ -105,15 +109,23 @@ def _show_sums(view: InvoiceView) -> None:
         f"   {amount(subtotal)} + {amount(major(head, head.tax_minor))} tax = "
         f"{amount(major(head, head.total_minor), head.currency)} total"
     )
+    if view.redeemed:
+        paid = " - ".join(amount(row.amount) for row in view.redeemed)
+        due = amount(major(head, head.amount_due_minor), head.currency)
+        show_text(
+            f"   {amount(major(head, head.total_minor))} - {paid} paid with credit = {due} due"
+        )
     accrued = _accrued(head, subtotal)
+    credited = any(line.kind == LineKind.CREDIT for line in view.lines)
+    earned = "earned less credit, exactly" if credited else "earned exactly"
     show_text(
-        f"   {plain(head.residual_before)} carried in + {plain(accrued)} earned exactly "
+        f"   {plain(head.residual_before)} carried in + {plain(accrued)} {earned} "
         f"- {amount(subtotal)} billed = {plain(head.residual_after)} carried on"
     )
 
 
 def _accrued(head: InvoiceRow, subtotal: Decimal) -> Decimal:
-    """What the invoice's lines earned at 12 decimals, those too small to bill included."""
+    """What the lines earned less what credit paid of them by day, those too small to bill too."""
     return EXACT.add(EXACT.subtract(head.residual_after, head.residual_before), subtotal)
 
 

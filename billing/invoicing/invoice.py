@@ -249,12 +249,17 @@ def _credit_within_charges(lines: Sequence[InvoiceLine]) -> list[InvoiceLine]:
     """The lines with credit cut to what they charge; what is cut stays behind as a residual.
 
     Credit used never exceeds revenue, but rounds apart from it, and credit applied after its
-    period was invoiced can exceed what this invoice charges.
+    period was invoiced can exceed what this invoice charges. Credit that came back to its grant is
+    a line above zero: it undoes a line of an earlier invoice, and charges.
     """
-    left = max(0, sum(line.amount_minor for line in lines if line.kind is not LineKind.CREDIT))
+
+    def uses_credit(line: InvoiceLine) -> bool:
+        return line.kind is LineKind.CREDIT and line.amount_minor < 0
+
+    left = max(0, sum(line.amount_minor for line in lines if not uses_credit(line)))
     kept: list[InvoiceLine] = []
     for line in lines:
-        if line.kind is not LineKind.CREDIT:
+        if not uses_credit(line):
             kept.append(line)
             continue
         amount_minor = max(line.amount_minor, -left)

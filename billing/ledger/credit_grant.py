@@ -130,7 +130,8 @@ class CreditGrant:
         amount: granted, in major units at 12 decimals.
         taxed_at, paid_from: of paid credit; None for promotional credit.
         cost_basis: money that the tenant paid for it; what it got beyond that is promotion.
-        counts_toward_commitment: whether usage paid with it fulfils a commitment.
+        counts_toward_commitment: whether usage paid with it fulfils a commitment; a term of the
+            grant, kept for the commitments of contracts, which read it.
         priority: lower is used first.
         starts_at, expires_at: half-open; None: it does not expire.
         recurs: whether the same is granted again for every following billing period.

@@ -47,7 +47,7 @@ class Drawn:
 
 def draw(lots: Iterable[CreditLot], charges: Iterable[DayCharge]) -> Drawn:
     """Cover charges with credit; the order in which either is listed does not matter."""
-    ordered = sorted(lots, key=lambda lot: _turn(lot.grant))
+    ordered = sorted(lots, key=lambda lot: turn(lot.grant))
     left = {lot.grant.id: lot.remaining for lot in ordered}
     applications: list[Application] = []
     uncovered: list[tuple[DayCharge, Decimal]] = []
@@ -70,7 +70,8 @@ def draw(lots: Iterable[CreditLot], charges: Iterable[DayCharge]) -> Drawn:
     return Drawn(applications=tuple(applications), uncovered=tuple(uncovered))
 
 
-def _turn(grant: CreditGrant) -> tuple[int, datetime, bool, datetime, UUID]:
+def turn(grant: CreditGrant) -> tuple[int, datetime, bool, datetime, UUID]:
+    """The place of a grant in the order of drawdown."""
     expiry = grant.expires_at or _NEVER
     paid = grant.kind is GrantKind.PAID
     return (grant.priority, expiry, paid, grant.starts_at, grant.id)

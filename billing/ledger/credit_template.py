@@ -37,6 +37,11 @@ def paid_credits_applied(books: Books, *, amount: Decimal) -> tuple[Posting, ...
     return books.moved(amount, debit=AccountCode.CONTRACT_LIABILITY, credit=AccountCode.RECEIVABLE)
 
 
+def credit_bonus_applied(books: Books, *, amount: Decimal) -> tuple[Posting, ...]:
+    """Dr Contra revenue (promotion) / Cr Receivable, at issue: what was given beyond its price."""
+    return books.moved(amount, debit=AccountCode.CONTRA_PROMOTION, credit=AccountCode.RECEIVABLE)
+
+
 def credits_broken(books: Books, *, amount: Decimal, into: AccountCode) -> tuple[Posting, ...]:
     """Dr Contract liability / Cr Breakage revenue, or Unclaimed property where the law says so."""
     assert into in _BREAKS_INTO

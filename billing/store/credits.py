@@ -1,9 +1,9 @@
-"""Tables credit_grant, credit_event, credit_balance and those of top-ups."""
+"""Tables credit_grant, credit_event and credit_balance."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -12,56 +12,28 @@ import sqlalchemy as sa
 
 from billing.ledger.account import AccountCode
 from billing.ledger.credit_grant import CreditGrant, CreditScope, GrantKind, Rollover, TaxedAt
-from billing.ledger.top_up import TopUp, TopUpPolicy, TopUpState
-from billing.period import Period
-from billing.store.database import first, members, only, query, run
+from billing.store.credit_lines import Place
+from billing.store.database import first, query, run
 
 _GRANT = """
-SELECT g.*, b.used, b.expired, b.remaining
+SELECT g.*, b.used, b.expired, b.remaining, b.version
   FROM credit_grant g JOIN credit_balance b ON b.grant_id = g.id
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantRow:
-    """A grant with its balance: granted = used + expired + remaining (C1)."""
+    """A grant with its balance: granted = used + expired + remaining (C1).
+
+    Attributes:
+        version: how many events it has; the key of the next one is made of it, so that two
+            writers who saw the same balance cannot both change it.
+    """
 
     grant: CreditGrant
     used: Decimal
     expired: Decimal
     remaining: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EarnedRow:
-    """Posted revenue of one line on one local day of its tenant, as a positive amount."""
-
-    contract_id: int
-    period_start: datetime
-    line_key: str
-    day: date
-    amount: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsedRow:
-    """What was applied of one grant to one contract's billing period, as a positive amount.
-
-    Attributes:
-        line_key: of the grant on an invoice.
-        source: what it was granted for.
-    """
-
-    line_key: str
-    source: str
-    amount: Decimal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredPolicy:
-    """A top-up policy and the number of its version."""
-
-    policy: TopUpPolicy
     version: int
 
 
@@ -116,25 +88,32 @@ def insert_event(
     kind: str,
     amount: Decimal,
     idempotency_key: str,
-    line: EarnedRow | None = None,
+    place: Place | None = None,
+    invoice_id: UUID | None = None,
     now: datetime,
 ) -> None:
-    """Append to a grant's events; the database moves its balance and refuses one below zero."""
+    """Append to a grant's events; the database moves its balance and refuses one below zero.
+
+    Args:
+        place: what credit was applied to, or restored from.
+        invoice_id: what credit was redeemed on.
+    """
     run(
         connection,
         "INSERT INTO credit_event (id, grant_id, tenant_id, kind, amount, contract_id, "
-        "period_start, line_key, day, idempotency_key, recorded_at) VALUES (:id, :grant, :tenant, "
-        ":kind, :amount, :contract, :period, :line, :day, :key, :now)",
+        "period_start, line_key, day, idempotency_key, recorded_at, invoice_id) VALUES (:id, "
+        ":grant, :tenant, :kind, :amount, :contract, :period, :line, :day, :key, :now, :invoice)",
         id=event_id,
         grant=grant.id,
         tenant=grant.tenant_id,
         kind=kind,
         amount=amount,
-        contract=line.contract_id if line else None,
-        period=line.period_start if line else None,
-        line=line.line_key if line else None,
-        day=line.day if line else None,
+        contract=place.contract_id if place else None,
+        period=place.period_start if place else None,
+        line=place.line_key if place else None,
+        day=place.day if place else None,
         key=idempotency_key,
+        invoice=invoice_id,
         now=now,
     )
 
@@ -185,6 +164,17 @@ def lapsed(connection: sa.Connection, *, before: datetime) -> list[tuple[UUID, i
     return [(row.id, row.tenant_id, row.currency) for row in rows]
 
 
+def was_voided(connection: sa.Connection, grant_id: UUID) -> bool:
+    """Whether what remained of a grant was taken back at some time."""
+    return bool(
+        query(
+            connection,
+            "SELECT FROM credit_event WHERE grant_id = :grant AND kind = 'voided' LIMIT 1",
+            grant=grant_id,
+        )
+    )
+
+
 def recurring(connection: sa.Connection) -> list[CreditGrant]:
     """The first grants of every series that was not voided."""
     rows = query(
@@ -193,166 +183,6 @@ def recurring(connection: sa.Connection) -> list[CreditGrant]:
         "WHERE e.grant_id = g.id AND e.kind = 'voided') ORDER BY g.tenant_id, g.id",
     )
     return [_grant_row(row).grant for row in rows]
-
-
-def earned_by_day(
-    connection: sa.Connection, *, tenant_id: int, currency: str, period: Period, zone: str
-) -> list[EarnedRow]:
-    """Revenue posted by line and local day on lines of billing periods that start in a period."""
-    rows = query(
-        connection,
-        "SELECT p.contract_id, p.period_start, p.line_key, "
-        "CAST(t.effective_at AT TIME ZONE :zone AS date) AS day, -sum(p.amount) AS amount "
-        "FROM posting p JOIN account a ON a.id = p.account_id "
-        "JOIN ledger_transaction t ON t.id = p.transaction_id "
-        "WHERE a.code = :revenue AND a.tenant_id = :tenant AND a.currency = :currency "
-        "AND p.period_start >= :start AND p.period_start < :end GROUP BY 1, 2, 3, 4 "
-        "HAVING sum(p.amount) < 0",
-        zone=zone,
-        revenue=AccountCode.REVENUE.value,
-        tenant=tenant_id,
-        currency=currency,
-        start=period.start,
-        end=period.end,
-    )
-    return [EarnedRow(**members(row)) for row in rows]
-
-
-def applied_by_day(
-    connection: sa.Connection, *, tenant_id: int, currency: str, period: Period
-) -> list[EarnedRow]:
-    """What credit has paid so far, by line and day."""
-    rows = query(
-        connection,
-        "SELECT e.contract_id, e.period_start, e.line_key, e.day, sum(e.amount) AS amount "
-        "FROM credit_event e JOIN credit_grant g ON g.id = e.grant_id "
-        "WHERE e.kind = 'applied' AND e.tenant_id = :tenant AND g.currency = :currency "
-        "AND e.period_start >= :start AND e.period_start < :end GROUP BY 1, 2, 3, 4",
-        tenant=tenant_id,
-        currency=currency,
-        start=period.start,
-        end=period.end,
-    )
-    return [EarnedRow(**members(row)) for row in rows]
-
-
-def used_by_grant(
-    connection: sa.Connection, *, contract_id: int, period_start: datetime
-) -> list[UsedRow]:
-    """What credit has paid of a contract's billing period so far, by grant, oldest first."""
-    rows = query(
-        connection,
-        "SELECT 'credit.' || g.id AS line_key, g.source, sum(e.amount) AS amount "
-        "FROM credit_event e JOIN credit_grant g ON g.id = e.grant_id "
-        "WHERE e.kind = 'applied' AND e.contract_id = :contract AND e.period_start = :start "
-        "GROUP BY g.id ORDER BY g.granted_at, g.id",
-        contract=contract_id,
-        start=period_start,
-    )
-    return [UsedRow(**members(row)) for row in rows]
-
-
-def insert_policy(
-    connection: sa.Connection, policy: TopUpPolicy, *, tenant_id: int, currency: str, now: datetime
-) -> StoredPolicy:
-    """Store the next version of a tenant's top-up policy, under the lock of its credit."""
-    version = only(
-        connection,
-        "INSERT INTO top_up_policy SELECT :tenant, :currency, 1 + coalesce(max(version), 0), "
-        ":threshold, :amount, :window, :count, :maximum, :cool_down, :now FROM top_up_policy "
-        "WHERE tenant_id = :tenant AND currency = :currency RETURNING version",
-        tenant=tenant_id,
-        currency=currency,
-        threshold=policy.threshold,
-        amount=policy.amount,
-        window=policy.window_ms,
-        count=policy.count_max,
-        maximum=policy.amount_max,
-        cool_down=policy.cool_down_ms,
-        now=now,
-    ).version
-    return StoredPolicy(policy=policy, version=version)
-
-
-def policy(connection: sa.Connection, *, tenant_id: int, currency: str) -> StoredPolicy | None:
-    """The newest version of a tenant's top-up policy."""
-    row = first(
-        connection,
-        "SELECT version, threshold, amount, window_ms, count_max, amount_max, cool_down_ms "
-        "FROM top_up_policy WHERE tenant_id = :tenant AND currency = :currency "
-        "ORDER BY version DESC LIMIT 1",
-        tenant=tenant_id,
-        currency=currency,
-    )
-    if row is None:
-        return None
-    terms = members(row)
-    version = terms.pop("version")
-    return StoredPolicy(policy=TopUpPolicy(**terms), version=version)
-
-
-def insert_top_up(
-    connection: sa.Connection,
-    stored: StoredPolicy,
-    *,
-    top_up_id: UUID,
-    tenant_id: int,
-    currency: str,
-    now: datetime,
-) -> None:
-    """Store a requested top-up."""
-    run(
-        connection,
-        "INSERT INTO top_up (id, tenant_id, currency, amount, policy_version, requested_at) "
-        "VALUES (:id, :tenant, :currency, :amount, :version, :now)",
-        id=top_up_id,
-        tenant=tenant_id,
-        currency=currency,
-        amount=stored.policy.amount,
-        version=stored.version,
-        now=now,
-    )
-
-
-def top_ups(connection: sa.Connection, *, tenant_id: int, currency: str) -> list[TopUp]:
-    """A tenant's top-ups in one currency, newest first."""
-    rows = query(
-        connection,
-        "SELECT t.id, t.amount, t.requested_at, coalesce(r.outcome, 'requested') AS state, "
-        "r.resolved_at FROM top_up t LEFT JOIN top_up_resolution r ON r.top_up_id = t.id "
-        "WHERE t.tenant_id = :tenant AND t.currency = :currency ORDER BY t.requested_at DESC, t.id",
-        tenant=tenant_id,
-        currency=currency,
-    )
-    return [TopUp(**members(row, state=TopUpState(row.state))) for row in rows]
-
-
-def resolve_top_up(
-    connection: sa.Connection, top_up_id: UUID, *, grant_id: UUID | None, now: datetime
-) -> bool:
-    """Record a top-up as paid by a grant, or declined; False if it is resolved or unknown."""
-    return bool(
-        run(
-            connection,
-            "INSERT INTO top_up_resolution (top_up_id, tenant_id, outcome, grant_id, resolved_at) "
-            "SELECT id, tenant_id, CASE WHEN CAST(:grant AS uuid) IS NULL THEN 'declined' "
-            "ELSE 'paid' END, :grant, :now FROM top_up WHERE id = :id "
-            "ON CONFLICT (top_up_id) DO NOTHING",
-            id=top_up_id,
-            grant=grant_id,
-            now=now,
-        )
-    )
-
-
-def top_up_owner(connection: sa.Connection, top_up_id: UUID) -> tuple[int, str, Decimal] | None:
-    """Whose a top-up is, its currency and its amount."""
-    row = first(
-        connection,
-        "SELECT tenant_id, currency, amount FROM top_up WHERE id = :id",
-        id=top_up_id,
-    )
-    return None if row is None else (row.tenant_id, row.currency, row.amount)
 
 
 def _grant_row(row: sa.Row[Any]) -> GrantRow:
@@ -381,7 +211,13 @@ def _grant_row(row: sa.Row[Any]) -> GrantRow:
         source=row.source,
         idempotency_key=row.idempotency_key,
     )
-    return GrantRow(grant=grant, used=row.used, expired=row.expired, remaining=row.remaining)
+    return GrantRow(
+        grant=grant,
+        used=row.used,
+        expired=row.expired,
+        remaining=row.remaining,
+        version=row.version,
+    )
 
 
 def _listed(names: frozenset[str] | None) -> list[str] | None:

@@ -258,8 +258,9 @@ def changed_periods(connection: sa.Connection, *, tenant_id: int, before: dateti
         "  AND (c.valid_until IS NULL OR c.valid_until > s.period_start) "
         "  AND c.created_at > max(i.issued_at) - interval '1 hour') "
         "OR EXISTS (SELECT FROM credit_event e WHERE e.tenant_id = :tenant "
-        "  AND e.kind = 'applied' AND e.period_start = s.period_start "
-        "  GROUP BY e.contract_id, e.grant_id HAVING sum(e.amount) <> -(SELECT "
+        "  AND e.kind IN ('applied', 'restored') AND e.period_start = s.period_start "
+        "  GROUP BY e.contract_id, e.grant_id HAVING sum(CASE e.kind WHEN 'applied' "
+        "    THEN e.amount ELSE -e.amount END) <> -(SELECT "
         "    coalesce(sum(n.accrued), 0) FROM invoice_settlement n "
         "    JOIN invoice j ON j.id = n.invoice_id WHERE j.state <> 'draft' "
         "    AND n.contract_id = e.contract_id AND n.period_start = s.period_start "
@@ -302,14 +303,21 @@ def lines(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceLineRow]:
 
 
 def mark_issued(
-    connection: sa.Connection, invoice_id: UUID, *, number: str, due_at: datetime, now: datetime
+    connection: sa.Connection,
+    invoice_id: UUID,
+    *,
+    number: str,
+    due_at: datetime,
+    amount_due_minor: int,
+    now: datetime,
 ) -> None:
-    """Turn a draft into an issued invoice."""
+    """Turn a draft into an issued invoice; what is due is its total less paid credit redeemed."""
     run(
         connection,
-        "UPDATE invoice SET state = 'issued', number = :number, issued_at = :now, due_at = :due "
-        "WHERE id = :id AND state = 'draft'",
+        "UPDATE invoice SET state = 'issued', number = :number, issued_at = :now, due_at = :due, "
+        "amount_due_minor = :amount_due WHERE id = :id AND state = 'draft'",
         id=invoice_id,
+        amount_due=amount_due_minor,
         number=number,
         now=now,
         due=due_at,

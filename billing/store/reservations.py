@@ -6,7 +6,7 @@ projection: each run that applies credit states it anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -63,16 +63,16 @@ def state_reservations(
 
 
 def reserved(
-    connection: sa.Connection, *, tenant_id: int, except_for: datetime | None = None
+    connection: sa.Connection, *, tenant_id: int, except_for: Sequence[datetime] = ()
 ) -> dict[UUID, Decimal]:
-    """What is reserved of a tenant's grants, over all billing periods or all but one."""
+    """What is reserved of a tenant's grants, over all billing periods but those that begin then."""
     rows = query(
         connection,
         "SELECT grant_id, sum(amount) AS amount FROM credit_reservation "
         "WHERE tenant_id = :tenant "
-        "AND (CAST(:start AS timestamptz) IS NULL OR period_start <> :start) GROUP BY 1",
+        "AND NOT (period_start = ANY (CAST(:starts AS timestamptz[]))) GROUP BY 1",
         tenant=tenant_id,
-        start=except_for,
+        starts=list(except_for),
     )
     return {row.grant_id: row.amount for row in rows}
 

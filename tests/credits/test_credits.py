@@ -334,6 +334,15 @@ def test_a_top_up_is_paid_once_and_a_declined_one_cools_down(world: World, acme:
             now=world.now,
         )
         assert paid.remaining == 50
+        same = pay_top_up(
+            connection,
+            top_up_id=second.id,
+            taxed_at=bought.taxed_at,
+            paid_from=bought.paid_from,
+            now=world.now,
+        )
+        assert same.grant.id == paid.grant.id
+        decline_top_up(connection, top_up_id=first.id, now=world.now)
         with pytest.raises(Conflict):
             decline_top_up(connection, top_up_id=second.id, now=world.now)
         cooled = world.now + timedelta(milliseconds=policy.cool_down_ms)

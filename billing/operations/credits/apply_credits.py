@@ -1,37 +1,48 @@
 """Pay accrued revenue with credit, day by day, each application posted with its event.
 
 Decides which charges there are: what was posted on a line on a local day, less what credit paid of
-it before. So a run repeated, or run every minute, pays the same as one run at the end. Paid credit
-that is taxed at redemption is a means of payment: it is left for the invoice.
+it before. So a run repeated, or run every minute, pays the same as one run at the end. What a
+correction takes back of a line that credit paid comes back to the grants first. Paid credit that
+is taxed at redemption is a means of payment: it is only reserved here, and left for the invoice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
+from typing import Literal
+from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.catalog.charge import Charge, selector_of
-from billing.catalog.price_plan import PricePlan
-from billing.ledger.credit_grant import CreditLot, DayCharge, TaxedAt
+from billing.ledger.credit_grant import CreditLot, TaxedAt
 from billing.ledger.credit_order import Application, Drawn, draw
+from billing.ledger.credit_return import CreditUse, give_back
 from billing.ledger.credit_template import paid_credits_used, promotional_credits_used
 from billing.ledger.hold import CREDIT
 from billing.ledger.posting import Posting
 from billing.money import EXACT
-from billing.operations.catalog.contracts import bound_plans
-from billing.operations.credits.grant_credit import books_of, post_credit
+from billing.operations.credits.charges import (
+    Line,
+    day_period,
+    not_invoiced,
+    place_of,
+    plans_of,
+    read_charges,
+)
+from billing.operations.credits.grant_credit import books_of, post_credit, require_grant
 from billing.operations.minting import mint_id
-from billing.period import Period, local_midnight, zone
+from billing.period import Period
+from billing.store import credit_lines, reservations
 from billing.store import credits as store
 from billing.store import holds as hold_store
 from billing.store import invoices as invoice_store
-from billing.store.credits import EarnedRow
+from billing.store.credit_lines import Place
+from billing.store.credits import GrantRow
 from billing.tenancy.tenant import Tenant
-
-_ZERO = Decimal(0)
 
 
 def apply_credits(
@@ -50,21 +61,45 @@ def apply_credits(
             counting, which can refuse too much and never too little.
     """
     invoice_store.lock_invoicing(connection, tenant.id)
-    plans = {
-        bound.contract.id: bound.plan for bound in bound_plans(connection, tenant_id=tenant.id)
-    }
+    plans = plans_of(connection, tenant)
     drawn: dict[str, Drawn] = {}
     for code in sorted({plan.currency.code for plan in plans.values()}):
         credit = hold_store.lock_limit(connection, tenant_id=tenant.id, name=CREDIT, currency=code)
         if credit is None:
             continue
-        charges = _charges(connection, tenant, plans, period, code)
-        drawn[code] = draw(_lots(connection, tenant, code), charges)
+        read = partial(
+            read_charges, connection, tenant=tenant, plans=plans, period=period, currency=code
+        )
+        charges = read()
+        if charges.overpaid:
+            for line, amount in charges.overpaid.items():
+                _restore(connection, tenant, line, amount, now=now)
+            charges = read()
+        drawn[code] = draw(_lots(connection, tenant, code), charges.due)
         for application in drawn[code].applications:
             _apply(connection, application, now=now)
+        _reserve(connection, drawn[code], tenant=tenant, period=period, currency=code)
         if settled_through is not None:
             hold_store.settle(connection, credit, through=settled_through)
     return drawn
+
+
+def redeemable_lots(
+    connection: sa.Connection, *, tenant: Tenant, currency: str, periods: Sequence[Period]
+) -> list[CreditLot]:
+    """Paid credit that is taxed when it is redeemed, less what other billing periods reserved."""
+    elsewhere = reservations.reserved(
+        connection, tenant_id=tenant.id, except_for=[period.start for period in periods]
+    )
+    lots = [
+        CreditLot(
+            grant=row.grant,
+            remaining=EXACT.subtract(row.remaining, elsewhere.get(row.grant.id, Decimal(0))),
+        )
+        for row in store.grants(connection, tenant_id=tenant.id, currency=currency, live=True)
+        if row.grant.taxed_at is TaxedAt.REDEMPTION
+    ]
+    return [lot for lot in lots if lot.remaining > 0]
 
 
 def _lots(connection: sa.Connection, tenant: Tenant, code: str) -> list[CreditLot]:
@@ -75,101 +110,127 @@ def _lots(connection: sa.Connection, tenant: Tenant, code: str) -> list[CreditLo
     ]
 
 
-def _charges(
-    connection: sa.Connection,
-    tenant: Tenant,
-    plans: Mapping[int, PricePlan],
-    period: Period,
-    code: str,
-) -> list[DayCharge]:
-    earned = store.earned_by_day(
-        connection, tenant_id=tenant.id, currency=code, period=period, zone=tenant.zone
-    )
-    applied = store.applied_by_day(connection, tenant_id=tenant.id, currency=code, period=period)
-    paid = {_place(row): row.amount for row in applied}
-    by_key = {
-        (contract, charge.key): charge
-        for contract, plan in plans.items()
-        for charge in plan.charges
-    }
-    charges: list[DayCharge] = []
-    for row in earned:
-        due = EXACT.subtract(row.amount, paid.get(_place(row), _ZERO))
-        if due > 0:
-            found = by_key.get((row.contract_id, row.line_key))
-            charges.append(_charge(tenant, row, plans[row.contract_id].slug, found, due))
-    return charges
-
-
-def _charge(
-    tenant: Tenant, row: EarnedRow, plan: str, found: Charge | None, due: Decimal
-) -> DayCharge:
-    calendar_zone = zone(tenant.zone)
-    selector = None if found is None else selector_of(found)
-    return DayCharge(
-        contract_id=row.contract_id,
-        period_start=row.period_start,
-        line_key=row.line_key,
-        day=row.day,
-        during=Period(
-            start=local_midnight(row.day, calendar_zone),
-            end=local_midnight(row.day + timedelta(days=1), calendar_zone),
-        ),
-        plan=plan,
-        meter=selector.meter if selector else None,
-        models=selector.models if selector else None,
-        amount=due,
+def _reserve(
+    connection: sa.Connection, drawn: Drawn, *, tenant: Tenant, period: Period, currency: str
+) -> None:
+    """State what the next invoice will redeem, so that no hold and no expiry counts it as free."""
+    lots = redeemable_lots(connection, tenant=tenant, currency=currency, periods=[period])
+    amounts: dict[UUID, Decimal] = {}
+    if lots:
+        charges = not_invoiced(
+            connection,
+            [replace(charge, amount=amount) for charge, amount in drawn.uncovered],
+            tenant=tenant,
+            period=period,
+            currency=currency,
+        )
+        for part in draw(lots, charges).applications:
+            before = amounts.get(part.grant.id, Decimal(0))
+            amounts[part.grant.id] = EXACT.add(before, part.amount)
+    reservations.state_reservations(
+        connection,
+        tenant_id=tenant.id,
+        currency=currency,
+        period_start=period.start,
+        amounts=amounts,
     )
 
 
 def _apply(connection: sa.Connection, application: Application, *, now: datetime) -> None:
-    grant, charge, amount = application.grant, application.charge, application.amount
-    # What remains of a grant only falls, so each application of it has a key of its own.
+    row = require_grant(connection, application.grant.id)
+    _move(
+        connection,
+        row,
+        application.amount,
+        kind="applied",
+        place=place_of(application.charge),
+        during=application.charge.during,
+        now=now,
+    )
+
+
+def _restore(
+    connection: sa.Connection, tenant: Tenant, line: Line, amount: Decimal, *, now: datetime
+) -> None:
+    """Give credit back to the grants that paid a line more than it earned in the end.
+
+    It keeps its terms: of a grant past its end it lapses with the next expiry.
+    """
+    contract_id, period_start, line_key = line
+    uses = [
+        CreditUse(
+            grant=require_grant(connection, use.grant_id).grant,
+            day=use.place.day,
+            amount=use.amount,
+        )
+        for use in credit_lines.uses_of_line(
+            connection, contract_id=contract_id, period_start=period_start, line_key=line_key
+        )
+    ]
+    for use in give_back(uses, amount):
+        row = require_grant(connection, use.grant.id)
+        place = Place(
+            contract_id=contract_id, period_start=period_start, line_key=line_key, day=use.day
+        )
+        _move(
+            connection,
+            row,
+            use.amount,
+            kind="restored",
+            place=place,
+            during=day_period(tenant, use.day),
+            now=now,
+        )
+
+
+def _move(
+    connection: sa.Connection,
+    row: GrantRow,
+    amount: Decimal,
+    *,
+    kind: Literal["applied", "restored"],
+    place: Place,
+    during: Period,
+    now: datetime,
+) -> None:
+    """Append the event and post what it does, under a key that no other event of the grant has."""
     part = (
-        f"{charge.contract_id}/{charge.period_start:%Y%m%dT%H%M}/{charge.line_key}/{charge.day}/"
-        f"{application.remaining:f}"
+        f"{place.contract_id}/{place.period_start:%Y%m%dT%H%M}/{place.line_key}/{place.day}/"
+        f"{row.version}"
     )
     store.insert_event(
         connection,
         event_id=mint_id(now),
-        grant=grant,
-        kind="applied",
+        grant=row.grant,
+        kind=kind,
         amount=amount,
         idempotency_key=part,
-        line=EarnedRow(
-            contract_id=charge.contract_id,
-            period_start=charge.period_start,
-            line_key=charge.line_key,
-            day=charge.day,
-            amount=amount,
-        ),
+        place=place,
         now=now,
     )
+    signed = amount if kind == "applied" else EXACT.minus(amount)
     post_credit(
         connection,
-        grant,
-        "credits_used",
-        _postings(application),
-        effective_at=min(now, charge.during.end - timedelta(microseconds=1)),
+        row.grant,
+        "credits_used" if kind == "applied" else "credits_restored",
+        _postings(row, signed),
+        effective_at=min(now, during.end - timedelta(microseconds=1)),
         now=now,
         part=part,
     )
 
 
-def _postings(application: Application) -> tuple[Posting, ...]:
-    """The liability that goes, and what the tenant got beyond what it paid, as promotion."""
-    grant, amount = application.grant, application.amount
-    before = EXACT.add(application.remaining, amount)
-    paid = grant.released(before=before, after=application.remaining)
+def _postings(row: GrantRow, amount: Decimal) -> tuple[Posting, ...]:
+    """The liability that goes, and what the tenant got beyond what it paid, as promotion.
+
+    Below zero the other way round: what comes back is owed again.
+    """
+    paid = row.grant.released(before=row.remaining, after=EXACT.subtract(row.remaining, amount))
     promoted = EXACT.subtract(amount, paid)
-    books = books_of(grant)
+    books = books_of(row.grant)
     postings: tuple[Posting, ...] = ()
     if paid:
         postings += paid_credits_used(books, amount=paid)
     if promoted:
         postings += promotional_credits_used(books, amount=promoted)
     return postings
-
-
-def _place(row: EarnedRow) -> tuple[int, datetime, str, object]:
-    return (row.contract_id, row.period_start, row.line_key, row.day)

@@ -34,7 +34,7 @@ from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import local_midnight, zone
 from billing.store import credits as store
 from billing.store import holds as hold_store
-from billing.store import ledger
+from billing.store import ledger, reservations
 from billing.store.credits import GrantRow
 from billing.tenancy.tenant import Tenant
 
@@ -131,16 +131,25 @@ def void_grant(connection: sa.Connection, *, grant_id: UUID, now: datetime) -> G
 
     Raises:
         NotFound: no such grant.
-        Conflict: nothing remains of it, or running requests hold it.
+        Conflict: nothing remains of it, or running requests or usage not invoiced yet hold it.
     """
     grant = require_grant(connection, grant_id).grant
     hold_store.lock_limit(
         connection, tenant_id=grant.tenant_id, name=CREDIT, currency=grant.currency
     )
-    remaining = require_grant(connection, grant_id).remaining
-    heads_series = grant.recurs and grant.series is None
-    if not remaining and not heads_series:
+    row = require_grant(connection, grant_id)
+    remaining = row.remaining
+    ends_series = (
+        grant.recurs and grant.series is None and not store.was_voided(connection, grant_id)
+    )
+    if not remaining and not ends_series:
         raise Conflict("nothing remains of this grant", field="grant", remedy="see its events")
+    if grant_id in reservations.reserved(connection, tenant_id=grant.tenant_id):
+        raise Conflict(
+            "usage that is not invoiced yet has taken this credit",
+            field="grant",
+            remedy="issue the invoice first",
+        )
     _require_not_held(connection, grant, remaining, now)
     store.insert_event(
         connection,
@@ -148,13 +157,21 @@ def void_grant(connection: sa.Connection, *, grant_id: UUID, now: datetime) -> G
         grant=grant,
         kind="voided",
         amount=remaining,
-        idempotency_key="voided",
+        idempotency_key=f"voided/{row.version}",
         now=now,
     )
     released = grant.released(before=remaining, after=Decimal(0))
     if released and grant.paid_from is not None:
         back = credits_paid_back(books_of(grant), amount=released, paid_from=grant.paid_from)
-        post_credit(connection, grant, "credits_paid_back", back, effective_at=now, now=now)
+        post_credit(
+            connection,
+            grant,
+            "credits_paid_back",
+            back,
+            effective_at=now,
+            now=now,
+            part=f"{row.version}",
+        )
     return require_grant(connection, grant_id)
 
 

@@ -18,6 +18,7 @@ from billing.ledger.breakage import BREAKS_INTO, lapse
 from billing.ledger.credit_grant import CreditGrant, CreditLot
 from billing.ledger.credit_template import credits_broken
 from billing.ledger.hold import CREDIT
+from billing.money import EXACT
 from billing.operations.credits.grant_credit import (
     books_of,
     post_credit,
@@ -27,7 +28,7 @@ from billing.operations.credits.grant_credit import (
 from billing.operations.minting import mint_id
 from billing.store import credits as store
 from billing.store import holds as hold_store
-from billing.store import tenancy
+from billing.store import reservations, tenancy
 from billing.store.credits import GrantRow
 
 
@@ -56,8 +57,11 @@ def expire_grants(
     for grant_id, tenant_id, code in store.lapsed(connection, before=due):
         hold_store.lock_limit(connection, tenant_id=tenant_id, name=CREDIT, currency=code)
         row = require_grant(connection, grant_id)
-        if row.remaining:
-            _expire(connection, CreditLot(grant=row.grant, remaining=row.remaining), into, now)
+        # What usage before its end has taken stays until the invoice redeems it.
+        taken = reservations.reserved(connection, tenant_id=tenant_id).get(grant_id, Decimal(0))
+        free = EXACT.subtract(row.remaining, taken)
+        if free:
+            _expire(connection, row, free, into, now)
             expired.append(require_grant(connection, grant_id))
     return expired
 
@@ -83,33 +87,61 @@ def issue_recurring(connection: sa.Connection, *, now: datetime) -> list[CreditG
     return issued
 
 
-def _expire(connection: sa.Connection, lot: CreditLot, into: AccountCode, now: datetime) -> None:
-    grant, rest = lot.grant, lapse(lot)
+def _expire(
+    connection: sa.Connection, row: GrantRow, free: Decimal, into: AccountCode, now: datetime
+) -> None:
+    grant, rest = row.grant, lapse(_lot(connection, row, free))
+    kept = EXACT.subtract(row.remaining, rest.rolled)
     if rest.rolled:
-        _append(connection, grant, "rolled_over", rest.rolled, now)
-        onward = grant.released(before=lot.remaining, after=rest.broken)
+        _append(connection, row, "rolled_over", rest.rolled, now)
+        onward = grant.released(before=row.remaining, after=kept)
         rolled = _rolled(connection, grant, amount=rest.rolled, cost_basis=onward, now=now)
         store_grant(connection, rolled, now=now)
     if rest.broken:
-        _append(connection, grant, "expired", rest.broken, now)
-        broken = grant.released(before=rest.broken, after=Decimal(0))
+        _append(connection, row, "expired", rest.broken, now)
+        broken = grant.released(before=kept, after=EXACT.subtract(kept, rest.broken))
         if broken:
             postings = credits_broken(books_of(grant), amount=broken, into=into)
-            post_credit(connection, grant, "credits_broken", postings, effective_at=now, now=now)
+            post_credit(
+                connection,
+                grant,
+                "credits_broken",
+                postings,
+                effective_at=now,
+                now=now,
+                part=f"{row.version}",
+            )
+
+
+def _lot(connection: sa.Connection, row: GrantRow, free: Decimal) -> CreditLot:
+    """What lapses of a grant; what comes back to one that rolled over once rolls no more."""
+    rolled_before = store.grant_by_key(
+        connection, tenant_id=row.grant.tenant_id, key=_rolled_key(row.grant)
+    )
+    grant = row.grant if rolled_before is None else replace(row.grant, rollover=None)
+    return CreditLot(grant=grant, remaining=free)
 
 
 def _append(
-    connection: sa.Connection, grant: CreditGrant, kind: str, amount: Decimal, now: datetime
+    connection: sa.Connection,
+    row: GrantRow,
+    kind: str,
+    amount: Decimal,
+    now: datetime,
 ) -> None:
     store.insert_event(
         connection,
         event_id=mint_id(now),
-        grant=grant,
+        grant=row.grant,
         kind=kind,
         amount=amount,
-        idempotency_key=kind,
+        idempotency_key=f"{kind}/{row.version}",
         now=now,
     )
+
+
+def _rolled_key(grant: CreditGrant) -> str:
+    return f"rolled/{grant.id}"
 
 
 def _rolled(
@@ -138,5 +170,5 @@ def _rolled(
         recurs=False,
         series=None,
         rolled_from=grant.id,
-        idempotency_key=f"rolled/{grant.id}",
+        idempotency_key=_rolled_key(grant),
     )

@@ -19,9 +19,9 @@ from billing.ledger.top_up import TopUp, TopUpAnswer, TopUpPolicy, consider
 from billing.money import currency
 from billing.operations.credits.grant_credit import GrantTerms, grant_credit
 from billing.operations.minting import mint_id
-from billing.store import credits as store
 from billing.store import holds as hold_store
 from billing.store import tenancy
+from billing.store import top_ups as store
 from billing.store.credits import GrantRow
 from billing.tenancy.tenant import Tenant
 
@@ -39,6 +39,30 @@ def set_top_up_policy(
     hold_store.ensure_credit(connection, tenant_id=tenant.id, currency=currency_code)
     _lock(connection, tenant.id, currency_code)
     store.insert_policy(connection, policy, tenant_id=tenant.id, currency=currency_code, now=now)
+
+
+def show_top_up_policy(
+    connection: sa.Connection, *, tenant: Tenant, currency_code: str
+) -> TopUpPolicy:
+    """The policy in force.
+
+    Raises:
+        NotFound: the tenant has none in this currency.
+    """
+    stored = store.policy(connection, tenant_id=tenant.id, currency=currency_code)
+    if stored is None:
+        raise NotFound(
+            "no top-up policy in this currency", field="currency", remedy="set a policy first"
+        )
+    return stored.policy
+
+
+def list_policies(connection: sa.Connection) -> list[tuple[Tenant, str]]:
+    """Whose credit is topped up by a policy, and in which currency."""
+    return [
+        (tenancy.tenant_by_id(connection, tenant_id), code)
+        for tenant_id, code in store.policy_owners(connection)
+    ]
 
 
 def consider_top_up(
@@ -86,7 +110,7 @@ def pay_top_up(
 
     Raises:
         NotFound: no such top-up.
-        Conflict: it was paid or declined before.
+        Conflict: it was declined before. Paid before: the grant that was made (L3).
     """
     owner = store.top_up_owner(connection, top_up_id)
     if owner is None:
@@ -115,7 +139,7 @@ def decline_top_up(connection: sa.Connection, *, top_up_id: UUID, now: datetime)
 
     Raises:
         NotFound: no such top-up.
-        Conflict: it was paid or declined before.
+        Conflict: it was paid before. Declined before: nothing changes (L3).
     """
     if store.top_up_owner(connection, top_up_id) is None:
         raise NotFound("no such top-up", field="top_up")
@@ -134,7 +158,9 @@ def _lock(connection: sa.Connection, tenant_id: int, currency_code: str) -> None
 def _resolve(
     connection: sa.Connection, top_up_id: UUID, grant_id: UUID | None, now: datetime
 ) -> None:
-    if not store.resolve_top_up(connection, top_up_id, grant_id=grant_id, now=now):
+    if store.resolve_top_up(connection, top_up_id, grant_id=grant_id, now=now):
+        return
+    if store.paid_by(connection, top_up_id) != grant_id:
         raise Conflict(
             "this top-up was paid or declined before", field="top_up", remedy="see its grant"
         )

@@ -1,7 +1,8 @@
 """Issue the invoice of a billing period: number, due date, postings and the Stripe mirror, at once.
 
 Everything commits together or not at all: accruals up to the watermark, the credit that pays them,
-the invoice's number (no gaps), the receivable, and the job that mirrors it. A second run, or one
+the invoice's number (no gaps), the receivable, the paid credit that is redeemed on it, and the job
+that mirrors it. A second run, or one
 that races, returns the invoice that exists (I2).
 """
 
@@ -19,6 +20,7 @@ from billing.ledger.posting import Transaction
 from billing.ledger.template import Books, invoice_issued
 from billing.money import currency, from_minor
 from billing.operations.credits.apply_credits import apply_credits
+from billing.operations.credits.redeem_credits import redeem_credits
 from billing.operations.invoicing.draft_invoice import invoice_currency, store_draft
 from billing.operations.invoicing.line_bases import rated_again
 from billing.operations.minting import mint_id
@@ -77,8 +79,16 @@ def issue_invoice(
         post_accruals(connection, part, now=now)
         apply_credits(connection, tenant=tenant, period=part.period, now=now)
     draft = store_draft(connection, rated, corrected, now=now)
-    issued = _issue(connection, draft, rated, entity, now=now)
-    if enqueue_mirror is not None and issued.total_minor > 0:
+    redeemed_minor = redeem_credits(
+        connection,
+        tenant=tenant,
+        invoice=draft,
+        periods=[part.period for part in (rated, *corrected)],
+        now=now,
+    )
+    due_minor = draft.total_minor - redeemed_minor
+    issued = _issue(connection, draft, rated, entity, due_minor=due_minor, now=now)
+    if enqueue_mirror is not None and issued.amount_due_minor > 0:
         payment_store.request_mirror(connection, issued.id, tenant_id=tenant.id, now=now)
         enqueue_mirror(connection, issued)
     return issued
@@ -106,6 +116,7 @@ def _issue(
     rated: RatedPeriod,
     entity: LegalEntity,
     *,
+    due_minor: int,
     now: datetime,
 ) -> InvoiceRow:
     check_sums(
@@ -114,14 +125,19 @@ def _issue(
             subtotal_minor=draft.subtotal_minor,
             tax_minor=draft.tax_minor,
             total_minor=draft.total_minor,
-            amount_due_minor=draft.amount_due_minor,
+            amount_due_minor=due_minor,
         ),
     )
     prefix, ordinal = tenancy_store.next_number(connection, entity.id, "invoice")
     number = invoice_number(prefix, ordinal)
     terms_days = max(contract.bound.plan.payment_terms_days for contract in rated.contracts)
     store.mark_issued(
-        connection, draft.id, number=number, due_at=now + timedelta(days=terms_days), now=now
+        connection,
+        draft.id,
+        number=number,
+        due_at=now + timedelta(days=terms_days),
+        amount_due_minor=due_minor,
+        now=now,
     )
     if draft.total_minor:
         in_currency = currency(draft.currency)
@@ -144,6 +160,8 @@ def _issue(
             ),
             now=now,
         )
+    if draft.total_minor and not due_minor:
+        store.mark_paid(connection, draft.id, now=now)
     issued = store.invoice(connection, draft.id)
     assert issued is not None
     return issued

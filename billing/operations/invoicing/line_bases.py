@@ -20,7 +20,7 @@ from billing.invoicing.invoice import InvoiceDraft, LineBasis, LineKind, due_on_
 from billing.money import EXACT
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, rate_period
 from billing.rating.line import RatedLine
-from billing.store import credits as credit_store
+from billing.store import credit_lines as credit_store
 from billing.store import invoices as store
 from billing.store.invoices import SettlementRow
 

@@ -10,15 +10,18 @@ import sqlalchemy as sa
 from billing.errors import Conflict, NotFound
 from billing.period import Period
 from billing.store import invoices as store
+from billing.store import reservations
 from billing.store.invoices import InvoiceLineRow, InvoiceRow
+from billing.store.reservations import RedeemedRow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceView:
-    """An invoice with its lines."""
+    """An invoice with its lines, and the paid credit that was redeemed on it."""
 
     invoice: InvoiceRow
     lines: tuple[InvoiceLineRow, ...]
+    redeemed: tuple[RedeemedRow, ...]
 
 
 def require_invoice(
@@ -43,7 +46,11 @@ def require_invoice(
         found = numbered[0] if numbered else None
     if found is None:
         raise NotFound("no such invoice", field="invoice", remedy="list invoices to see them")
-    return InvoiceView(invoice=found, lines=tuple(store.lines(connection, found.id)))
+    return InvoiceView(
+        invoice=found,
+        lines=tuple(store.lines(connection, found.id)),
+        redeemed=tuple(reservations.redeemed(connection, found.id)),
+    )
 
 
 def list_invoices(

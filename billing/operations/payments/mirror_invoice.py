@@ -15,7 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.errors import Conflict, InvalidInput, NotFound, PaymentError, StripeUnavailable
-from billing.money import currency
+from billing.money import currency, to_minor
 from billing.operations.invoicing.read_invoices import require_invoice
 from billing.payments.classification import next_epoch
 from billing.payments.mirror import add_lines, ensure_customer, ensure_invoice, finalize
@@ -151,15 +151,26 @@ class _Mirroring:
         head = view.invoice
         if head.number is None or head.due_at is None:
             raise Conflict("a draft is not mirrored", field="invoice", remedy="issue it first")
+        in_currency = currency(head.currency)
         return MirrorInvoice(
             id=str(head.id),
             number=head.number,
-            currency=currency(head.currency),
-            lines=tuple(
-                MirrorLine(
-                    key=line.key, description=line.description, amount_minor=line.amount_minor
-                )
-                for line in view.lines
+            currency=in_currency,
+            lines=(
+                *(
+                    MirrorLine(
+                        key=line.key, description=line.description, amount_minor=line.amount_minor
+                    )
+                    for line in view.lines
+                ),
+                *(
+                    MirrorLine(
+                        key=f"redeemed.{paid.grant_id}",
+                        description=f"Paid with credit: {paid.source}",
+                        amount_minor=-to_minor(paid.amount, in_currency),
+                    )
+                    for paid in view.redeemed
+                ),
             ),
             total_minor=head.amount_due_minor,
             due_at=head.due_at,

@@ -70,7 +70,7 @@ def receive_payment(
         ),
         now=now,
     )
-    open_minor = head.total_minor - paid_minor(connection, head)
+    open_minor = head.amount_due_minor - paid_minor(connection, head)
     if posted and open_minor < 0:
         raise Conflict(
             "the payment exceeds what is open", field="amount", remedy="check the invoice"
