@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
+from uuid import UUID
 
 import typer
 
@@ -17,16 +19,21 @@ from billing.cli.output import (
     show_note,
     show_nothing,
     show_table,
+    show_text,
 )
-from billing.cli.when import instant
+from billing.cli.when import clock, instant
 from billing.errors import InvalidInput
 from billing.journal.records import Usage, Void, decode
 from billing.operations.deployment import journal_dir
 from billing.operations.restore.replay_journal import replay_journals
+from billing.operations.restore.resolve_refused import book_refused, dismiss_refused
 from billing.settings import read_settings
 from billing.store.refused import RefusedRow, refused
 
 app = typer.Typer()
+
+ACTOR = "command line"
+"""Who decided, where an operator did at a terminal."""
 
 FolderOption = Annotated[
     Path | None,
@@ -59,6 +66,7 @@ def replay(
             database,
             directory,
             since=start,
+            now=clock(),
             progress=lambda begun, in_all: bar.update(task, completed=begun, total=in_all),
         )
     counts: dict[str, Any] = {
@@ -66,6 +74,7 @@ def replay(
         "known": done.known,
         "attempts": done.attempts,
         "refused": done.refused,
+        "archived": done.archived,
     }
     if as_json:
         show_json({**counts, "damaged": done.damaged})
@@ -80,16 +89,46 @@ def replay(
 @app.command("refused", epilog="Example: steelyard journal refused")
 def show_refused(
     *,
+    book: Annotated[
+        UUID | None, typer.Option(metavar="EVENT", help="Book this one, now that it is mended.")
+    ] = None,
+    dismiss: Annotated[
+        UUID | None, typer.Option(metavar="EVENT", help="Never book this one.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for who asks later.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many.")] = 50,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show journal records that the ledger cannot take, newest first."""
+    """Show journal records that the ledger did not take, newest first, or decide about one."""
+    if book is None and dismiss is None:
+        _list_refused(limit, as_json=as_json)
+        return
+    if book is not None and dismiss is not None:
+        raise InvalidInput("book it or dismiss it?", field="book", remedy="name one of the two")
+    if reason is None:
+        raise InvalidInput("a decision has a reason", field="reason", remedy="add --reason TEXT")
+    with as_operator() as connection:
+        decided = (
+            book_refused(connection, book, reason=reason, actor=ACTOR, now=clock())
+            if book is not None
+            else dismiss_refused(
+                connection, cast("UUID", dismiss), reason=reason, actor=ACTOR, now=clock()
+            )
+        )
+    if as_json:
+        show_json({"resolved": [asdict(each) for each in decided]})
+    else:
+        for each in decided:
+            show_text(f"{each.outcome} {each.kind} {each.event_id}: {each.reason}")
+
+
+def _list_refused(limit: int, *, as_json: bool) -> None:
     with as_operator() as connection:
         rows = [_members(row) for row in refused(connection, limit=limit)]
     if as_json:
         show_json({"refused": rows})
     elif not rows:
-        show_nothing("No record was refused.", then="steelyard db restore-check")
+        show_nothing("No refused record waits for a decision.", then="steelyard db restore-check")
     else:
         show_table(
             "Refused journal records",

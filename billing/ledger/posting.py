@@ -13,7 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
 
-from billing.errors import LedgerError
+from billing.errors import AmountOutOfRange, LedgerError
 from billing.ledger.account import Account, AccountCode
 from billing.money import EXACT, LEDGER_LIMIT, to_ledger
 from billing.period import require_utc
@@ -42,8 +42,10 @@ class Posting:
     line: LineRef | None = None
 
     def __post_init__(self) -> None:
-        if self.amount == 0 or abs(self.amount) >= LEDGER_LIMIT:
-            raise LedgerError("a posting must be non-zero and fit the ledger", field="amount")
+        if self.amount == 0:
+            raise LedgerError("a posting must be non-zero", field="amount")
+        if self.amount.copy_abs() >= LEDGER_LIMIT:
+            raise AmountOutOfRange("the amount does not fit the ledger", field="amount")
         if to_ledger(self.amount) != self.amount:
             raise LedgerError("a posting has at most 12 decimals", field="amount")
 

@@ -16,7 +16,49 @@ import sqlalchemy as sa
 
 from billing.ledger.account import Account, AccountCode
 from billing.period import Period
-from billing.store.database import members, only, query, run
+from billing.store.database import first, members, only, query, run
+
+_AS_OF = """
+WITH RECURSIVE wanted AS (
+    SELECT a.id, b.version FROM account a JOIN account_balance b ON b.account_id = a.id
+     WHERE a.legal_entity_id = :entity
+       AND (CAST(:tenant AS integer) IS NULL OR a.tenant_id = :tenant)
+       AND (CAST(:account AS integer) IS NULL OR a.id = :account)
+), halved AS (
+    SELECT id, CAST(0 AS bigint) AS low, version AS high FROM wanted
+    UNION ALL
+    SELECT h.id, CASE WHEN m.within THEN m.account_version ELSE h.low END,
+           CASE WHEN m.within THEN h.high ELSE m.account_version - 1 END
+      FROM halved h CROSS JOIN LATERAL (
+               SELECT p.account_version, p.reached_at < :before
+                      AND (CAST(:known AS timestamptz) IS NULL OR p.known_at <= :known) AS within
+                 FROM posting p
+                WHERE p.account_id = h.id AND p.account_version = (h.low + h.high + 1) / 2
+                LIMIT 1) m
+     WHERE h.low < h.high
+), found AS (
+    SELECT h.id, h.low + apart.postings AS version,
+           coalesce(CASE WHEN h.low > 0 THEN (
+               SELECT balance_after FROM posting p
+                WHERE p.account_id = h.id AND p.account_version = h.low) END, 0)
+           + apart.amount AS amount
+      FROM halved h CROSS JOIN LATERAL (
+               SELECT count(*) AS postings, coalesce(sum(p.amount), 0) AS amount
+                 FROM (SELECT transaction_id, amount FROM posting
+                        WHERE account_id = h.id AND account_version > h.low AND out_of_order
+                       OFFSET 0) p
+                 JOIN ledger_transaction t ON t.id = p.transaction_id
+                WHERE t.effective_at < :before
+                  AND (CAST(:known AS timestamptz) IS NULL OR t.posted_at <= :known)) apart
+     WHERE h.low = h.high
+)
+"""
+"""Balances as of a time, in as many steps per account as halving its versions takes.
+
+How far an account had come only grows with its versions, so the last one within is found by
+halving, and says what the account held. Of those after it only what was posted out of order can
+count: it was effective or posted before something that is older on the account.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,31 +140,32 @@ def balances_as_of(
     """
     rows = query(
         connection,
-        "SELECT a.legal_entity_id, a.code, a.tenant_id, a.currency, count(*) AS version, "
-        "sum(p.amount) AS amount FROM ledger_transaction t "
-        "JOIN posting p ON p.transaction_id = t.id JOIN account a ON a.id = p.account_id "
-        "WHERE t.legal_entity_id = :entity AND t.effective_at < :before "
-        "AND t.posted_at <= :known "
-        "AND (CAST(:tenant AS integer) IS NULL OR a.tenant_id = :tenant) "
-        "GROUP BY a.id ORDER BY a.code, a.currency, a.tenant_id NULLS FIRST",
+        f"{_AS_OF} SELECT a.legal_entity_id, a.code, a.tenant_id, a.currency, f.version, f.amount "  # noqa: S608  # our own text
+        "FROM found f JOIN account a ON a.id = f.id WHERE f.version > 0 "
+        "ORDER BY a.code, a.currency, a.tenant_id NULLS FIRST",
         entity=legal_entity_id,
         before=before,
         known=known_at,
         tenant=tenant_id,
+        account=None,
     )
     return [_balance(row) for row in rows]
 
 
-def opening_balance(connection: sa.Connection, account_id: int, *, before: datetime) -> Decimal:
-    """What an account held just before an instant."""
-    return only(
+def opening_balance(
+    connection: sa.Connection, account_id: int, *, legal_entity_id: int, before: datetime
+) -> Decimal:
+    """What an account held just before an instant, as it is known now."""
+    row = first(
         connection,
-        "SELECT coalesce(sum(p.amount), 0) AS total FROM posting p "
-        "JOIN ledger_transaction t ON t.id = p.transaction_id "
-        "WHERE p.account_id = :account AND t.effective_at < :before",
+        f"{_AS_OF} SELECT amount FROM found",  # noqa: S608  # our own text
+        entity=legal_entity_id,
         before=before,
+        known=None,
+        tenant=None,
         account=account_id,
-    ).total
+    )
+    return Decimal(0) if row is None else row.amount
 
 
 def statement_lines(
@@ -217,19 +260,25 @@ def trial_balance_digest(
 
 
 def account_differences(connection: sa.Connection) -> list[int]:
-    """Ids of accounts whose versions have gaps, or whose balances are not the sum of postings."""
+    """Ids of accounts whose versions have gaps, whose balances are not the sum of postings, or
+    which have not come as far as they say."""
     rows = query(
         connection,
-        "WITH numbered AS (SELECT p.account_id, p.amount, p.account_version, p.balance_after, "
-        "row_number() OVER w AS expected, sum(p.amount) OVER w AS running FROM posting p "
+        "WITH numbered AS (SELECT p.*, t.effective_at, t.posted_at, "
+        "row_number() OVER w AS expected, sum(p.amount) OVER w AS running, "
+        "max(t.effective_at) OVER w AS reached, max(t.posted_at) OVER w AS known "
+        "FROM posting p JOIN ledger_transaction t ON t.id = p.transaction_id "
         "WINDOW w AS (PARTITION BY p.account_id ORDER BY p.account_version)), "
         "last AS (SELECT account_id, max(expected) AS version, sum(amount) AS balance, "
-        "bool_and(account_version = expected AND balance_after = running) AS sound "
+        "max(reached) AS reached, max(known) AS known, "
+        "bool_and(account_version = expected AND balance_after = running AND reached_at = reached "
+        "AND known_at = known "
+        "AND out_of_order = (effective_at < reached OR posted_at < known)) AS sound "
         "FROM numbered GROUP BY account_id) "
         "SELECT coalesce(l.account_id, b.account_id) AS id FROM last l "
         "FULL JOIN account_balance b ON b.account_id = l.account_id "
-        "WHERE (l.sound AND l.version = b.version AND l.balance = b.balance) IS NOT TRUE "
-        "ORDER BY 1",
+        "WHERE (l.sound AND (l.version, l.balance, l.reached, l.known) "
+        "= (b.version, b.balance, b.reached_at, b.known_at)) IS NOT TRUE ORDER BY 1",
     )
     return [row.id for row in rows]
 

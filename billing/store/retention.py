@@ -208,7 +208,8 @@ def fill_staged(
     connection: sa.Connection, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> None:
     """Replace the rows of the temporary table."""
-    run(connection, "DELETE FROM pg_temp.usage_event")
+    # A temporary table is not vacuumed: what is deleted would be read over, batch after batch.
+    run(connection, "TRUNCATE pg_temp.usage_event")
     copy_events(connection, ("pg_temp", "usage_event"), columns, rows)
 
 
@@ -241,6 +242,11 @@ def horizon(connection: sa.Connection) -> datetime | None:
     """
     row = first(connection, "SELECT max(oldest_kept) AS oldest FROM usage_horizon")
     return None if row is None else row.oldest
+
+
+def dropped_months(connection: sa.Connection) -> frozenset[date]:
+    """Months whose events have left the database."""
+    return frozenset(row.month for row in query(connection, "SELECT month FROM usage_horizon"))
 
 
 def drop_month(connection: sa.Connection, month: date, *, now: datetime) -> int:

@@ -22,7 +22,7 @@ def test_the_books_are_read_closed_and_corrected(database: Database, steelyard: 
         id=uuid4(),
         legal_entity_id=1,
         tenant_id=acme.id,
-        kind="invoice_issued",
+        kind="write_off",
         idempotency_key="one",
         effective_at=at,
         postings=invoice_issued(books, subtotal=Decimal(10), tax=Decimal(2)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from uuid import uuid4
@@ -10,13 +11,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from billing.errors import Conflict, InvalidInput, LedgerError, NotFound
-from billing.ledger.account import AccountCode, AccountKind, Side
+from billing.errors import AmountOutOfRange, Conflict, InvalidInput, LedgerError, NotFound
+from billing.ledger.account import Account, AccountCode, AccountKind, Side
 from billing.ledger.cash_template import Exchange, fx_exchanged
 from billing.ledger.posting import LineRef, Posting, Transaction, mirrored, postings_digest
 from billing.ledger.template import Books, invoice_issued, usage_accrued
-from billing.money import Money, currency
-from billing.operations.ledger.reverse_transaction import reverse_transaction
+from billing.money import EXACT, LEDGER_LIMIT, Money, currency
+from billing.operations.ledger.reverse_transaction import INSTEAD, reverse_transaction
 from billing.store import books as store
 from billing.store import ledger
 from billing.store.database import Database, Role, only, run
@@ -173,6 +174,30 @@ def test_B4_10_a_reversal_takes_back_everything_once(
             reverse_transaction(connection, undone.id, now=now)
         with pytest.raises(NotFound):
             reverse_transaction(connection, uuid4(), now=now)
+
+
+@pytest.mark.parametrize("kind", sorted(INSTEAD))
+def test_B4_10_what_follows_from_a_state_of_its_own_is_not_reversed(
+    database: Database, acme: Tenant, now: datetime, kind: str
+) -> None:
+    books = Books(legal_entity_id=1, tenant_id=acme.id, currency="USD")
+    postings = invoice_issued(books, subtotal=Decimal(1), tax=Decimal(0))
+    posted = replace(transaction(postings, now, tenant=acme), kind=kind)
+    with database.transaction(Role.OPERATOR) as connection:
+        ledger.post(connection, posted, now=now)
+        with pytest.raises(Conflict) as refused:
+            reverse_transaction(connection, posted.id, now=now)
+        assert refused.value.remedy == INSTEAD[kind]
+        assert set(ledger.totals(connection).values()) == {Decimal(1), Decimal(-1)}
+
+
+def test_an_amount_that_the_ledger_cannot_keep_is_out_of_range() -> None:
+    bank = Account(legal_entity_id=1, code=AccountCode.BANK, tenant_id=None, currency="USD")
+    for amount in (LEDGER_LIMIT, -LEDGER_LIMIT, LEDGER_LIMIT * 1000):
+        with pytest.raises(AmountOutOfRange):
+            Posting(account=bank, amount=amount)
+    largest = EXACT.subtract(LEDGER_LIMIT, Decimal("0.000000000001"))
+    assert Posting(account=bank, amount=largest).amount == largest
 
 
 def test_B4_10_the_database_takes_only_a_mirror(

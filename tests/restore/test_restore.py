@@ -172,13 +172,13 @@ def test_L5_a_restore_under_load_and_a_replay_give_exact_totals(
     assert (missing.code, missing.instance) == ("missing_records", folder.name)
     assert missing.remedy == "steelyard journal replay --all"
     assert totals(reopened) != expected
-    replay = replay_journals(reopened, directory, since=None)
+    replay = replay_journals(reopened, directory, since=None, now=world.now)
     assert replay.new >= 501
     assert (replay.new + replay.known, replay.refused) == (written + 1, 0)
     assert totals(reopened) == expected
     assert findings(reopened, directory) == []
 
-    again = replay_journals(reopened, directory, since=None)
+    again = replay_journals(reopened, directory, since=None, now=world.now)
     assert (again.new, again.known) == (0, written + 1)
     # The writer, whose cursor in the restored database is older, sends the rest once more.
     JournalShipper(database=reopened, directory=directory).ship(now=world.now)
@@ -198,7 +198,11 @@ def test_L3_a_replay_of_shipped_journals_changes_nothing(
     before = totals(world.database)
     calls: list[tuple[int, int]] = []
     replay = replay_journals(
-        world.database, tmp_path, since=None, progress=lambda *done: calls.append(done)
+        world.database,
+        tmp_path,
+        since=None,
+        now=world.now,
+        progress=lambda *done: calls.append(done),
     )
     assert (replay.new, replay.known, replay.damaged) == (0, 29, [])
     assert calls[-1] == (1, 1)
@@ -215,8 +219,8 @@ def test_a_replay_reads_only_what_was_written_since(
         for segment in reader.segments(folder):
             os.utime(segment.path, (at, at))
     since = world.now - timedelta(days=2)
-    assert replay_journals(world.database, tmp_path, since=since).new == 1
-    replay = replay_journals(world.database, tmp_path, since=None)
+    assert replay_journals(world.database, tmp_path, since=since, now=world.now).new == 1
+    replay = replay_journals(world.database, tmp_path, since=None, now=world.now)
     assert (replay.new, replay.known) == (1, 1)
 
 
@@ -229,7 +233,7 @@ def test_a_damaged_journal_is_named_and_the_others_are_replayed(
     content[len(content) // 2] ^= 1
     segment.path.write_bytes(content)
     write_journal(tmp_path, [usage_record(world, whose, 100)])
-    replay = replay_journals(world.database, tmp_path, since=None)
+    replay = replay_journals(world.database, tmp_path, since=None, now=world.now)
     (complaint,) = replay.damaged
     assert complaint.startswith(folder.name)
     assert "damaged at offset" in complaint

@@ -177,7 +177,7 @@ def test_two_sealers_seal_everything_once(world: World, key: SealKey) -> None:
     assert stored == [leaf_hash(row.record.encode()) for row in rows]
     for before, after in pairwise(signed):
         assert before.epoch_to == after.epoch_after
-        assert before.xact_before == after.xact_from
+        assert before.books_before == after.books_from
 
 
 def test_every_stored_level_is_that_of_the_tree(database: Database, world: World) -> None:

@@ -75,7 +75,7 @@ def change_of(column: str, kind: str) -> str:
     if kind not in NUMBERS:
         return CHANGED[kind].format(c=column)
     # Far enough to meet no other row, and not across the other end of the stretch.
-    return f"{column} - 1000" if column in ("epoch_after", "xact_from") else f"{column} + 1000"
+    return f"{column} - 1000" if column in ("epoch_after", "books_from") else f"{column} + 1000"
 
 
 def test_an_untouched_ledger_verifies(world: World, acme: Tenant) -> None:

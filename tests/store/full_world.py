@@ -19,6 +19,7 @@ from billing.operations.metering.parking import reject_parked
 from billing.operations.metering.read_usage import parked_usage
 from billing.operations.metering.ship_journal import append_records
 from billing.operations.outcomes.claims import confirm_outcome, report_outcome
+from billing.operations.rating.accrue_usage import accrue_usage
 from billing.operations.seal.fold import seal_all
 from billing.operations.tenancy.keys import issue_key
 from billing.outcomes.claim import Actor
@@ -27,8 +28,9 @@ from billing.signing.ed25519 import SealKey
 from billing.store import costs, payments
 from billing.store.catalog import ensure_models
 from billing.store.database import Database, Role
-from billing.store.refused import RefusedRow, refuse
+from billing.store.refused import RefusedRow, ResolutionRow, refuse, resolve
 from billing.store.retention import ArchiveRow, insert_archive
+from billing.store.seal.folds import WitnessRow, insert_witness
 from billing.store.usage.parked import CursorRow, move_cursor
 from billing.tenancy.api_key import Role as KeyRole
 from billing.tenancy.tenant import Tenant
@@ -76,7 +78,7 @@ def make_full_world(database: Database) -> FullWorld:
         refuse(connection, _refused(world))
     with database.transaction(Role.OPERATOR) as connection:
         insert_archive(connection, _archive(world))
-    seal_all(database, SealKey(private=Ed25519PrivateKey.generate()), now=world.now)
+    _seal(world, tenants[0])
     return FullWorld(world=world, acme=tenants[0], birch=tenants[1])
 
 
@@ -117,6 +119,41 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
             sa.text("INSERT INTO stripe_customer (tenant_id, stripe_id) VALUES (:tenant, :stripe)"),
             {"tenant": tenant.id, "stripe": f"cus_{number}"},
         )
+
+
+def _seal(world: World, tenant: Tenant) -> None:
+    """Seal all of it, have a witness answer, and leave one transaction for the next fold."""
+    (*_, folded) = seal_all(
+        world.database, SealKey(private=Ed25519PrivateKey.generate()), now=world.now
+    )
+    assert folded.head is not None
+    with world.database.transaction(Role.OPERATOR) as connection:
+        insert_witness(
+            connection,
+            WitnessRow(
+                fold_size=folded.head.size,
+                url="https://witness.test/heads",
+                status=201,
+                answer="seen",
+                answered_at=world.now,
+            ),
+        )
+    with world.database.transaction(Role.INGEST) as connection:
+        resolve(
+            connection,
+            ResolutionRow(
+                event_id=uuid7(16, 1),
+                kind="void",
+                outcome="dismissed",
+                reason="a test of the proxy",
+                resolved_by="ada",
+                resolved_at=world.now,
+            ),
+        )
+    world.use(tenant, {"tokens.input": 1_000_000})
+    with world.database.transaction(Role.OPERATOR) as connection:
+        period = tenant.billing_period(world.now)
+        accrue_usage(connection, tenant=tenant, period=period, now=world.now)
 
 
 def _refused(world: World) -> RefusedRow:

@@ -24,6 +24,7 @@ MAY_CHANGE = {
     "api_key", "contract", "invoice", "invoice_line", "invoice_quantity", "invoice_scope",
     "invoice_settlement", "stripe_customer", "stripe_event", "invoice_mirror",
     "credit_balance", "credit_reservation", "spend_limit", "open_hold", "usage_import",
+    "unsealed_transaction",
     # names of things, which other tables refer to by row id
     "legal_entity", "tenant", "project", "model", "backend",
     "alembic_version",

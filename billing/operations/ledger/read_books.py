@@ -103,7 +103,9 @@ def read_statement(
     account_id = ledger_store.account_id(connection, account)
     if account_id is None:
         raise NotFound("nothing was posted on this account", field="account")
-    opening = store.opening_balance(connection, account_id, before=period.start)
+    opening = store.opening_balance(
+        connection, account_id, legal_entity_id=entity.id, before=period.start
+    )
     lines = tuple(store.statement_lines(connection, account_id, period=period))
     with localcontext(EXACT):
         closing = sum((line.amount for line in lines), opening)

@@ -1,8 +1,15 @@
-"""Undo a posted transaction by another one that mirrors it."""
+"""Undo a posted transaction by another one that mirrors it.
+
+Decides: a transaction that stands for a state kept elsewhere (an invoice, a payment, a credit
+grant) is not reversed here, because that state would stay as it is and the books would no longer
+tell the same. Those are undone where they were made.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
+from types import MappingProxyType
+from typing import Final
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -11,6 +18,19 @@ from billing.errors import Conflict, NotFound
 from billing.ledger.posting import Transaction, mirrored
 from billing.operations.minting import mint_id
 from billing.store import ledger as store
+
+INSTEAD: Final = MappingProxyType(
+    {
+        "invoice_issued": "void or credit the invoice; usage is corrected with "
+        "`steelyard usage correct`, and the next invoice bills the difference",
+        "payment_received": "refund the payment where it was received",
+        "credits_bought": "void the grant with `steelyard credit void`",
+        "credits_paid_back": "grant the credit again with `steelyard credit grant`",
+        "credits_broken": "grant the credit again with `steelyard credit grant`",
+        "credits_used": "correct the usage that the credit paid for",
+    }
+)
+"""What to do instead, by the kind of a transaction that is the effect of another state."""
 
 
 def reverse_transaction(
@@ -23,12 +43,20 @@ def reverse_transaction(
 
     Raises:
         NotFound: no such transaction.
-        Conflict: it was reversed before.
+        Conflict: it was reversed before, or follows from something that is undone in its own way.
         LedgerError: it is a reversal itself.
     """
     found = store.stored_transaction(connection, transaction_id)
     if found is None:
         raise NotFound("no such transaction", field="transaction")
+    instead = INSTEAD.get(found.kind)
+    if instead is not None:
+        raise Conflict(
+            f"a transaction of kind {found.kind} follows from a state that a reversal would leave "
+            "as it is",
+            field="transaction",
+            remedy=instead,
+        )
     undone = store.in_open_period(
         connection, mirrored(found, new_id=mint_id(now), at=max(now, found.effective_at))
     )

@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from billing.errors import JournalError
-from billing.journal.reader import Segment, list_instances, records_of, segments, try_adopt
+from billing.journal.reader import (
+    Segment,
+    list_instances,
+    read_from,
+    records_of,
+    segments,
+    try_adopt,
+)
 from billing.journal.records import Record
 from billing.journal.recovery import recover
 from billing.operations.metering.book_page import is_outcome
@@ -28,10 +34,12 @@ class KeptPage:
 
     Attributes:
         segment: number of the segment; 0 for outcomes of what a dead owner left open.
+        offset: where in the segment they begin to be read.
     """
 
     instance: str
     segment: int
+    offset: int
     records: list[Record]
 
 
@@ -70,9 +78,16 @@ def kept_pages(directory: Path, *, since: datetime | None) -> Iterator[KeptPage 
 
 
 def _pages(instance: str, segment: Segment) -> Iterator[KeptPage]:
-    outcomes = (record for record in records_of(segment.path) if is_outcome(record))
-    while records := list(islice(outcomes, RECORDS_AT_ONCE)):
-        yield KeptPage(instance=instance, segment=segment.number, records=records)
+    offset, at_end = 0, False
+    while not at_end:
+        page = read_from(segment.path, offset)
+        outcomes = [record for record in page.records if is_outcome(record)]
+        for at in range(0, len(outcomes), RECORDS_AT_ONCE):
+            records = outcomes[at : at + RECORDS_AT_ONCE]
+            yield KeptPage(
+                instance=instance, segment=segment.number, offset=offset, records=records
+            )
+        offset, at_end = page.next_offset, page.at_end
 
 
 def _left_open(folder: Path) -> Iterator[KeptPage]:
@@ -85,4 +100,4 @@ def _left_open(folder: Path) -> Iterator[KeptPage]:
         )
     outcomes: list[Record] = [record for record in records if is_outcome(record)]
     if outcomes:
-        yield KeptPage(instance=folder.name, segment=0, records=outcomes)
+        yield KeptPage(instance=folder.name, segment=0, offset=0, records=outcomes)

@@ -22,7 +22,7 @@ from billing.errors import NotFound
 from billing.ledger.tree import HASH_BYTES
 from billing.store import retention
 from billing.store.retention import ArchiveRow
-from billing.store.seal.folds import FoldRow, folds, heads_of_fold
+from billing.store.seal.folds import FoldRow, fold_of_epoch, heads_of_fold
 from billing.store.seal.hashes import StoredTree, split_hashes
 from billing.store.seal.records import usage_leaves
 
@@ -158,7 +158,6 @@ class _SealedLeaves:
     connection: sa.Connection
     _fold: FoldRow | None = None
     _leaves: dict[str, frozenset[bytes]] = field(default_factory=dict[str, frozenset[bytes]])
-    _folds: list[FoldRow] = field(default_factory=list[FoldRow])
 
     def of(self, tenant_id: int, epoch: int) -> frozenset[bytes]:
         """Leaves of a tenant that the fold of an epoch added; none if no fold has it."""
@@ -168,14 +167,8 @@ class _SealedLeaves:
         return self._leaves.get(f"usage:{tenant_id}", frozenset())
 
     def _turn_to(self, epoch: int) -> None:
-        if not self._folds:
-            self._folds = folds(self.connection)
-        self._fold, self._leaves = None, {}
-        for fold in self._folds:
-            if fold.epoch_after < epoch <= fold.epoch_to:
-                self._fold = fold
-                self._leaves = self._leaves_of(fold)
-                return
+        self._fold = fold_of_epoch(self.connection, epoch)
+        self._leaves = {} if self._fold is None else self._leaves_of(self._fold)
 
     def _leaves_of(self, fold: FoldRow) -> dict[str, frozenset[bytes]]:
         found: dict[str, frozenset[bytes]] = {}

@@ -1,9 +1,8 @@
 """Fold committed events and transactions into the trees, and sign the operator's new head.
 
 A fold is one transaction and takes a stretch of epochs, so that a crash leaves nothing behind and
-the next fold does the same work again. Epochs become visible in order (L8), and of the books only
-what was written by database transactions that all have ended is taken: nothing can appear behind
-a fold.
+the next fold does the same work again. Epochs become visible in order (L8), and of the books a
+fold takes what waits for it, in an order that it writes down: nothing can appear behind a fold.
 """
 
 from __future__ import annotations
@@ -24,14 +23,17 @@ from billing.store.seal.folds import FoldRow
 from billing.store.seal.hashes import StoredTree, TreeKind, ensure_tree
 from billing.store.seal.records import (
     LeafRun,
-    book_leaves,
     newest_epoch,
-    settled_before,
     usage_leaves,
+    waiting_leaves,
+    write_down,
 )
 
 EPOCHS_AT_ONCE = 100
 """At most this many batches per fold, so that what a fold holds in memory stays bounded."""
+
+TRANSACTIONS_AT_ONCE = 10_000
+"""The same, for transactions of the books."""
 
 LOCK = "seal"
 
@@ -42,7 +44,7 @@ class Folded:
 
     Attributes:
         head: the new signed head; None if there was nothing to seal.
-        behind: whether epochs are left for another fold.
+        behind: whether epochs or transactions are left for another fold.
     """
 
     head: FoldRow | None
@@ -75,18 +77,26 @@ def seal_all(database: Database, key: SealKey, *, now: datetime) -> list[Folded]
 
 
 def fold(
-    connection: sa.Connection, key: SealKey, *, now: datetime, epochs: int = EPOCHS_AT_ONCE
+    connection: sa.Connection,
+    key: SealKey,
+    *,
+    now: datetime,
+    epochs: int = EPOCHS_AT_ONCE,
+    transactions: int = TRANSACTIONS_AT_ONCE,
 ) -> Folded:
-    """Fold the next stretch, in the operator role's transaction."""
+    """Fold the next stretch, in the operator role's transaction.
+
+    Args:
+        epochs, transactions: at most so many.
+    """
     store.lock_seal(connection)
     last = store.newest_fold(connection)
-    after, start, size = (last.epoch_to, last.xact_before, last.size) if last else (0, 0, 0)
+    after, taken, size = (last.epoch_to, last.books_before, last.size) if last else (0, 0, 0)
     newest = newest_epoch(connection)
     to = min(newest, after + epochs)
-    before = max(settled_before(connection), start)
     usage = usage_leaves(connection, after=after, to=to)
-    books = book_leaves(connection, start=start, before=before)
-    events, transactions = (sum(len(run.ids) for run in runs) for runs in (usage, books))
+    books = waiting_leaves(connection, limit=transactions)
+    events, booked = (sum(len(run.ids) for run in runs) for runs in (usage, books))
     head = None
     # Epochs without an event (a batch of duplicates) are passed over with the next that has some,
     # unless they fill a whole stretch.
@@ -99,10 +109,12 @@ def fold(
             size=size,
             added=added,
             epochs=(after, to),
-            transactions=(start, before),
+            books=(taken, taken + booked),
             now=now,
         )
-    return Folded(head=head, events=events, transactions=transactions, behind=to < newest)
+        write_down(connection, fold_size=head.size, ids=[each for run in books for each in run.ids])
+    behind = to < newest or booked == transactions
+    return Folded(head=head, events=events, transactions=booked, behind=behind)
 
 
 def _sign(
@@ -112,7 +124,7 @@ def _sign(
     size: int,
     added: list[tuple[TreeKind, LeafRun]],
     epochs: tuple[int, int],
-    transactions: tuple[int, int],
+    books: tuple[int, int],
     now: datetime,
 ) -> FoldRow:
     # A fold without heads still moves the place up to which the ledgers are sealed: it says so in
@@ -146,7 +158,7 @@ def _sign(
         root=top,
         folded_at=now,
         epochs=epochs,
-        transactions=transactions,
+        transactions=books,
         key_id=key.id,
     )
     head = FoldRow(
@@ -154,8 +166,8 @@ def _sign(
         root=top,
         epoch_after=epochs[0],
         epoch_to=epochs[1],
-        xact_from=transactions[0],
-        xact_before=transactions[1],
+        books_from=books[0],
+        books_before=books[1],
         folded_at=now,
         key_id=key.id,
         signature=key.sign(text),

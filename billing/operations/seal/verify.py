@@ -27,10 +27,19 @@ from billing.store.seal.hashes import (
     split_hashes,
     tree_of,
 )
-from billing.store.seal.records import LeafRun, book_leaves, broken_transactions, usage_leaves
+from billing.store.seal.records import (
+    LeafRun,
+    book_leaves,
+    broken_transactions,
+    unaccounted_transactions,
+    usage_leaves,
+)
 
 Elsewhere = Callable[[bytes], bool]
 """Whether the event of a leaf that is gone from the ledger was found in an archive."""
+
+FOLDS_AT_ONCE = 1_000
+"""So many signed heads are held in memory."""
 
 Progress = Callable[[int, int], None]
 """Told after each fold: how many are verified, and of how many."""
@@ -74,7 +83,8 @@ def verify_seal(
     """Everything that is not as it was sealed, in the operator role's transaction.
 
     Args:
-        above: only what folds above this size added; 0: all of them, and every stored level.
+        above: only what folds above this signed head's size added, at a cost that does not grow
+            with what is below; 0: all of them, and every stored level.
         elsewhere: where events are that the ledger no longer holds.
     """
     tree_id = tree_of(connection, TreeKind.OPERATOR, None)
@@ -89,13 +99,15 @@ def verify_seal(
     for key in check.keys.values():
         if key_id(key.public_key) != key.id:
             check.report("key", key.id, "the public key is not the one that the id was made of")
-    signed = store.folds(connection)
-    before: FoldRow | None = None
-    for done, fold in enumerate(signed, start=1):
-        if fold.size > above:
+    total = store.count_folds(connection, above=above)
+    before, done = store.fold_of_size(connection, above), 0
+    while page := store.folds(
+        connection, above=before.size if before else above, limit=FOLDS_AT_ONCE
+    ):
+        for fold in page:
             _verify_fold(check, fold, before)
-        before = fold
-        progress(done, len(signed))
+            before, done = fold, done + 1
+            progress(done, total)
     if above == 0:
         for at, frontier in check.frontiers.items():
             _verify_levels(check, at, frontier.size)
@@ -103,22 +115,24 @@ def verify_seal(
 
 
 def verify_books(connection: sa.Connection) -> list[Finding]:
-    """Transactions whose postings are not those that their headers state (L1)."""
+    """Transactions whose postings are not those that their headers state (L1), or that no fold
+    will ever take."""
+    problems = {
+        "its postings are not those that its header states": broken_transactions(connection),
+        "it is neither sealed nor waits for it": unaccounted_transactions(connection),
+    }
     return [
-        Finding(
-            kind="transaction",
-            subject=str(broken),
-            problem="its postings are not those that its header states",
-        )
-        for broken in broken_transactions(connection)
+        Finding(kind="transaction", subject=str(each), problem=problem)
+        for problem, found in problems.items()
+        for each in found
     ]
 
 
 def _verify_fold(check: _Check, fold: FoldRow, before: FoldRow | None) -> None:
     name = f"signed head of size {fold.size}"
     _verify_signature(check, fold, name)
-    follows = (before.epoch_to, before.xact_before) if before else (0, 0)
-    if (fold.epoch_after, fold.xact_from) != follows:
+    follows = (before.epoch_to, before.books_before) if before else (0, 0)
+    if (fold.epoch_after, fold.books_from) != follows:
         check.report("head", name, "it does not begin where the head before it ends")
     heads = store.heads_of_fold(check.connection, fold.size)
     start = before.size if before else 0
@@ -140,7 +154,7 @@ def _verify_fold(check: _Check, fold: FoldRow, before: FoldRow | None) -> None:
     if len(leaves) != len(expected):
         check.report("head", name, "heads are missing from it, or were added")
     usage = usage_leaves(check.connection, after=fold.epoch_after, to=fold.epoch_to)
-    books = book_leaves(check.connection, start=fold.xact_from, before=fold.xact_before)
+    books = book_leaves(check.connection, fold_size=fold.size)
     found = {f"usage:{run.owner}": run for run in usage}
     found |= {f"books:{run.owner}": run for run in books}
     for head in heads:
@@ -165,7 +179,7 @@ def text_of(fold: FoldRow) -> str:
         root=fold.root,
         folded_at=fold.folded_at,
         epochs=(fold.epoch_after, fold.epoch_to),
-        transactions=(fold.xact_from, fold.xact_before),
+        transactions=(fold.books_from, fold.books_before),
         key_id=fold.key_id,
     )
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from billing.store.database import first, members, query, run
+from billing.store.database import first, members, only, query, run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,8 @@ class FoldRow:
     Attributes:
         size, root: of the operator's tree with the heads of this fold.
         epoch_after, epoch_to: usage of the epochs in (after, to].
-        xact_from, xact_before: book entries written by database transactions [from, before).
+        books_from, books_before: how many book entries the folds before had taken, and with this
+            one. What was sealed by earlier versions counts on from another number.
         signature: of `billing.ledger.seal_record.signed_text`.
     """
 
@@ -25,8 +26,8 @@ class FoldRow:
     root: bytes
     epoch_after: int
     epoch_to: int
-    xact_from: int
-    xact_before: int
+    books_from: int
+    books_before: int
     folded_at: datetime
     key_id: str
     signature: bytes
@@ -85,9 +86,9 @@ def insert_fold(connection: sa.Connection, fold: FoldRow) -> None:
     """Write down a signed head."""
     run(
         connection,
-        "INSERT INTO seal_fold (size, root, epoch_after, epoch_to, xact_from, xact_before, "
-        "folded_at, key_id, signature) VALUES (:size, :root, :epoch_after, :epoch_to, :xact_from, "
-        ":xact_before, :folded_at, :key_id, :signature)",
+        "INSERT INTO seal_fold (size, root, epoch_after, epoch_to, books_from, books_before, "
+        "folded_at, key_id, signature) VALUES (:size, :root, :epoch_after, :epoch_to, :books_from, "
+        ":books_before, :folded_at, :key_id, :signature)",
         **asdict(fold),
     )
 
@@ -135,7 +136,7 @@ def keys(connection: sa.Connection) -> list[KeyRow]:
 
 
 _FOLD = (
-    "SELECT size, root, epoch_after, epoch_to, xact_from, xact_before, folded_at, key_id, "
+    "SELECT size, root, epoch_after, epoch_to, books_from, books_before, folded_at, key_id, "
     "signature FROM seal_fold "
 )
 
@@ -155,6 +156,27 @@ def folds(connection: sa.Connection, *, above: int = 0, limit: int | None = None
         limit=limit,
     )
     return [_fold(row) for row in rows]
+
+
+def fold_of_size(connection: sa.Connection, size: int) -> FoldRow | None:
+    """The signed head of a size, if there is one."""
+    row = first(connection, _FOLD + "WHERE size = :size", size=size)
+    return None if row is None else _fold(row)
+
+
+def fold_of_epoch(connection: sa.Connection, epoch: int) -> FoldRow | None:
+    """The fold that took the usage of an epoch, if one has."""
+    row = first(
+        connection, _FOLD + "WHERE epoch_to >= :epoch ORDER BY epoch_to LIMIT 1", epoch=epoch
+    )
+    return None if row is None or row.epoch_after >= epoch else _fold(row)
+
+
+def count_folds(connection: sa.Connection, *, above: int = 0) -> int:
+    """How many signed heads are above a size."""
+    return only(
+        connection, "SELECT count(*) AS found FROM seal_fold WHERE size > :above", above=above
+    ).found
 
 
 def recent_size(connection: sa.Connection, *, folds: int) -> int:

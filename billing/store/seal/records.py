@@ -1,12 +1,13 @@
 """Canonical records of events and transactions, rebuilt from the columns of the ledgers.
 
 The form is that of `billing.ledger.seal_record`; here it is built by the database, since a fold
-hashes many thousands at once. Events follow each other by (epoch, id), transactions by the
-database transaction that wrote them and then by id.
+hashes many thousands at once. Events follow each other by (epoch, id), transactions as the fold
+that took them wrote down: that order is data, so it survives a restore into another cluster.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -15,7 +16,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.period import Period
-from billing.store.database import only, query
+from billing.store.database import only, query, run
 from billing.store.usage.append import SHARD
 
 
@@ -78,24 +79,32 @@ WITH fresh AS MATERIALIZED (
 )
 """
 
-_TRANSACTIONS = """
-WITH recorded AS (
-    SELECT t.legal_entity_id AS owner, t.written_by AS epoch, t.id, jsonb_build_array(
-        'transaction v1', t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key,
-        t.reference, (extract(epoch FROM t.effective_at) * 1000000)::bigint,
-        (extract(epoch FROM t.posted_at) * 1000000)::bigint, t.reverses,
-        encode(t.postings_hash, 'hex'),
-        (SELECT coalesce(jsonb_agg(jsonb_build_array(p.ordinal, p.account_id, a.code, p.tenant_id,
-                    p.currency, CAST(p.amount AS text), p.contract_id,
-                    (extract(epoch FROM p.period_start) * 1000000)::bigint, p.line_key)
-                ORDER BY p.ordinal), '[]')
-           FROM posting p JOIN account a ON a.id = p.account_id
-          WHERE p.transaction_id = t.id))::text AS record
-      FROM ledger_transaction t
-     WHERE t.written_by >= CAST(CAST(:start AS text) AS xid8)
-       AND t.written_by < CAST(CAST(:before AS text) AS xid8)
-)
+_TRANSACTION = """
+SELECT t.legal_entity_id AS owner, t.id, taken.ordinal AS epoch, jsonb_build_array(
+    'transaction v1', t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key,
+    t.reference, (extract(epoch FROM t.effective_at) * 1000000)::bigint,
+    (extract(epoch FROM t.posted_at) * 1000000)::bigint, t.reverses,
+    encode(t.postings_hash, 'hex'),
+    (SELECT coalesce(jsonb_agg(jsonb_build_array(p.ordinal, p.account_id, a.code, p.tenant_id,
+                p.currency, CAST(p.amount AS text), p.contract_id,
+                (extract(epoch FROM p.period_start) * 1000000)::bigint, p.line_key)
+            ORDER BY p.ordinal), '[]')
+       FROM posting p JOIN account a ON a.id = p.account_id
+      WHERE p.transaction_id = t.id))::text AS record
+  FROM taken JOIN ledger_transaction t ON t.id = taken.transaction_id
 """
+
+_SEALED = f"""
+WITH taken AS (SELECT ordinal, transaction_id FROM sealed_transaction WHERE fold_size = :fold),
+recorded AS ({_TRANSACTION})
+"""  # noqa: S608  # our own text
+
+_WAITING = f"""
+WITH taken AS (
+    SELECT 0 AS ordinal, transaction_id FROM unsealed_transaction
+     ORDER BY transaction_id LIMIT :limit
+), recorded AS ({_TRANSACTION})
+"""  # noqa: S608  # our own text
 
 _RECORDS = "SELECT epoch, id, record FROM recorded ORDER BY epoch, id"
 _LEAVES = """
@@ -125,10 +134,44 @@ def usage_records(
     return [Recorded(epoch=row.epoch, id=row.id, record=row.record) for row in rows]
 
 
-def book_leaves(connection: sa.Connection, *, start: int, before: int) -> list[LeafRun]:
-    """The leaves of every legal entity's transactions that [start, before) wrote."""
-    rows = query(connection, _TRANSACTIONS + _LEAVES, start=start, before=before)
-    return [_run(row) for row in rows]
+def waiting_leaves(connection: sa.Connection, *, limit: int) -> list[LeafRun]:
+    """The leaves of transactions that no fold has taken, of at most so many.
+
+    A transaction that commits later waits for a later fold: nothing appears behind one.
+    """
+    return [_run(row) for row in query(connection, _WAITING + _LEAVES, limit=limit)]
+
+
+def write_down(connection: sa.Connection, *, fold_size: int, ids: Sequence[UUID]) -> None:
+    """Write down which transactions a fold took, in the order of their leaves.
+
+    Raises:
+        IntegrityError: one of them was sealed before.
+    """
+    run(
+        connection,
+        "INSERT INTO sealed_transaction (fold_size, ordinal, transaction_id) "
+        "SELECT :fold, n - 1, id FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS u (id, n)",
+        fold=fold_size,
+        ids=list(ids),
+    )
+
+
+def book_leaves(connection: sa.Connection, *, fold_size: int) -> list[LeafRun]:
+    """The leaves of every legal entity's transactions that a fold took."""
+    return [_run(row) for row in query(connection, _SEALED + _LEAVES, fold=fold_size)]
+
+
+def unaccounted_transactions(connection: sa.Connection) -> list[UUID]:
+    """Transactions that neither a fold has taken nor wait for one."""
+    rows = query(
+        connection,
+        "SELECT t.id FROM ledger_transaction t "
+        "WHERE NOT EXISTS (SELECT FROM sealed_transaction s WHERE s.transaction_id = t.id) "
+        "AND NOT EXISTS (SELECT FROM unsealed_transaction u WHERE u.transaction_id = t.id) "
+        "ORDER BY 1",
+    )
+    return [row.id for row in rows]
 
 
 def broken_transactions(connection: sa.Connection) -> list[UUID]:
@@ -175,14 +218,6 @@ def newest_epoch(connection: sa.Connection) -> int:
     return only(
         connection, "SELECT epoch FROM ledger_epoch WHERE shard = :shard", shard=SHARD
     ).epoch
-
-
-def settled_before(connection: sa.Connection) -> int:
-    """Every database transaction below this number has ended: none of its rows can still appear."""
-    return only(
-        connection,
-        "SELECT CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS bigint) AS settled",
-    ).settled
 
 
 def _run(row: sa.Row[Any]) -> LeafRun:
