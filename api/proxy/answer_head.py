@@ -6,7 +6,7 @@ name, which a backend must not be able to set; and which answers do not reach th
 
 from __future__ import annotations
 
-from api.proxy.asgi import Headers
+from api.proxy.headers import Headers
 
 REQUEST_ID = b"x-steelyard-request-id"
 

@@ -1,4 +1,4 @@
-"""The data plane as an ASGI application.
+"""The data plane as an application.
 
 Decides: the route table (whatever is not in it reaches no backend), the order of a request
 (key, body, admission, dispatch, relay), and when requests are turned away because the process is
@@ -11,20 +11,18 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import MutableMapping
-from typing import Any
 
 import msgspec
 
 from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
-from api.proxy.asgi import Headers, Receive, Scope, Send
 from api.proxy.checkpoints import CheckpointSweep
-from api.proxy.client_connection import CONNECTION, EXTENSION, ClientConnection
+from api.proxy.client_connection import ClientConnection
+from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange, Plant
 from api.proxy.ids import Mint, shown
 from api.proxy.keys import KeyRing, key_digest
 from api.proxy.limits import Limits
-from api.proxy.openai_errors import ClientLeft, TooLarge, Unavailable, answer, body, rendered
+from api.proxy.openai_errors import ClientLeft, TooLarge, Unavailable, body, json_headers, rendered
 from api.proxy.ports import Clock, ControlPort, JournalPort
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
@@ -39,7 +37,7 @@ from billing.journal.records import UNREACHED, Intent
 
 log = logging.getLogger("steelyard.proxy")
 
-_ROUTES = {route.value: route for route in Route}
+_ROUTES = {route.value.encode(): route for route in Route}
 _FORWARDED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
 CLIENT_LEFT_STATUS = 499  # in metrics only: nobody is there to be answered
 PROBE_US = 1_000_000
@@ -64,7 +62,7 @@ def system_clock() -> int:
 
 
 class Proxy:
-    """One process of the data plane. Call it as ASGI, under uvicorn with `ClientConnection`."""
+    """One process of the data plane; `server.py` gives it requests."""
 
     def __init__(
         self, control: ControlPort, journal: JournalPort, *, clock: Clock, limits: Limits
@@ -83,22 +81,20 @@ class Proxy:
         self.limits = limits
         self.draining = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            return
-        path, method = scope["path"], scope["method"]
+    async def serve(self, request: ClientRequest, client: ClientConnection) -> None:
+        """Answer one request."""
+        path, method = request.path, request.method
         route = _ROUTES.get(path)
-        if route is not None and method == "POST":
-            await self._infer(route, scope, receive, send)
-        elif method == "GET" and path == "/v1/models":
-            await self._models(scope, send)
-        elif method == "GET" and path == "/healthz":
-            await answer(send, 200, b'{"status":"ok"}')
-        elif method == "GET" and path == "/readyz":
-            await self._ready(send)
-        elif method == "GET" and path == "/metrics":
-            await self._metrics(send)
+        if route is not None and method == b"POST":
+            await self._infer(route, request, client)
+        elif method == b"GET" and path == b"/v1/models":
+            await self._models(request)
+        elif method == b"GET" and path == b"/healthz":
+            request.answer(200, json_headers(200), b'{"status":"ok"}')
+        elif method == b"GET" and path == b"/readyz":
+            self._ready(request)
+        elif method == b"GET" and path == b"/metrics":
+            self._metrics(request)
         else:
             self.tally.answers["unknown", 404] += 1
             content = body(
@@ -106,7 +102,7 @@ class Proxy:
                 wire_type="invalid_request_error",
                 code="unknown_url",
             )
-            await answer(send, 404, content)
+            request.answer(404, json_headers(404), content)
 
     async def drain(self) -> None:
         """Admit nothing more, let open requests end until the deadline, cut the others."""
@@ -130,46 +126,35 @@ class Proxy:
 
     # Inference.
 
-    async def _infer(self, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _infer(self, route: Route, request: ClientRequest, client: ClientConnection) -> None:
         operation_id = self._mint(self._clock())
-        client: ClientConnection = scope["extensions"][EXTENSION][CONNECTION]
-        started = _StatusSpy(send)
         self.tally.in_flight += 1
         try:
-            exchange, content = await self._admit(
-                operation_id, route, scope, receive, client=client
-            )
-            await self._run(exchange, content, scope["headers"], started.send, client)
+            exchange, content = await self._admit(operation_id, route, request, client)
+            await self._run(exchange, content, request, client)
         except ClientLeft:
             pass
         except SteelyardError as error:
-            if not client.lost and started.status == 0:
-                await self._refuse(error, operation_id, started.send)
+            if not client.lost and not request.status:
+                self._refuse(error, operation_id, request)
         except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
             # The type only: a message could carry bytes of the request.
             log.error("%s failed: %s", shown(operation_id).decode(), type(error).__name__)  # noqa: TRY400
-            if started.status:
+            if request.status:
                 client.cut(flush=False)
             elif not client.lost:
-                await self._refuse(SteelyardError("internal"), operation_id, started.send)
+                self._refuse(SteelyardError("internal"), operation_id, request)
         finally:
             self.tally.in_flight -= 1
-            self.tally.answers[route.value, started.status or CLIENT_LEFT_STATUS] += 1
+            self.tally.answers[route.value, request.status or CLIENT_LEFT_STATUS] += 1
 
     async def _admit(
-        self,
-        operation_id: bytes,
-        route: Route,
-        scope: Scope,
-        receive: Receive,
-        *,
-        client: ClientConnection,
+        self, operation_id: bytes, route: Route, received: ClientRequest, client: ClientConnection
     ) -> tuple[Exchange, bytes]:
         """Everything that can refuse a request, before a backend hears of it."""
-        headers: Headers = scope["headers"]
-        digest = key_digest(headers)
+        digest = key_digest(received.headers)
         await self._keys.grant(digest)
-        content = await self._read_body(headers, receive)
+        content = await self._read_body(received)
         request = read_request(content, route)
         self._refuse_if_closed()
         admission = admit(self._control.snapshot, digest, request.model, route, self._clock())
@@ -201,33 +186,20 @@ class Proxy:
                 raise Unavailable("Usage cannot be recorded at the moment; please retry.")
             self._probed_us = now_us
 
-    async def _read_body(self, headers: Headers, receive: Receive) -> bytes:
+    async def _read_body(self, request: ClientRequest) -> bytes:
         limit = self._limits.body_bytes
-        for name, value in headers:
+        for name, value in request.headers:
             if name == b"content-length" and int(value) > limit:
                 raise TooLarge(f"The request body is larger than {limit} bytes.")
             if name == b"content-encoding" and value.lower() != b"identity":
                 raise InvalidInput("Compressed request bodies are not taken.")
-        parts: list[bytes] = []
-        size = 0
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeft("The client left.")
-            received = message["body"]
-            size += len(received)
-            if size > limit:
-                raise TooLarge(f"The request body is larger than {limit} bytes.")
-            parts.append(received)
-            if not message["more_body"]:
-                return received if len(parts) == 1 else b"".join(parts)
+        return await request.body(limit)
 
     async def _run(
         self,
         exchange: Exchange,
         content: bytes,
-        headers: Headers,
-        send: Send,
+        request: ClientRequest,
         client: ClientConnection,
     ) -> None:
         """Dispatch and relay, watching the client."""
@@ -236,7 +208,7 @@ class Proxy:
         try:
             if client.lost:
                 return
-            await self._dispatch(exchange, content, headers, send)
+            await self._dispatch(exchange, content, request)
         except UpstreamError:
             if exchange.stopped == "drained":
                 raise Unavailable("The server is stopping; please retry.") from None
@@ -245,9 +217,7 @@ class Proxy:
             client.watch(None)
             self._live.discard(exchange)
 
-    async def _dispatch(
-        self, exchange: Exchange, content: bytes, headers: Headers, send: Send
-    ) -> None:
+    async def _dispatch(self, exchange: Exchange, content: bytes, client: ClientRequest) -> None:
         plant, request = exchange.plant, exchange.request
         intent = None
         if request.stream:
@@ -256,7 +226,7 @@ class Proxy:
             record = Intent(exchange.id, plant.clock(), exchange.attribution)
             intent = asyncio.create_task(plant.journal.append(record))
             intent.add_done_callback(_retrieve)
-        forwarded = [(name, value) for name, value in headers if name in _FORWARDED]
+        forwarded = [(name, value) for name, value in client.headers if name in _FORWARDED]
         forwarded.append((b"x-request-id", exchange.shown_id))
         backend = exchange.admission.backend
         try:
@@ -276,7 +246,7 @@ class Proxy:
         try:
             limit = self._limits.answer_bytes
             if not 200 <= connection.status < 300:
-                await relay_refusal(exchange, connection, send, limit_bytes=limit)
+                await relay_refusal(exchange, connection, client, limit_bytes=limit)
             elif is_encoded(connection.headers):
                 exchange.void("encoded_answer")
                 raise UpstreamError("The inference backend compressed its answer unasked.")
@@ -285,17 +255,17 @@ class Proxy:
                     record = Intent(exchange.id, plant.clock(), exchange.attribution)
                     intent = asyncio.create_task(plant.journal.append(record))
                     intent.add_done_callback(_retrieve)
-                relay = StreamRelay(exchange, connection, send, intent=intent, sweep=self._sweep)
+                relay = StreamRelay(exchange, connection, client, intent=intent, sweep=self._sweep)
                 await relay.run()
             else:
-                await relay_whole(exchange, connection, send, limit_bytes=limit)
+                await relay_whole(exchange, connection, client, limit_bytes=limit)
         finally:
             exchange.detach()
             plant.upstream.release(backend, connection)
 
-    async def _refuse(self, error: SteelyardError, operation_id: bytes, send: Send) -> None:
+    def _refuse(self, error: SteelyardError, operation_id: bytes, request: ClientRequest) -> None:
         status, content = rendered(error)
-        await answer(send, status, content, [(REQUEST_ID, shown(operation_id))])
+        request.answer(status, json_headers(status, (REQUEST_ID, shown(operation_id))), content)
 
     def _running_plant(self) -> Plant:
         """Made with the first request, when there is a running loop."""
@@ -310,9 +280,9 @@ class Proxy:
 
     # Everything else.
 
-    async def _models(self, scope: Scope, send: Send) -> None:
+    async def _models(self, request: ClientRequest) -> None:
         try:
-            digest = key_digest(scope["headers"])
+            digest = key_digest(request.headers)
             await self._keys.grant(digest)
             snapshot = self._control.snapshot
             grant = authenticate(snapshot, digest, self._clock())
@@ -325,36 +295,17 @@ class Proxy:
             ]
             status, content = 200, msgspec.json.encode(_ModelList(rows))
         self.tally.answers["/v1/models", status] += 1
-        await answer(send, status, content)
+        request.answer(status, json_headers(status), content)
 
-    async def _ready(self, send: Send) -> None:
+    def _ready(self, request: ClientRequest) -> None:
         ready = not self.draining and self._journal.healthy
         status = 200 if ready else 503
-        await answer(send, status, b'{"ready":true}' if ready else b'{"ready":false}')
+        content = b'{"ready":true}' if ready else b'{"ready":false}'
+        request.answer(status, json_headers(status), content)
 
-    async def _metrics(self, send: Send) -> None:
-        content = self.tally.render()
-        headers = [
-            (b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),
-            (b"content-length", b"%d" % len(content)),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
-
-
-class _StatusSpy:
-    """Remembers the status that was sent; 0 before."""
-
-    __slots__ = ("_send", "status")
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status = 0
-
-    async def send(self, message: MutableMapping[str, Any]) -> None:
-        if not self.status:
-            self.status = message.get("status", 0)
-        await self._send(message)
+    def _metrics(self, request: ClientRequest) -> None:
+        kind = b"text/plain; version=0.0.4; charset=utf-8"
+        request.answer(200, [(b"content-type", kind)], self.tally.render())
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

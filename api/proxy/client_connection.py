@@ -1,59 +1,91 @@
-"""A client's HTTP/1.1 connection: uvicorn's protocol class with limits, deadlines and a view of
-what has left.
+"""A client's HTTP/1.1 connection: strict parsing, limits, deadlines and a view of what has left.
 
-Decides: which requests are refused before the application sees them (too large or slow a head,
-no Host), and what a relay can ask of a connection: whether it is lost, how much is unsent, to
-cut it. Parsing and framing stay uvicorn's, on httptools, which is strict about them.
+Decides: which requests are refused before the application sees them (no HTTP, too large or slow
+a head, no Host), that requests on one connection are served one after the other, and what a
+relay can ask of a connection: whether it is lost, how much is unsent, to cut it. Parsing is
+llhttp's, by httptools. Does not decide what is answered.
+
+Why not a general ASGI server: its dictionaries, timers and flow control cost as much per request
+as everything that meters it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, cast
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from api.proxy.corked_transport import CorkedTransport
+from api.proxy.client_request import ClientRequest
+from api.proxy.headers import Headers
 from api.proxy.limits import Limits
+from api.proxy.openai_errors import ClientLeft, TooSlow
 from api.proxy.openai_errors import body as error_body
 
-EXTENSION = "steelyard.client"
-CONNECTION = "connection"
 LINGER_SECONDS = 10.0
+MAX_WAITING = 16
+"""Requests of one connection that may wait for the one before them."""
+
+_OFFERS = frozenset({b"upgrade", b"http2-settings"})
 
 
-class ClientConnection(HttpToolsProtocol):
-    """One connection of one client."""
+class Host(Protocol):
+    """Whose connections these are.
 
-    limits = Limits()
+    Attributes:
+        connections: all open ones.
+    """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__(*arguments, **named)
+    limits: Limits
+    loop: asyncio.AbstractEventLoop
+    connections: set[ClientConnection]
+    stopping: bool
+
+    def serve(self, request: ClientRequest, client: ClientConnection) -> Coroutine[Any, Any, None]:
+        """Answer a request; never raises."""
+        ...
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of one client.
+
+    Attributes:
+        lost: the connection is gone; nothing more can be delivered.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.lost = False
+        self._host = host
+        self._limits = host.limits
+        self._transport = cast("asyncio.Transport", None)
+        self._parser = httptools.HttpRequestParser(self)
+        self._serving: ClientRequest | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._waiting: deque[ClientRequest] = deque()
+        self._receiving: ClientRequest | None = None
+        self._url = b""
+        self._headers: Headers = []
         self._in_head = False
-        self._in_body = False
         self._head_bytes = 0
         self._chunk_bytes = 0
-        self._since = self.loop.time()
+        self._since = host.loop.time()
         self._refusal = (400, "invalid_http", "The request is not valid HTTP/1.1.")
         self._on_lost: Callable[[], None] | None = None
-        self._cut_since: float | None = None
-        self._lost = False
+        self._closing_since: float | None = None
+        self._deaf = False  # what still comes is nobody's
+        self._paused = False
+        self._writable: asyncio.Event | None = None
         self._unsent = 0
         self._unsent_since = self._since
 
     # What relays use.
 
     @property
-    def lost(self) -> bool:
-        """The connection is gone; nothing more can be delivered."""
-        return self._lost
-
-    @property
     def blocked(self) -> bool:
         """The client does not read what was written, and writers wait for it."""
-        return self.flow.write_paused and not self._lost
+        return self._writable is not None and not self.lost
 
     def watch(self, on_lost: Callable[[], None] | None) -> None:
         """Call back once when the client closes the connection, even while it is silent."""
@@ -61,132 +93,273 @@ class ClientConnection(HttpToolsProtocol):
 
     def unsent_bytes(self) -> int:
         """Bytes written that the kernel has not taken yet."""
-        return self.transport.get_write_buffer_size()
+        return self._transport.get_write_buffer_size()
 
     def cut(self, *, flush: bool) -> None:
         """Close in the middle of an answer. With `flush`, what was written may still leave."""
-        if self._lost or self.transport.is_closing():
+        self._deaf = True
+        if self.lost or self._transport.is_closing():
             return
-        if self.cycle is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None at first
-            self.cycle.disconnected = True
         if flush:
-            self._cut_since = self.loop.time()
-            self.transport.close()
+            self._closing_since = self._host.loop.time()
+            self._transport.close()
         else:
-            self.transport.abort()
+            self._transport.abort()
+
+    # What requests use.
+
+    def send(self, content: bytes) -> None:
+        """Write bytes, if the connection is not gone."""
+        if not self.lost and not self._transport.is_closing():
+            self._transport.write(content)
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough for more to be written."""
+        while self._writable is not None and not self.lost:
+            await self._writable.wait()
+
+    def pause(self) -> None:
+        """Read no more for now."""
+        if not self._paused and not self.lost:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on, unless requests wait that have not been begun."""
+        if self._paused and not self.lost and len(self._waiting) < MAX_WAITING:
+            self._paused = False
+            self._since = self._host.loop.time()
+            self._transport.resume_reading()
+
+    def complete(self, request: ClientRequest) -> None:
+        """An answer has been written to its end: serve what waits, or end the connection."""
+        self._serving = None
+        self._since = self._host.loop.time()
+        if self.lost or self._transport.is_closing():
+            return
+        if not request.keeps_alive or (self._host.stopping and not self._waiting):
+            self._end(request)
+        elif self._waiting:
+            self._serve(self._waiting.popleft())
+            self.resume()
+        else:
+            self.resume()
+
+    def _end(self, request: ClientRequest) -> None:
+        """Close after an answer. While the client still sends a body that nobody wants, only our
+        side: closing under it would reset the connection, and the answer with it."""
+        self._deaf = True
+        self._closing_since = self._host.loop.time()
+        if request.body_complete:
+            self._transport.close()
+        else:
+            self._transport.write_eof()
+            self.resume()
+
+    # What the server uses.
+
+    def shut_down(self) -> None:
+        """Close once nothing is being served."""
+        if self._serving is None and not self.lost:
+            self._transport.close()
 
     def sweep(self, now: float) -> None:
         """Enforce the deadlines; called a few times a second for every connection."""
         waited_ms = (now - self._since) * 1000
         if self._reads_nothing(now):
-            self.transport.abort()  # a whole answer would stay in memory as long as it likes
-        elif self._cut_since is not None:
-            if now - self._cut_since > LINGER_SECONDS:
-                self.transport.abort()
+            self._transport.abort()  # a whole answer would stay in memory as long as it likes
+        elif self._closing_since is not None:
+            if now - self._closing_since > LINGER_SECONDS:
+                self._transport.abort()
+        elif self._paused:
+            return
         elif self._in_head:
-            if waited_ms > self.limits.head_ms:
+            if waited_ms > self._limits.head_ms:
                 self._refuse(408, "request_timeout", "The request did not arrive in time.")
-        elif self._in_body:
-            if waited_ms > self.limits.body_ms:
-                self._refuse(408, "request_timeout", "The request did not arrive in time.")
-        elif self._never_used and waited_ms > self.limits.idle_ms:
-            self.transport.close()
+        elif self._receiving is not None:
+            if waited_ms > self._limits.body_ms:
+                self._give_up(self._receiving)
+        elif self._serving is None and waited_ms > self._limits.idle_ms:
+            self._transport.close()
+
+    def _give_up(self, request: ClientRequest) -> None:
+        """A body takes too long: whoever waits for it answers, and nobody else reads on."""
+        self._since = self._host.loop.time()
+        if request.status:
+            self.cut(flush=True)
+        else:
+            request.keeps_alive = False
+            request.refuse_body(TooSlow("The request did not arrive in time."))
 
     def _reads_nothing(self, now: float) -> bool:
         unsent = self.unsent_bytes()
         if not unsent or unsent != self._unsent:
             self._unsent, self._unsent_since = unsent, now
-        return (now - self._unsent_since) * 1000 > self.limits.client_stalled_ms
-
-    @property
-    def _never_used(self) -> bool:
-        return self.cycle is None  # pyright: ignore[reportUnnecessaryComparison]  # None at first
+        return (now - self._unsent_since) * 1000 > self._limits.client_stalled_ms
 
     # asyncio.Protocol.
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        super().connection_made(CorkedTransport(transport))
-        self._since = self.loop.time()
-        if len(self.connections) > self.limits.connections:
-            transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self._lost or self.transport.is_closing():
-            return
-        self._chunk_bytes = len(data)
-        super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.limits.head_bytes:
-                self._refuse(431, "headers_too_large", "The request's headers are too large.")
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have asyncio's methods without being its class.
+        self._transport = cast("asyncio.Transport", transport)
+        self._host.connections.add(self)
+        if len(self._host.connections) > self._limits.connections:
+            self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = True
-        super().connection_lost(exc)
+        del exc
+        self.lost = True
+        self._host.connections.discard(self)
+        for request in (self._serving, self._receiving):
+            if request is not None:
+                request.refuse_body(ClientLeft("The client left."))
+        self._waiting.clear()
+        self.resume_writing()
         if self._on_lost is not None:
             self._on_lost()
 
+    def pause_writing(self) -> None:
+        self._writable = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        while data and not self._deaf:
+            data = self._parse(data)
+
+    def _parse(self, data: bytes) -> bytes:
+        """Feed the parser; what is to be parsed next, if it stopped early."""
+        self._chunk_bytes = len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._parser.get_method() == b"CONNECT":
+                self._refuse(*self._refusal)
+                return b""
+            head = self._head_without_upgrade()
+            self._parser = httptools.HttpRequestParser(self)
+            return head + data[upgrade.args[0] :]
+        except httptools.HttpParserError:
+            self._refuse(*self._refusal)
+            return b""
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._limits.head_bytes:
+                self._refuse(431, "headers_too_large", "The request's headers are too large.")
+        return b""
+
+    def _head_without_upgrade(self) -> bytes:
+        """The head of a request that offered another protocol, without the offer.
+
+        A server may ignore an offer. The parser stops behind such a head, before the body, so the
+        head is read once more. Java's client offers HTTP/2 with its first request.
+        """
+        head = [b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._url)]
+        for name, value in self._headers:
+            kept = value
+            if name == b"connection":
+                kept = b"close" if b"close" in _tokens(value) else b"keep-alive"
+            if name not in _OFFERS:
+                head.append(b"%b: %b\r\n" % (name, kept))
+        return b"".join([*head, b"\r\n"])
+
     # Callbacks of the parser.
 
-    def on_response_complete(self) -> None:
-        cast("CorkedTransport", self.transport).uncork()
-        super().on_response_complete()
-
     def on_message_begin(self) -> None:
-        super().on_message_begin()
+        self._url = b""
+        self._headers = []
         self._in_head = True
         self._head_bytes = 0
-        self._since = self.loop.time()
+        self._since = self._host.loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
-        if self._head_bytes + self._chunk_bytes > self.limits.head_bytes and (
-            len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-            > self.limits.head_bytes
+        parser, headers = self._parser, self._headers
+        if parser.should_upgrade():
+            return
+        if self._head_bytes + self._chunk_bytes > self._limits.head_bytes and (
+            len(self._url) + sum(len(name) + len(value) + 4 for name, value in headers)
+            > self._limits.head_bytes
         ):
             self._reject(431, "headers_too_large", "The request's headers are too large.")
-        if len(self.headers) > self.limits.head_fields:
+        if len(headers) > self._limits.head_fields:
             self._reject(431, "headers_too_large", "The request has too many headers.")
-        hosts = [name for name, _ in self.headers].count(b"host")
-        version = self.parser.get_http_version() if self.parser is not None else "1.1"
-        if hosts > 1 or (not hosts and version == "1.1"):
+        is_1_1 = parser.get_http_version() == "1.1"
+        hosts, expects = 0, False
+        for name, value in headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"expect":
+                expects = value.lower() == b"100-continue"
+        if hosts > 1 or (not hosts and is_1_1):
             self._reject(400, "invalid_http", "The request needs one Host header.")
-        extensions: dict[str, dict[object, object]] = {EXTENSION: {CONNECTION: self}}
-        self.scope["extensions"] = extensions
-        self._in_body = True
-        self._since = self.loop.time()
-        super().on_headers_complete()
+        request = ClientRequest(
+            self,
+            parser.get_method(),
+            self._path(),
+            headers,
+            chunks=is_1_1,
+            keeps_alive=is_1_1 and parser.should_keep_alive(),
+            expects_continue=expects and is_1_1,
+        )
+        self._receiving = request
+        if self._serving is None and not self._waiting:
+            self._serve(request)
+        else:
+            self._waiting.append(request)
+            if len(self._waiting) >= MAX_WAITING:
+                self.pause()
+
+    def on_body(self, body: bytes) -> None:
+        if self._receiving is not None:
+            self._receiving.receive(body)
 
     def on_message_complete(self) -> None:
-        self._in_body = False
-        super().on_message_complete()
+        self._since = self._host.loop.time()
+        if self._receiving is not None:
+            self._receiving.receive_end()
+            self._receiving = None
 
-    def _reject(self, status: int, code: str, message: str) -> None:
-        """Refuse from inside the parser, which turns the exception into `send_400_response`."""
+    def _path(self) -> bytes:
+        if self._url.startswith(b"/"):
+            return self._url.partition(b"?")[0]
+        try:
+            return httptools.parse_url(self._url).path or b"/"
+        except httptools.HttpParserInvalidURLError:
+            return self._reject(400, "invalid_http", "The request's target is not a URL.")
+
+    def _serve(self, request: ClientRequest) -> None:
+        self._serving = request
+        self._task = self._host.loop.create_task(self._host.serve(request, self))
+
+    def _reject(self, status: int, code: str, message: str) -> Any:
+        """Refuse from inside the parser, which passes the exception on."""
         self._refusal = (status, code, message)
         raise httptools.HttpParserError(message)
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        self._refusal = (status, code, message)
-        self.send_400_response(message)
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer in OpenAI's shape and close. uvicorn calls this for anything that is no HTTP."""
-        del msg
-        self._in_head = self._in_body = False
-        if self.cycle is not None and self.cycle.response_started:  # pyright: ignore[reportUnnecessaryComparison]
+        """Answer in OpenAI's shape and close."""
+        self._in_head = False
+        serving = self._serving
+        if serving is not None and (serving.status or serving.body_complete):
             self.cut(flush=True)  # an answer is under way: another head would corrupt it
             return
-        status, code, message = self._refusal
         content = error_body(message, wire_type="invalid_request_error", code=code)
-        head = (
-            b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-            % len(content)
+        refused = ClientRequest(
+            self, b"POST", b"", [], chunks=True, keeps_alive=False, expects_continue=False
         )
-        self.transport.write(STATUS_LINE[status] + head + content)
-        self.transport.close()
+        self._serving = None
+        refused.answer(status, [(b"content-type", b"application/json")], content)
 
 
-def connection_class(limits: Limits) -> type[ClientConnection]:
-    """The protocol class with a deployment's limits."""
-    return type("LimitedConnection", (ClientConnection,), {"limits": limits})
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip().lower() for token in value.split(b",")]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
-from api.proxy.asgi import Headers
+from api.proxy.headers import Headers
 from api.proxy.limits import Limits
 from api.proxy.ports import Clock, ControlPort
 from billing.admission.decision import authenticate

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from api.proxy.asgi import Headers, Send
+from api.proxy.headers import Headers
 from billing.errors import (
     Forbidden,
     InvalidInput,
@@ -101,14 +101,9 @@ def body(message: str, *, wire_type: str, code: str, param: str | None = None) -
     return _ENCODER.encode(_Body(_Error(message, wire_type, param, code)))
 
 
-async def answer(send: Send, status: int, content: bytes, headers: Headers | None = None) -> None:
-    """Send a whole JSON answer."""
-    fields = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(content)),
-        *(headers or ()),
-    ]
+def json_headers(status: int, *more: tuple[bytes, bytes]) -> Headers:
+    """Headers of a JSON answer of ours."""
+    headers = [(b"content-type", b"application/json"), *more]
     if status == 503:
-        fields.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": status, "headers": fields})
-    await send({"type": "http.response.body", "body": content})
+        headers.append((b"retry-after", b"1"))
+    return headers

@@ -1,7 +1,7 @@
-"""Run the data plane on uvicorn, and stop it without losing a token.
+"""Listen for clients, and stop without losing a token.
 
-Decides: the server's settings and the order of a stop: admit nothing, finish open streams up to
-a deadline, cut the rest and bill what they delivered, close the journal last.
+Decides: the order of a stop: accept nothing, admit nothing, finish open streams up to a deadline,
+cut the rest and bill what they delivered, close the journal last.
 """
 
 from __future__ import annotations
@@ -9,78 +9,94 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
-from collections.abc import AsyncGenerator, Callable, Generator
-from typing import cast
-
-import uvicorn
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any
 
 from api.proxy.app import Proxy
-from api.proxy.client_connection import ClientConnection, connection_class
+from api.proxy.client_connection import ClientConnection
+from api.proxy.client_request import ClientRequest
+from billing.errors import ConfigurationError
 
-SWEEP_TICKS = 5  # of uvicorn's 100 ms
+SWEEP_SECONDS = 0.5
+BACKLOG = 2048
+CLOSE_SECONDS = 5.0
+"""How long connections may take to close once nothing is served any more."""
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server with our sweep and our stop."""
+class Server:
+    """Clients' connections of one process.
 
-    def __init__(self, config: uvicorn.Config, app: Proxy) -> None:
-        super().__init__(config)
-        self._proxy = app
+    Attributes:
+        connections: all open ones.
+        stopping: no connection serves another request.
+    """
 
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        """Stop in order on SIGTERM and SIGINT and then return, so that the caller can clean up
-        too; uvicorn would raise the signal again."""
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, self.stop)
+    def __init__(self, app: Proxy) -> None:
+        self.limits = app.limits
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[ClientConnection] = set()
+        self.stopping = False
+        self._app = app
+        self._listener: asyncio.Server | None = None
+        self._stop = asyncio.Event()
+        self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        assert self._listener is not None
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    async def listen(self, host: str, port: int) -> None:
+        """Begin to accept connections; port 0 picks a free one.
+
+        Raises:
+            ConfigurationError: the address cannot be used.
+        """
         try:
-            yield
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)
+            self._listener = await self.loop.create_server(
+                lambda: ClientConnection(self), host, port, backlog=BACKLOG
+            )
+        except OSError as error:
+            self._sweeper.cancel()
+            await self._app.close()
+            raise ConfigurationError(
+                f"The proxy cannot listen on {host} port {port}: {error.strerror}.",
+                field="STEELYARD_PROXY_PORT",
+                remedy="Stop what listens there, or choose another port.",
+            ) from None
+
+    def serve(self, request: ClientRequest, client: ClientConnection) -> Coroutine[Any, Any, None]:
+        """Answer a request."""
+        return self._app.serve(request, client)
 
     def stop(self) -> None:
         """Begin an orderly stop."""
-        self.should_exit = True
+        self._stop.set()
 
-    async def on_tick(self, counter: int) -> bool:
-        if counter % SWEEP_TICKS == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                cast("ClientConnection", connection).sweep(now)
-        return await super().on_tick(counter)
+    async def until_stopped(self) -> None:
+        """Wait for `stop`, then stop in order."""
+        await self._stop.wait()
+        if self._listener is not None:
+            self._listener.close()
+        self.stopping = True
+        await self._app.drain()
+        for connection in list(self.connections):
+            connection.shut_down()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self.connections:  # noqa: ASYNC110  # no event: at stop only
+                    await asyncio.sleep(0.02)
+        for connection in list(self.connections):
+            connection.cut(flush=False)
+        self._sweeper.cancel()
+        await self._app.close()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        await self._proxy.drain()
-        await super().shutdown(sockets)
-        await self._proxy.close()
-
-
-def _server(app: Proxy, host: str, port: int) -> _Server:
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        interface="asgi3",
-        http=connection_class(app.limits),
-        ws="none",
-        loop="uvloop",
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=app.limits.idle_ms // 1000,
-        timeout_graceful_shutdown=5,
-        backlog=2048,
-    )
-    return _Server(config, app)
+    def _sweep(self) -> None:
+        now = self.loop.time()
+        for connection in list(self.connections):
+            connection.sweep(now)
+        self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
 async def serve(
@@ -92,34 +108,28 @@ async def serve(
         port: 0 picks a free one.
         on_ready: told the port once the server listens.
     """
-    server = _server(app, host, port)
-    running = asyncio.create_task(server.serve())
-    if on_ready is not None:
-        await _until_started(server, running)
-        if server.started:
-            on_ready(_port(server))
-    await running
+    server = Server(app)
+    loop = asyncio.get_running_loop()
+    await server.listen(host, port)
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, server.stop)
+    try:
+        if on_ready is not None:
+            on_ready(server.port)
+        await server.until_stopped()
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)
 
 
 @contextlib.asynccontextmanager
 async def serving(app: Proxy, host: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[int]:
     """Serve inside a block; yields the port. The block's end stops the server in order."""
-    server = _server(app, host, port)
-    running = asyncio.create_task(server.serve())
+    server = Server(app)
+    await server.listen(host, port)
     try:
-        await _until_started(server, running)
-        yield _port(server)
+        yield server.port
     finally:
         server.stop()
-        await running
-
-
-async def _until_started(server: _Server, running: asyncio.Task[None]) -> None:
-    while not server.started and not running.done():  # noqa: ASYNC110  # uvicorn has no event
-        await asyncio.sleep(0.005)
-    if running.done():
-        await running
-
-
-def _port(server: _Server) -> int:
-    return int(server.servers[0].sockets[0].getsockname()[1])
+        await server.until_stopped()

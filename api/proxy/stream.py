@@ -17,8 +17,8 @@ import asyncio
 from collections import deque
 
 from api.proxy.answer_head import passed_headers
-from api.proxy.asgi import Send
 from api.proxy.checkpoints import CheckpointSweep
+from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.engines.sse import Event, EventKind, EventSplitter, read_event, without_usage
@@ -42,14 +42,14 @@ class StreamRelay:
         self,
         exchange: Exchange,
         connection: UpstreamConnection,
-        send: Send,
+        client: ClientRequest,
         *,
         intent: asyncio.Task[None],
         sweep: CheckpointSweep,
     ) -> None:
         self._exchange = exchange
         self._connection = connection
-        self._send = send
+        self._client = client
         self._intent = intent
         self._sweep = sweep
         self._splitter = EventSplitter()
@@ -198,9 +198,11 @@ class StreamRelay:
                     raise UpstreamUnavailable("The exchange was ended.")
             self._started = True
             headers = passed_headers(self._connection.headers, exchange.shown_id)
-            status = self._connection.status
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": content, "more_body": not last})
+            self._client.begin(self._connection.status, headers)
+        if last:
+            await self._client.finish(content)
+        else:
+            await self._client.write(content)
         if exchange.client.lost:
             self._write_lost = True
             return

@@ -8,7 +8,7 @@ is no answer. Bytes pass unchanged.
 from __future__ import annotations
 
 from api.proxy.answer_head import concerns_us, passed_headers
-from api.proxy.asgi import Send
+from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.engines.usage import raw_figures, read_figures, usage_of
@@ -18,7 +18,7 @@ from billing.metering.token_class import TokenCounts
 
 
 async def relay_whole(
-    exchange: Exchange, connection: UpstreamConnection, send: Send, *, limit_bytes: int
+    exchange: Exchange, connection: UpstreamConnection, client: ClientRequest, *, limit_bytes: int
 ) -> None:
     """Relay an answer of the backend and bill it.
 
@@ -35,11 +35,11 @@ async def relay_whole(
     except JournalError:
         exchange.void("journal_refused")
         raise
-    await _send(exchange, connection, send, body)
+    _send(exchange, connection, client, body)
 
 
 async def relay_refusal(
-    exchange: Exchange, connection: UpstreamConnection, send: Send, *, limit_bytes: int
+    exchange: Exchange, connection: UpstreamConnection, client: ClientRequest, *, limit_bytes: int
 ) -> None:
     """Relay an error answer of the backend unchanged. It is not billed; its cost is scrap.
 
@@ -53,7 +53,7 @@ async def relay_refusal(
         raise UpstreamUnavailable("The exchange was ended.")
     if concerns_us(connection.status):
         raise UpstreamError("The inference backend does not serve this proxy.")
-    await _send(exchange, connection, send, body)
+    _send(exchange, connection, client, body)
 
 
 async def read_body(
@@ -108,11 +108,8 @@ def _metered(exchange: Exchange, body: bytes) -> Usage:
     )
 
 
-async def _send(
-    exchange: Exchange, connection: UpstreamConnection, send: Send, body: bytes
+def _send(
+    exchange: Exchange, connection: UpstreamConnection, client: ClientRequest, body: bytes
 ) -> None:
     headers = passed_headers(connection.headers, exchange.shown_id)
-    if connection.status not in {204, 304}:
-        headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": connection.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    client.answer(connection.status, headers, body)

@@ -1,6 +1,6 @@
 """`make bench NAME=proxy`: what a metered request costs, beside what a blind relay costs.
 
-The proxy runs as in production (uvicorn, uvloop, the durable journal on disk) on one core; load
+The proxy runs as in production (uvloop, the durable journal on disk) on one core; load
 and engine share another. CPU per request, from the kernel's accounting of the whole process, is
 the figure to trust: rates are capped by the generator, which is Python too.
 """

@@ -9,6 +9,8 @@ import json
 import pytest
 
 from api.proxy.limits import Limits
+from api.proxy.server import serving
+from billing.errors import ConfigurationError
 from tests.api.proxy.conftest import KEY, until
 from tests.fake_engine.shapes import Behaviour
 
@@ -99,6 +101,47 @@ async def test_expect_continue(yard):
     assert b" 100 " in await client.until(b"\r\n\r\n")
     await client.send(BODY)
     assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_upgrade_to_another_protocol_is_ignored(yard):
+    """Java's default client asks for h2c with its first request, and goes on in HTTP/1.1."""
+    client = await yard.raw()
+    upgrade = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMA\r\n"
+    await client.send(GOOD.replace(b"host: x\r\n", b"host: x\r\n" + upgrade) + GOOD)
+    for _ in range(2):
+        head = await client.until(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        await client.reader.readexactly(length)
+    assert len(yard.engine.served) == 2
+
+
+async def test_a_refusal_reaches_a_client_that_is_still_sending(open_yard):
+    yard = await open_yard(limits=Limits(body_bytes=1_000))
+    client = await yard.raw()
+    await client.send(HEAD + b"host: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    for _ in range(50):
+        await client.send(b"1000\r\n" + b"a" * 4096 + b"\r\n")
+    assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 413 ")
+    assert yard.engine.served == []
+
+
+async def test_a_client_of_http_1_0_gets_a_stream_that_ends_with_the_connection(yard):
+    client = await yard.raw()
+    body = b'{"model":"tiny","messages":[],"stream":true}'
+    head = HEAD.replace(b"HTTP/1.1", b"HTTP/1.0")
+    await client.send(head + b"content-length: %d\r\n\r\n%b" % (len(body), body))
+    head, _, content = (await client.rest()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert content.endswith(b"data: [DONE]\n\n")
+    assert len(yard.journal.usages) == 1
+
+
+async def test_a_port_in_use_stops_the_start(yard):
+    with pytest.raises(ConfigurationError) as refused:
+        async with serving(yard.app, port=yard.port):
+            pass
+    assert refused.value.remedy
 
 
 async def test_too_many_connections_are_closed(open_yard):

@@ -1,0 +1,220 @@
+"""One request of a client, and the answer to it, as HTTP/1.1 bytes.
+
+Decides: how an answer is framed (by length, in chunks, or by the end of the connection for
+HTTP/1.0) and that a head leaves together with the first bytes behind it: a write of uvloop is a
+system call and a wake-up of the client at once. Does not decide what is answered, nor which
+requests are parsed (`client_connection.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Protocol
+
+from api.proxy.headers import Headers
+from api.proxy.openai_errors import ClientLeft, TooLarge, TooSlow
+
+HIGH_WATER_BYTES = 256 << 10
+"""Of a body that nobody has asked for yet; then the client has to wait."""
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TOO_LARGE = 413
+_NO_BODY = frozenset({204, 304})
+_STATUS_LINES = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+
+
+class Link(Protocol):
+    """The connection that a request came on."""
+
+    @property
+    def lost(self) -> bool:
+        """It is gone; nothing can be delivered."""
+        ...
+
+    def send(self, content: bytes) -> None:
+        """Write bytes, if it is not gone."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until the client has read enough for more to be written."""
+        ...
+
+    def resume(self) -> None:
+        """The request takes bytes of its body again."""
+        ...
+
+    def pause(self) -> None:
+        """The request takes no more bytes of its body for now."""
+        ...
+
+    def complete(self, request: ClientRequest) -> None:
+        """The answer has been written to its end."""
+        ...
+
+
+class ClientRequest:
+    """A request whose head is complete.
+
+    Attributes:
+        path: as sent, without the query.
+        headers: names in lower case.
+        status: of the answer, 0 before one was begun.
+        keeps_alive: the connection may serve another request afterwards.
+        body_complete: the whole body has been received.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_chunked",
+        "_chunks",
+        "_expects",
+        "_failure",
+        "_head",
+        "_link",
+        "_parts",
+        "_size",
+        "_waiter",
+        "body_complete",
+        "headers",
+        "keeps_alive",
+        "method",
+        "path",
+        "status",
+    )
+
+    def __init__(
+        self,
+        link: Link,
+        method: bytes,
+        path: bytes,
+        headers: Headers,
+        *,
+        chunks: bool,
+        keeps_alive: bool,
+        expects_continue: bool,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.status = 0
+        self.keeps_alive = keeps_alive
+        self.body_complete = False
+        self._link = link
+        self._chunks = chunks
+        self._expects = expects_continue
+        self._failure: ClientLeft | TooSlow | None = None
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._asked = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._head = b""
+        self._chunked = False
+
+    # The application's side.
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """The whole body.
+
+        Raises:
+            TooLarge: it is longer than the limit.
+            ClientLeft: the connection was closed before its end.
+            TooSlow: it did not arrive in time.
+        """
+        self._asked = True
+        if not self.body_complete:
+            if self._expects and not self._size:
+                self._link.send(CONTINUE)
+            self._expects = False
+            self._link.resume()
+            while not self.body_complete and self._size <= limit_bytes:
+                if self._failure is not None:
+                    raise self._failure
+                self._waiter = asyncio.get_running_loop().create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+        if self._size > limit_bytes:
+            self._parts.clear()
+            raise TooLarge(f"The request body is larger than {limit_bytes} bytes.")
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def answer(self, status: int, headers: Headers, content: bytes) -> None:
+        """Send a whole answer. Framing headers are set here."""
+        head = self._head_lines(status, headers)
+        if status not in _NO_BODY:
+            head.append(b"content-length: %d\r\n" % len(content))
+        head.append(b"\r\n")
+        if status not in _NO_BODY and self.method != b"HEAD":
+            head.append(content)
+        self._link.send(b"".join(head))
+        self._link.complete(self)
+
+    def begin(self, status: int, headers: Headers) -> None:
+        """Begin an answer of unknown length; its head leaves with the first content."""
+        self._chunked = self._chunks
+        head = self._head_lines(status, headers)
+        head.append(b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
+        self._head = b"".join(head)
+
+    async def write(self, content: bytes) -> None:
+        """Send more of an answer that was begun; waits while the client does not read."""
+        await self._link.drained()
+        if content:
+            self._link.send(self._taken_head() + self._framed(content))
+
+    async def finish(self, content: bytes = b"") -> None:
+        """Send the last of an answer that was begun."""
+        await self._link.drained()
+        last = self._framed(content) if content else b""
+        self._link.send(self._taken_head() + last + (b"0\r\n\r\n" if self._chunked else b""))
+        self._link.complete(self)
+
+    # The connection's side.
+
+    def receive(self, part: bytes) -> None:
+        """More of the body; dropped once the request was answered."""
+        if self.status:
+            return
+        self._size += len(part)
+        self._parts.append(part)
+        if self._waiter is not None:
+            self._wake()
+        elif not self._asked and self._size > HIGH_WATER_BYTES:
+            self._link.pause()
+
+    def receive_end(self) -> None:
+        """The body is complete."""
+        self.body_complete = True
+        self._wake()
+
+    def refuse_body(self, failure: ClientLeft | TooSlow) -> None:
+        """The rest of the body will not come."""
+        self._failure = failure
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _head_lines(self, status: int, headers: Headers) -> list[bytes]:
+        if not self.body_complete and (self._expects or status == _TOO_LARGE):
+            self.keeps_alive = False  # whether the rest of the body comes, nobody waits for it
+        self.status = status
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+        if not self.keeps_alive:
+            lines.append(b"connection: close\r\n")
+        return lines
+
+    def _taken_head(self) -> bytes:
+        head, self._head = self._head, b""
+        return head
+
+    def _framed(self, content: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(content), content) if self._chunked else content
