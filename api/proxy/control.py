@@ -22,8 +22,9 @@ import psycopg
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from billing.admission.backend import Backend, ServedModel
 from billing.admission.route import Route
-from billing.admission.snapshot import Backend, ServedModel, Snapshot
+from billing.admission.snapshot import Snapshot
 from billing.errors import ConfigurationError, SteelyardError
 from billing.metering.token_class import TokenClass
 from billing.operations.admission.take_snapshot import take_snapshot

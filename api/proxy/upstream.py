@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from api.proxy.limits import Limits
 from api.proxy.upstream_connection import UpstreamConnection
-from billing.admission.snapshot import Backend
+from billing.admission.backend import Backend
 from billing.errors import ConfigurationError, UpstreamTimeout, UpstreamUnavailable
 
 SWEEP_SECONDS = 0.25

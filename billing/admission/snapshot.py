@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
-from billing.metering.token_class import TokenClass
-
-
-def _no_members() -> Mapping[str, frozenset[TokenClass]]:
-    return MappingProxyType({})
+from billing.admission.backend import ServedModel
+from billing.admission.terms import TenantTerms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,56 +28,6 @@ class KeyGrant:
     project_id: int
     may_infer: bool
     expires_at_us: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TenantTerms:
-    """What the contracts of a tenant that are in force now price.
-
-    Attributes:
-        price_version_id: recorded on every event that is admitted under these terms.
-        priced: model name → token classes with a price.
-    """
-
-    tenant_id: int
-    price_version_id: int
-    priced: Mapping[str, frozenset[TokenClass]] = field(default_factory=_no_members)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend:
-    """One inference server that serves a model.
-
-    Attributes:
-        base_url: `http://host:port` with an optional path prefix; `/v1/…` is appended to it.
-        engine: name of the adapter (`vllm`, `sglang`, `llama_cpp`, `generic`, …).
-        model: the server's own name of the model; None where it is the same as ours.
-        api_key: credential for the server, never shown.
-    """
-
-    name: str
-    base_url: str
-    engine: str = "generic"
-    model: str | None = None
-    api_key: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedModel:
-    """A model that tenants can name, and where it runs.
-
-    Attributes:
-        backends: in order of preference, never empty.
-        classes: token classes that its routes can yield (chat: input, cached_input, output;
-            embeddings: input).
-        created_at_us: when it was registered, in µs since 1970 UTC; shown by the model list.
-    """
-
-    id: int
-    name: str
-    backends: tuple[Backend, ...]
-    classes: frozenset[TokenClass]
-    created_at_us: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

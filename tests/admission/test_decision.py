@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from billing.admission.backend import Backend, ServedModel
 from billing.admission.decision import admit, models_for
 from billing.admission.route import Route
-from billing.admission.snapshot import Backend, KeyGrant, ServedModel, Snapshot, TenantTerms
+from billing.admission.snapshot import KeyGrant, Snapshot
+from billing.admission.terms import TenantTerms
 from billing.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, UnpricedModel
 from billing.metering.token_class import TokenClass
 

@@ -23,7 +23,9 @@ import uvloop
 
 from api.proxy.app import create_app
 from api.proxy.server import serve
-from billing.admission.snapshot import Backend, KeyGrant, ServedModel, Snapshot, TenantTerms
+from billing.admission.backend import Backend, ServedModel
+from billing.admission.snapshot import KeyGrant, Snapshot
+from billing.admission.terms import TenantTerms
 from billing.journal.journal import Journal
 from billing.journal.reader import list_instances, records_of, segments
 from billing.journal.records import Usage

@@ -9,7 +9,9 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from billing.admission.snapshot import KeyGrant, ServedModel, Snapshot, TenantTerms
+from billing.admission.backend import ServedModel
+from billing.admission.snapshot import KeyGrant, Snapshot
+from billing.admission.terms import TenantTerms
 from billing.catalog.price_plan import PricePlan, prices_model
 from billing.metering.event_id import microseconds
 from billing.metering.token_class import TokenClass

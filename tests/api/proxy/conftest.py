@@ -16,7 +16,9 @@ import pytest
 from api.proxy.app import Proxy, create_app
 from api.proxy.limits import Limits
 from api.proxy.server import serving
-from billing.admission.snapshot import Backend, KeyGrant, ServedModel, Snapshot, TenantTerms
+from billing.admission.backend import Backend, ServedModel
+from billing.admission.snapshot import KeyGrant, Snapshot
+from billing.admission.terms import TenantTerms
 from billing.errors import JournalError
 from billing.journal.records import Checkpoint, Intent, Record, Usage, Void
 from billing.metering.token_class import TokenClass

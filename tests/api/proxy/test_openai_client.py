@@ -11,7 +11,9 @@ import uvicorn
 from api.proxy.app import create_app
 from api.proxy.server import serving
 from api.simulated.app import SimulatedEngine
-from billing.admission.snapshot import Backend, ServedModel, Snapshot, TenantTerms
+from billing.admission.backend import Backend, ServedModel
+from billing.admission.snapshot import Snapshot
+from billing.admission.terms import TenantTerms
 from billing.journal.records import Counts
 from billing.metering.token_class import TokenClass
 from tests.api.proxy.conftest import (
