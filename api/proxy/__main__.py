@@ -8,7 +8,7 @@ import structlog
 import uvloop
 
 from api.proxy.app import Proxy, system_clock
-from api.proxy.control import Control, utc_now
+from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
 from api.proxy.server import serve
 from billing.errors import SteelyardError

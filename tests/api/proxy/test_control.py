@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
-from api.proxy.control import Control, utc_now
+from api.proxy.control.snapshots import Control, utc_now
 from billing.operations.tenancy.keys import IssuedKey, issue_key, revoke_key
 from billing.planfiles.backend_file import BackendModel, BackendSpec
 from billing.store.database import Database, Role
@@ -62,7 +62,7 @@ def digest(key: IssuedKey) -> bytes:
 async def test_engine_whose_models_cannot_be_served_does_not_end_revocation(
     database, key, now, monkeypatch
 ):
-    monkeypatch.setattr("api.proxy.control.DISCOVERY_SECONDS", 0.2)
+    monkeypatch.setattr("api.proxy.control.discovery.DISCOVERY_SECONDS", 0.2)
     async with engine_that_serves_embed() as (url, ready):
         embedding = BackendModel(name="embed", kind="embedding")
         backends = [
@@ -84,7 +84,7 @@ async def test_engine_whose_models_cannot_be_served_does_not_end_revocation(
 async def test_listening_connection_that_falls_silent_is_replaced_by_polling(
     postgres, database, key, now, monkeypatch
 ):
-    monkeypatch.setattr("api.proxy.control.REFRESH_SECONDS", 1_000)
+    monkeypatch.setattr("api.proxy.control.snapshots.REFRESH_SECONDS", 1_000)
     address = sa.make_url(database.conninfo()).update_query_dict({"application_name": "listens"})
     conninfo = address.render_as_string(hide_password=False)
     control = await Control.start(database, conninfo, [], now=utc_now)

@@ -1,4 +1,4 @@
-"""The control side of a proxy process: keeps the snapshot of keys, terms and models current.
+"""Keeps the snapshot of keys, terms and models current.
 
 Decides when a new snapshot is taken: on a notification of the database, at every quarter of an
 hour (contracts begin and end there), every ten seconds in any case, and every second while the
@@ -10,25 +10,21 @@ this: it reads `snapshot`.
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Self
 
-import httpx
 import psycopg
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from billing.admission.backend import Backend, ServedModel
-from billing.admission.route import Route
+from api.proxy.control.discovery import Discovery
+from api.proxy.control.served_models import served_models
 from billing.admission.snapshot import Snapshot
-from billing.errors import ConfigurationError, SteelyardError
-from billing.metering.token_class import TokenClass
+from billing.errors import SteelyardError
 from billing.operations.admission.take_snapshot import take_snapshot
-from billing.planfiles.backend_file import BackendModel, BackendSpec
+from billing.planfiles.backend_file import BackendSpec
 from billing.store.database import Database, Role
 from billing.store.tenancy import live_key
 
@@ -38,7 +34,6 @@ CHANNEL = "steelyard_control"
 REFRESH_SECONDS = 10
 SILENCE_SECONDS = 1
 QUARTER_SECONDS = 900
-DISCOVERY_SECONDS = 5
 
 Now = Callable[[], datetime]
 
@@ -51,7 +46,7 @@ class Control:
     ) -> None:
         self._database = database
         self._conninfo = conninfo
-        self._backends = list(backends)
+        self._discovery = Discovery(backends)
         self._now = now
         self._refreshing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -69,12 +64,12 @@ class Control:
             backends: as configured; those without models are asked what they serve.
         """
         control = cls(database, conninfo, backends, now)
-        await control._discover()
+        await control._discovery.ask()
         await control._refresh()
         control._tasks = [
             asyncio.create_task(control._listen()),
             asyncio.create_task(control._refresh_in_time()),
-            asyncio.create_task(control._discover_later()),
+            asyncio.create_task(control._discovery.keep_asking(control._refresh)),
         ]
         return control
 
@@ -103,7 +98,7 @@ class Control:
 
     async def _refresh(self) -> None:
         async with self._refreshing:
-            models = served_models(self._backends)
+            models = served_models(self._discovery.backends)
 
             def take() -> Snapshot:
                 with self._database.transaction(Role.OPERATOR) as connection:
@@ -166,83 +161,6 @@ class Control:
                     # The heartbeat: a dead connection raises here instead of staying silent.
                     await connection.execute("SELECT 1")
                 self._heard_at = loop.time()
-
-    async def _discover_later(self) -> None:
-        while any(not backend.models for backend in self._backends):
-            await asyncio.sleep(DISCOVERY_SECONDS)
-            if await self._discover():
-                await self._refresh()
-
-    async def _discover(self) -> bool:
-        """Ask engines without configured models what they serve; True if one answered."""
-        found = False
-        async with httpx.AsyncClient(timeout=DISCOVERY_SECONDS) as client:
-            for position, backend in enumerate(self._backends):
-                if not backend.models and (names := await _model_names(client, backend)):
-                    models = tuple(BackendModel(name=name) for name in names)
-                    backends = list(self._backends)
-                    backends[position] = replace(backend, models=models)
-                    try:
-                        served_models(backends)
-                    except ConfigurationError as error:
-                        log.error("engine is left out", backend=backend.name, reason=error.message)  # noqa: TRY400  # no traceback: it is the operator's to mend
-                        continue
-                    self._backends = backends
-                    log.info("engine serves", backend=backend.name, models=names)
-                    found = True
-        return found
-
-
-def served_models(backends: Sequence[BackendSpec]) -> list[ServedModel]:
-    """Models with the backends that serve them, in the order of the configuration.
-
-    Raises:
-        ConfigurationError: one name stands for a text and an embedding model.
-    """
-    kinds: dict[str, str] = {}
-    serving: defaultdict[str, list[Backend]] = defaultdict(list)
-    for spec in backends:
-        for model in spec.models:
-            if kinds.setdefault(model.name, model.kind) != model.kind:
-                raise ConfigurationError(
-                    "a model is configured as text and as embedding",
-                    field="backends.models.kind",
-                    remedy="give the two different names",
-                )
-            serving[model.name].append(
-                Backend(
-                    name=spec.name,
-                    base_url=spec.url,
-                    engine=spec.engine,
-                    model=model.upstream,
-                    api_key=spec.api_key,
-                )
-            )
-    return [
-        ServedModel(
-            id=0,
-            name=name,
-            backends=tuple(entries),
-            classes=(
-                Route.EMBEDDINGS.classes
-                if kinds[name] == "embedding"
-                else frozenset({TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT})
-            ),
-        )
-        for name, entries in serving.items()
-    ]
-
-
-async def _model_names(client: httpx.AsyncClient, backend: BackendSpec) -> list[str]:
-    headers = {"Authorization": f"Bearer {backend.api_key}"} if backend.api_key else {}
-    try:
-        answer = await client.get(f"{backend.url}/v1/models", headers=headers)
-        rows = answer.raise_for_status().json()["data"]
-        names = [str(row["id"]) for row in rows]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        log.warning("engine does not say what it serves", backend=backend.name)
-        return []
-    return names
 
 
 def utc_now() -> datetime:
