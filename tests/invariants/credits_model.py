@@ -1,0 +1,361 @@
+"""What credits and invoices must be after any sequence of steps, kept in plain Python.
+
+Decides which step is taken or refused, which grant pays which day's usage, what is owed, what an
+invoice comes to and what every account holds. Knows nothing of the database; holds are in
+`holds_model`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from billing.ledger.account import AccountCode
+from billing.ledger.credit_grant import GrantKind, Rollover, TaxedAt
+from billing.operations.credits.grant_credit import GrantTerms
+from tests.invariants.holds_model import Hold, HoldBooks, Refusal
+
+PRICES = {"input": Fraction("0.000001000003"), "output": Fraction("0.000000333333333")}
+"""By line key; the second needs more decimals than the ledger has."""
+
+METERS = {"input": "tokens.input", "output": "tokens.output"}
+CALENDAR = ZoneInfo("America/New_York")
+TICK = timedelta(microseconds=1)
+ZERO = Decimal(0)
+NOBODY = UUID(int=0)
+"""Of a grant that the database did not make."""
+
+Day = tuple[datetime, str, date]
+"""Begin of a billing period, line key, local day."""
+
+
+def rounded(exact: Fraction, decimals: int) -> Decimal:
+    """Half up, away from zero for negatives."""
+    units = math.floor(abs(exact) * 10**decimals + Fraction(1, 2))
+    return Decimal(units if exact >= 0 else -units).scaleb(-decimals)
+
+
+def midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), CALENDAR).astimezone(UTC)
+
+
+def month_of(at: datetime) -> tuple[datetime, datetime]:
+    """The local calendar month that contains an instant."""
+    first = at.astimezone(CALENDAR).date().replace(day=1)
+    return midnight(first), midnight((first + timedelta(days=32)).replace(day=1))
+
+
+@dataclass(slots=True, kw_only=True)
+class Lot:
+    """A grant and what became of it."""
+
+    id: UUID
+    key: str
+    terms: GrantTerms
+    amount: Decimal
+    cost: Decimal
+    starts: datetime
+    expires: datetime | None
+    rollover: Rollover | None
+    heads_series: bool
+    recurs: bool
+    used: Decimal = ZERO
+    lapsed: Decimal = ZERO
+    voided: bool = False
+
+    @property
+    def remaining(self) -> Decimal:
+        return self.amount - self.used - self.lapsed
+
+    def owed(self, remaining: Decimal) -> Decimal:
+        return rounded(Fraction(self.cost) * Fraction(remaining) / Fraction(self.amount), 12)
+
+    @property
+    def backs_holds(self) -> bool:
+        return self.terms.scope.is_everything
+
+    def is_valid(self, at: datetime) -> bool:
+        return self.starts <= at and (self.expires is None or at < self.expires)
+
+    def pays(self, line: str, day: date) -> bool:
+        """Whether it may pay usage of a line on a local day, by scope and by validity."""
+        meters = self.terms.scope.meters
+        begins, ends = midnight(day), midnight(day + timedelta(days=1))
+        return (
+            self.terms.taxed_at is not TaxedAt.REDEMPTION
+            and (meters is None or METERS[line] in meters)
+            and self.starts < ends
+            and (self.expires is None or begins < self.expires)
+        )
+
+    def turn(self) -> tuple[int, bool, datetime, bool, datetime, UUID]:
+        """Priority, earliest end, promotional before paid, oldest."""
+        never = self.expires is None
+        ends = self.starts if self.expires is None else self.expires
+        paid = self.terms.kind is GrantKind.PAID
+        order = (
+            self.terms.priority,
+            never,
+            ends if not never else datetime.max.replace(tzinfo=UTC),
+        )
+        return (*order, paid, self.starts, self.id)
+
+
+@dataclass(slots=True)
+class Settled:
+    """What invoices took of one key."""
+
+    accrued: Decimal = ZERO
+    billed_minor: int = 0
+
+
+class CreditBooks(HoldBooks):
+    """One tenant's credits, limits, usage, invoices and accounts."""
+
+    def __init__(self, now: datetime, budget: Decimal) -> None:
+        super().__init__(now, budget)
+        self.ids: dict[str, UUID] = {}
+        self.lots: dict[str, Lot] = {}
+        self.reported: set[str] = set()
+        self.usage: defaultdict[tuple[datetime, str], int] = defaultdict(int)
+        self.earned: defaultdict[Day, Decimal] = defaultdict(Decimal)
+        self.applied: defaultdict[tuple[str, Day], Decimal] = defaultdict(Decimal)
+        self.settled: defaultdict[tuple[datetime, str], Settled] = defaultdict(Settled)
+        self.invoices: dict[datetime, tuple[int, Decimal]] = {}
+        self.accounts: defaultdict[AccountCode, Decimal] = defaultdict(Decimal)
+        self.deferred: defaultdict[str, Decimal] = defaultdict(Decimal)
+
+    def state(self) -> dict[str, Any]:
+        """All of it, in the form in which the database is read."""
+        return {
+            **self.holds_state(),
+            "lots": {
+                lot.key: (
+                    lot.id,
+                    lot.amount,
+                    lot.cost,
+                    lot.starts,
+                    lot.expires,
+                    lot.used,
+                    lot.lapsed,
+                )
+                for lot in self.lots.values()
+            },
+            "applied": dict(self.applied),
+            "earned": {key: amount for key, amount in self.earned.items() if amount},
+            "accounts": {code: amount for code, amount in self.accounts.items() if amount},
+            "deferred": {kind: amount for kind, amount in self.deferred.items() if amount},
+            "invoices": dict(self.invoices),
+        }
+
+    def backing(self) -> Decimal:
+        lots = (lot for lot in self.lots.values() if lot.backs_holds and lot.is_valid(self.now))
+        return sum((lot.remaining for lot in lots), ZERO)
+
+    # credit
+
+    def grant(self, key: str, terms: GrantTerms) -> Refusal | str:
+        if key in self.lots:
+            same = self.lots[key].terms == terms
+            return self.lots[key].key if same else "IdempotencyConflict"
+        expires = terms.expires_at
+        assert expires is None or isinstance(expires, datetime)
+        self._add(
+            Lot(
+                id=self.ids.get(key, NOBODY),
+                key=key,
+                terms=terms,
+                amount=terms.amount,
+                cost=terms.cost_basis or ZERO,
+                starts=self.now,
+                expires=month_of(self.now)[1] if terms.recurs else expires,
+                rollover=terms.rollover,
+                heads_series=terms.recurs,
+                recurs=terms.recurs,
+            )
+        )
+        if terms.paid_from is not None and terms.cost_basis:
+            self._owe("credits_bought", terms.cost_basis, terms.paid_from)
+        return key
+
+    def void(self, key: str) -> Refusal | str:
+        lot = self.lots[key]
+        if lot.voided or not (lot.remaining or lot.heads_series):
+            return "Conflict"
+        gone: list[Hold] = []
+        if lot.backs_holds and lot.is_valid(self.now):
+            gone = self._past()
+            if self.available("credit", without=gone) < lot.remaining:
+                return "Conflict"
+        self._free(gone)
+        if released := lot.owed(lot.remaining):
+            assert lot.terms.paid_from is not None
+            self._owe("credits_paid_back", -released, lot.terms.paid_from)
+        lot.lapsed, lot.voided = lot.lapsed + lot.remaining, True
+        return key
+
+    def expire(self, into: AccountCode) -> list[str]:
+        due = [
+            lot
+            for lot in self.lots.values()
+            if lot.remaining and lot.expires is not None and lot.expires <= self.now
+        ]
+        for lot in due:
+            rest, rolled = lot.remaining, ZERO
+            if lot.rollover is not None:
+                units = math.floor(Fraction(rest) * Fraction(lot.rollover.fraction) * 10**12)
+                rolled = Decimal(units).scaleb(-12)
+                rolled = min(rolled, lot.rollover.maximum or rolled)
+            if rolled:
+                self._roll(lot, rolled, lot.owed(rest) - lot.owed(rest - rolled))
+            if released := lot.owed(rest - rolled):
+                self._owe("credits_broken", -released, into)
+            lot.lapsed += rest
+        return sorted(lot.key for lot in due)
+
+    def renew(self) -> list[str]:
+        made: list[str] = []
+        for head in [lot for lot in self.lots.values() if lot.heads_series and not lot.voided]:
+            begins, ends = month_of(month_of(head.starts)[1])
+            while begins <= self.now:
+                key = f"recurring/{head.id}/{begins:%Y%m%dT%H%M}"
+                if key not in self.lots:
+                    self._add(self._like(head, key, begins, ends, rollover=head.rollover))
+                    made.append(key)
+                begins, ends = month_of(ends)
+        return sorted(made)
+
+    def _like(
+        self, lot: Lot, key: str, starts: datetime, ends: datetime, *, rollover: Rollover | None
+    ) -> Lot:
+        return Lot(
+            id=self.ids.get(key, NOBODY),
+            key=key,
+            terms=lot.terms,
+            amount=lot.amount,
+            cost=lot.cost,
+            starts=starts,
+            expires=ends,
+            rollover=rollover,
+            heads_series=False,
+            recurs=lot.recurs,
+        )
+
+    def _roll(self, lot: Lot, amount: Decimal, cost: Decimal) -> None:
+        assert lot.expires is not None
+        ends = lot.expires + (lot.expires - lot.starts)
+        if lot.recurs:
+            ends = month_of(lot.expires)[1]
+        onward = self._like(lot, f"rolled/{lot.id}", lot.expires, ends, rollover=None)
+        onward.amount, onward.cost, onward.recurs = amount, cost, False
+        self._add(onward)
+
+    def _add(self, lot: Lot) -> None:
+        self.lots[lot.key] = lot
+
+    def _owe(self, kind: str, amount: Decimal, other: AccountCode) -> None:
+        """More is owed for credit (less, if negative), against another account."""
+        self.deferred[kind] += amount
+        self._move(amount, other, AccountCode.CONTRACT_LIABILITY)
+
+    def _move(self, amount: Decimal, debit: AccountCode, credit: AccountCode) -> None:
+        self.accounts[debit] += amount
+        self.accounts[credit] -= amount
+
+    # usage and invoices
+
+    def use(self, report: str, line: str, quantity: int) -> None:
+        if report not in self.reported:
+            self.reported.add(report)
+            self.usage[month_of(self.now)[0], line] += quantity
+
+    def accrue(self, month: datetime) -> None:
+        at = min(self.now, month_of(month)[1] - TICK)
+        day = at.astimezone(CALENDAR).date()
+        for line, price in PRICES.items():
+            posted = sum((self.earned[key] for key in self._days(month, line)), ZERO)
+            exact = rounded(self.usage[month, line] * price, 12)
+            if new := exact - posted:
+                self.earned[month, line, day] += new
+                self._move(new, AccountCode.UNBILLED, AccountCode.REVENUE)
+
+    def apply(self, month: datetime, *, settle: bool) -> None:
+        for key in sorted(self._days(month), key=lambda key: (key[2], key[1])):
+            due = self.earned[key] - sum(
+                (amount for (_, day), amount in self.applied.items() if day == key), ZERO
+            )
+            for lot in sorted(self.lots.values(), key=Lot.turn):
+                part = min(due, lot.remaining) if lot.pays(key[1], key[2]) else ZERO
+                if part:
+                    due -= part
+                    self._pay(lot, key, part)
+        if settle:
+            self.settle()
+
+    def issue(self, month: datetime) -> Refusal | tuple[int, Decimal]:
+        if self.now < month_of(month)[1]:
+            return "Conflict"
+        if month not in self.invoices:
+            parts = [month, *(each for each in sorted(self.invoices) if self._has_news(each))]
+            for part in parts:
+                self.accrue(part)
+                self.apply(part, settle=False)
+            self._bill(month, parts)
+        return self.invoices[month]
+
+    def _bill(self, month: datetime, parts: list[datetime]) -> None:
+        charged_minor, credited_minor, accrued = 0, 0, ZERO
+        for part in parts:
+            for key, exact in self._bases(part):
+                settled = self.settled[part, key]
+                due = int(rounded(exact, 2) * 100) - settled.billed_minor
+                newly = rounded(exact, 12) - settled.accrued
+                charged_minor += due if key in PRICES else 0
+                credited_minor += due if key not in PRICES else 0
+                accrued += newly
+                settled.billed_minor += due
+                settled.accrued += newly
+        before = self.invoices[max(self.invoices)][1] if self.invoices else ZERO
+        # Credit takes off no more than there is to pay; what is left stays in the residual.
+        total = max(charged_minor + credited_minor, 0)
+        total += max(int(before * 100), -total)
+        moved = Decimal(total).scaleb(-2)
+        self._move(moved, AccountCode.RECEIVABLE, AccountCode.UNBILLED)
+        self.invoices[month] = (total, before + accrued - moved)
+
+    def _bases(self, month: datetime) -> Iterator[tuple[str, Fraction]]:
+        for line, price in PRICES.items():
+            yield line, self.usage[month, line] * price
+        for lot in self.lots:
+            yield f"credit.{lot}", -Fraction(self._applied(month, lot))
+
+    def _applied(self, month: datetime, lot: str) -> Decimal:
+        of_lot = (
+            amount for (key, day), amount in self.applied.items() if (key, day[0]) == (lot, month)
+        )
+        return sum(of_lot, ZERO)
+
+    def _has_news(self, month: datetime) -> bool:
+        """Whether credit paid for an invoiced month and is on no invoice yet."""
+        return any(
+            self._applied(month, lot) != -self.settled[month, f"credit.{lot}"].accrued
+            for lot in self.lots
+        )
+
+    def _days(self, month: datetime, line: str | None = None) -> list[Day]:
+        return [key for key in self.earned if key[0] == month and line in (None, key[1])]
+
+    def _pay(self, lot: Lot, day: Day, amount: Decimal) -> None:
+        released = lot.owed(lot.remaining) - lot.owed(lot.remaining - amount)
+        lot.used += amount
+        self.applied[lot.key, day] += amount
+        self._owe("credits_used", -released, AccountCode.UNBILLED)
+        self._move(amount - released, AccountCode.CONTRA_PROMOTION, AccountCode.UNBILLED)
