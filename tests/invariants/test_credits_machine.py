@@ -43,7 +43,7 @@ from tests.invariants.credits_state import (
     unbilled,
 )
 from tests.invariants.credits_steps import Recipe, Result, Scene, Step, cents, picks, recipes, spans
-from tests.operations.crash_points import Crash, crash_before
+from tests.operations.crash_points import Crash, crash_before, dying_everywhere
 from tests.world import World, make_world
 
 FULL = environ.get("STEELYARD_ROUNDS") == "full"
@@ -127,6 +127,12 @@ class CreditsMachine(RuleBasedStateMachine):
         if first is not None:
             self._expect(step, first[0])
         self.run_one(step)
+
+    @rule(recipe=recipes)
+    def dies_before_each_statement_in_turn(self, recipe: Recipe) -> None:
+        step = recipe(self.scene)
+        answer = dying_everywhere(self.world.database.engine, lambda: self._do(step))
+        self._expect(step, answer)
 
     @rule(first=recipes, second=recipes)
     def two_at_once(self, first: Recipe, second: Recipe) -> None:

@@ -1,47 +1,56 @@
-"""Invariants 1, 2, 4, 5, 7, 9, 10, 11, 12 and 20 of the books, in any order of events.
+"""Invariants 1 to 5, 7, 9 to 12, 20, 23 and 26 of the books, in any order of events.
 
-Two tenants of one legal entity post, repeat, reverse, exchange and close, four at once, and die
-between any two statements; a model in memory runs beside them. After every step every balance is
-the model's, read three ways: from the projection, from the postings, and as the tenant itself.
+Two tenants of one legal entity post, repeat, reverse, exchange, close and seal; each of it dies
+between any two statements or races others on connections of their own. A model in memory runs
+beside it. After every step every balance is the model's, read three ways: from the projection,
+from the postings, and as the tenant itself; at the end also from the exported journal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from os import environ
-from uuid import UUID, uuid4
+from pathlib import Path
+from uuid import UUID
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from billing.errors import Conflict, IdempotencyConflict, LedgerError
-from billing.ledger.account import Account, AccountCode
-from billing.ledger.cash_template import Exchange, fx_exchanged, payment_received
-from billing.ledger.credit_template import (
-    credits_bought,
-    paid_credits_used,
-    promotional_credits_used,
-)
-from billing.ledger.posting import LineRef, Posting, Transaction
-from billing.ledger.template import Books, invoice_issued, usage_accrued
-from billing.money import Money, currency
+from billing.exports.journal_rows import Names
+from billing.ledger.account import Account
+from billing.ledger.posting import Transaction
 from billing.operations.ledger.accounting_periods import close_period, verify_closed_periods
 from billing.operations.ledger.read_books import read_balances
 from billing.operations.ledger.reverse_transaction import reverse_transaction
+from billing.operations.seal.fold import seal_all
+from billing.operations.seal.verify import verify_books, verify_seal
 from billing.operations.tenancy.tenants import create_legal_entity, create_tenant
-from billing.period import Period, month, zone
+from billing.period import Period
+from billing.signing.ed25519 import SealKey, load_or_make
 from billing.store import books as store
 from billing.store import ledger
 from billing.store.database import Database, Role, query
+from billing.store.embedded.address import ServerAddress
+from billing.store.seal.folds import newest_fold
 from billing.tenancy.tenant import LegalEntity, Tenant
-from tests.operations.crash_points import Crash, crash_before
+from tests.ledger.ledger_checks import (
+    CHANGES,
+    at_once,
+    exported,
+    findings_after,
+    named,
+    rows_of,
+)
+from tests.ledger.ledger_moves import MONTHS, Move, exchanges, moves
+from tests.operations.crash_points import Crash, crash_before, dying_everywhere
 from tests.world import World, make_world
 
 FULL = environ.get("STEELYARD_ROUNDS") == "full"
@@ -56,52 +65,20 @@ SETTINGS = settings(
     phases=(Phase.explicit, Phase.generate),
 )
 
-UTC_ZONE = zone("UTC")
-MONTHS = tuple(month(2026, number, UTC_ZONE) for number in (9, 10, 11, 12))
 NOW = datetime.fromisoformat("2027-01-20T12:00:00Z")
+WHENEVER = Period(start=MONTHS[0].start, end=NOW + timedelta(days=1))
 
 _names = (f"books-{number}" for number in count(1))
 
-which = st.integers(0, 1)
-boundaries = st.integers(1, 8)
-instants = st.builds(
-    lambda period, days: period.start + timedelta(days=days),
-    st.sampled_from(MONTHS),
-    st.integers(0, 27),
-)
-cents = st.integers(1, 10**6).map(lambda minor: Decimal(minor).scaleb(-2))
-exact = st.integers(1, 10**18).map(lambda units: Decimal(units).scaleb(-12))
-
-Template = Callable[[Books], tuple[Posting, ...]]
-
-
-@st.composite
-def _templates(draw: st.DrawFn) -> Template:
-    amount, fine = draw(cents), draw(exact)
-    line = LineRef(contract_id=1, period_start=MONTHS[0].start, line_key="k")
-    return draw(
-        st.sampled_from(
-            [
-                lambda books: usage_accrued(books, [(line, fine), (line, -amount)]),
-                lambda books: invoice_issued(books, subtotal=amount, tax=amount),
-                lambda books: payment_received(books, amount=amount, into=AccountCode.BANK),
-                lambda books: credits_bought(
-                    books, amount=amount, paid_from=AccountCode.STRIPE_CLEARING
-                ),
-                lambda books: paid_credits_used(books, amount=fine),
-                lambda books: promotional_credits_used(books, amount=fine),
-            ]
-        )
-    )
-
-
-templates = _templates()
+picks = st.integers(0, 99)
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Rules are what posters, closers and crashes do; invariants look at everything."""
+    """Rules are what posters, closers, sealers and crashes do; invariants look at everything."""
 
     world: World
+    key: SealKey
+    owner: sa.Engine
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,100 +88,134 @@ class LedgerMachine(RuleBasedStateMachine):
         self.reversed: set[UUID] = set()
         self.closed: list[Period] = []
         self.closed_with: dict[datetime, list[store.Balance]] = {}
+        self.rows: dict[str, str] = {}
+        with self.world.database.transaction(Role.OPERATOR) as connection:
+            fold = newest_fold(connection)
+        self.sealed_before = fold.size if fold else 0
+
+    def teardown(self) -> None:
+        self._seal()
+        self.inv26_the_exported_journal_has_the_same_balances()
+        if self.posted:
+            self.L7_one_byte_that_the_owner_changes_is_named()
 
     # what is done
 
-    @rule(whose=which, template=templates, at=instants)
-    def post(self, whose: int, template: Template, at: datetime) -> None:
-        transaction = self._transaction(whose, template, at)
+    @rule(move=moves)
+    def post(self, move: Move) -> None:
+        transaction = self._made(move)
         assert self._post(transaction)
         self._count(transaction)
 
-    @rule(whose=which, template=templates, at=instants, boundary=boundaries)
-    def post_and_die(self, whose: int, template: Template, at: datetime, boundary: int) -> None:
-        transaction = self._transaction(whose, template, at)
-        with suppress(Crash), crash_before(self.world.database.engine, boundary):
-            self._post(transaction)
-        self._post(transaction)
+    @rule(move=moves)
+    def post_and_die(self, move: Move) -> None:
+        transaction = self._made(move)
+        assert dying_everywhere(self.world.database.engine, lambda: self._post(transaction))
+        assert not self._post(transaction)
         self._count(transaction)
 
-    @rule(pick=st.integers(0, 99), template=templates)
-    def post_again(self, pick: int, template: Template) -> None:
-        if not self.posted:
+    @rule(pick=picks, move=moves)
+    def post_again(self, pick: int, move: Move) -> None:
+        originals = [each for each in self.posted if each.reverses is None]
+        if not originals:
             return
-        before = self.posted[pick % len(self.posted)]
-        if before.reverses is not None or before.tenant_id is None:
-            return
+        before = originals[pick % len(originals)]
         assert not self._post(before)
-        whose = [tenant.id for tenant in self.tenants].index(before.tenant_id)
-        other = self._transaction(whose, template, before.effective_at, before.idempotency_key)
+        other = move.transaction(self.entity, self.tenants, key=before.idempotency_key)
         amounts = [(posting.account, posting.amount) for posting in before.postings]
         if [(posting.account, posting.amount) for posting in other.postings] != amounts:
             with pytest.raises(IdempotencyConflict):
                 self._post(other)
 
-    @rule(made=st.lists(st.tuples(which, templates, instants), min_size=4, max_size=12))
-    def post_four_at_once(self, made: list[tuple[int, Template, datetime]]) -> None:
-        transactions = [self._transaction(*each) for each in made]
+    @rule(made=st.lists(moves, min_size=4, max_size=12))
+    def post_four_at_once(self, made: list[Move]) -> None:
+        transactions = [self._made(move) for move in made]
         with ThreadPoolExecutor(4) as threads:
             assert all(threads.map(self._post, transactions))
         for transaction in transactions:
             self._count(transaction)
 
-    @rule(sold=st.integers(1, 10**6), at=instants)
-    def exchange(self, sold: int, at: datetime) -> None:
-        transaction = Transaction(
-            id=uuid4(),
-            legal_entity_id=self.entity.id,
-            tenant_id=None,
-            kind="fx_exchanged",
-            idempotency_key=str(uuid4()),
-            effective_at=at,
-            postings=fx_exchanged(
-                Exchange(
-                    legal_entity_id=self.entity.id,
-                    code=AccountCode.BANK,
-                    sold=Money(minor=sold, currency=currency("USD")),
-                    bought=Money(minor=2 * sold, currency=currency("EUR")),
-                    rate=Decimal(2),
-                )
-            ),
-            fx_rate=Decimal(2),
-        )
-        assert self._post(transaction)
+    @rule(made=st.lists(exchanges, min_size=2, max_size=4))
+    def exchange_at_once(self, made: list[Move]) -> None:
+        self.post_four_at_once(made)
+
+    @rule(move=moves)
+    def post_one_key_from_three_writers(self, move: Move) -> None:
+        transaction = self._made(move)
+        answers = at_once([lambda: self._post(transaction)] * 3)
+        assert sorted(map(str, answers)) == ["False", "False", "True"]
         self._count(transaction)
 
-    @rule(pick=st.integers(0, 99))
+    @rule(pick=picks)
     def reverse(self, pick: int) -> None:
         if not self.posted:
             return
         before = self.posted[pick % len(self.posted)]
-        refused = before.reverses is not None or before.id in self.reversed
-        with self.world.database.transaction(Role.OPERATOR) as connection:
-            if refused:
-                with pytest.raises((Conflict, LedgerError)):
-                    reverse_transaction(connection, before.id, now=NOW)
-                return
-            undone = reverse_transaction(connection, before.id, now=NOW)
-        self.reversed.add(before.id)
-        self._count(undone)
-
-    @rule(boundary=st.one_of(st.none(), boundaries))
-    def close(self, boundary: int | None) -> None:
-        left = [period for period in MONTHS if period not in self.closed]
-        if not left:
+        if before.reverses is not None or before.id in self.reversed:
+            with pytest.raises((Conflict, LedgerError)):
+                self._reverse(before)
             return
-        period = left[0]
-        if not self.closed:
-            with self.world.database.transaction(Role.OPERATOR) as connection:
-                oldest = store.first_effective_at(connection, self.entity.id)
-            period = next(each for each in MONTHS if oldest is None or oldest < each.end)
+        self._count_reversal(before, self._reverse(before))
+
+    @rule(pick=picks)
+    def reverse_and_die(self, pick: int) -> None:
+        if not (left := self._not_reversed()):
+            return
+        before = left[pick % len(left)]
+        undone = dying_everywhere(self.world.database.engine, lambda: self._reverse(before))
+        with pytest.raises(Conflict):
+            self._reverse(before)
+        self._count_reversal(before, undone)
+
+    @rule(pick=picks, move=moves)
+    def reverse_one_from_three_writers(self, pick: int, move: Move) -> None:
+        if not (left := self._not_reversed()):
+            return
+        before, other = left[pick % len(left)], self._made(move)
+        answers = at_once([lambda: self._reverse(before)] * 3 + [lambda: self._post(other)])
+        (undone,) = (each for each in answers if isinstance(each, Transaction))
+        assert [type(each) for each in answers].count(Conflict) == 2
+        self._count_reversal(before, undone)
+        self._count(other)
+
+    @rule(dies=st.booleans())
+    def close(self, dies: bool) -> None:
+        if (period := self._next_period()) is None:
+            return
+        if dies:
+            dying_everywhere(self.world.database.engine, lambda: self._close(period))
+        else:
+            self._close(period)
+        with pytest.raises(Conflict):
+            self._close(period)
+        self._count_closed(period)
+
+    @rule(made=st.lists(moves, min_size=2, max_size=3), pick=picks)
+    def post_reverse_and_close_at_once(self, made: list[Move], pick: int) -> None:
+        if not (left := self._not_reversed()) or (period := self._next_period()) is None:
+            return
+        before, transactions = left[pick % len(left)], [self._made(move) for move in made]
+        posts = [lambda each=each: self._post(each) for each in transactions]
+        answers = at_once([*posts, lambda: self._reverse(before), lambda: self._close(period)])
+        assert answers[: len(posts)] == [True] * len(posts)
+        undone, refused = answers[-2:]
+        assert isinstance(undone, Transaction)
+        if refused is None:
+            self._count_closed(period)
+        else:
+            # What was posted first is older than the month that was to be closed first.
+            assert isinstance(refused, Conflict)
+            assert not self.closed
+            assert any(each.effective_at < period.start for each in transactions)
+        self._count_reversal(before, undone, raced=True)
+        for transaction in transactions:
+            self._count(transaction, raced=True)
+
+    @rule(boundary=st.integers(1, 30))
+    def seal_and_die(self, boundary: int) -> None:
         with suppress(Crash), crash_before(self.world.database.engine, boundary):
-            self._close(period)
-        with suppress(Conflict):  # closed, and nobody heard of it
-            self._close(period)
-        self.closed = [each for each in MONTHS if each.end <= period.end]
-        self.closed_with[period.end] = self._as_of(period.end)
+            seal_all(self.world.database, self.key, now=NOW)
+        self._seal()
 
     # what holds
 
@@ -243,6 +254,28 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.world.database.transaction(Role.OPERATOR) as connection:
             assert verify_closed_periods(connection, entity=self.entity) == len(self.closed_with)
 
+    @invariant()
+    def L2_no_row_that_was_seen_is_gone_or_changed(self) -> None:
+        with self.world.database.transaction(Role.OPERATOR) as connection:
+            found = rows_of(connection, self.entity)
+        assert self.rows.items() <= found.items()
+        self.rows = found
+
+    def inv26_the_exported_journal_has_the_same_balances(self) -> None:
+        names = Names(
+            legal_entities={self.entity.id: self.entity.slug},
+            tenants={tenant.id: tenant.slug for tenant in self.tenants},
+        )
+        with self.world.database.transaction(Role.OPERATOR) as connection:
+            sums = exported(connection, self.entity, names, WHENEVER)
+        assert sums == named(self.balances, names)
+
+    def L7_one_byte_that_the_owner_changes_is_named(self) -> None:
+        changed = self.posted[len(self.rows) % len(self.posted)].id
+        for change in CHANGES.values():
+            found = findings_after(self.owner, change, changed, above=self.sealed_before)
+            assert any(str(changed) in finding.subject for finding in found), found
+
     # how
 
     def _begin(self) -> tuple[LegalEntity, tuple[Tenant, Tenant]]:
@@ -270,25 +303,30 @@ class LedgerMachine(RuleBasedStateMachine):
             )
         return entity, (first, second)
 
-    def _transaction(
-        self, whose: int, template: Template, at: datetime, key: str | None = None
-    ) -> Transaction:
-        tenant = self.tenants[whose]
-        books = Books(legal_entity_id=self.entity.id, tenant_id=tenant.id, currency="USD")
-        return Transaction(
-            id=uuid4(),
-            legal_entity_id=self.entity.id,
-            tenant_id=tenant.id,
-            kind="posted",
-            idempotency_key=key or str(uuid4()),
-            effective_at=at,
-            postings=template(books),
-        )
+    def _made(self, move: Move) -> Transaction:
+        return move.transaction(self.entity, self.tenants)
 
     def _post(self, transaction: Transaction) -> bool:
         return self.world.database.retrying(
             Role.OPERATOR, lambda connection: ledger.post(connection, transaction, now=NOW)
         )
+
+    def _reverse(self, before: Transaction) -> Transaction:
+        return self.world.database.retrying(
+            Role.OPERATOR, lambda connection: reverse_transaction(connection, before.id, now=NOW)
+        )
+
+    def _not_reversed(self) -> list[Transaction]:
+        left = (each for each in self.posted if each.reverses is None)
+        return [each for each in left if each.id not in self.reversed]
+
+    def _next_period(self) -> Period | None:
+        left = [period for period in MONTHS if period not in self.closed]
+        if not left or self.closed:
+            return left[0] if left else None
+        with self.world.database.transaction(Role.OPERATOR) as connection:
+            oldest = store.first_effective_at(connection, self.entity.id)
+        return next(each for each in MONTHS if oldest is None or oldest < each.end)
 
     def _close(self, period: Period) -> None:
         with self.world.database.transaction(Role.OPERATOR) as connection:
@@ -296,19 +334,39 @@ class LedgerMachine(RuleBasedStateMachine):
                 connection, entity=self.entity, period=period, closed_by="controller", now=NOW
             )
 
-    def _count(self, transaction: Transaction) -> None:
+    def _seal(self) -> None:
+        """Seal what is there; the seal then verifies, and nothing of it is left to fold."""
+        database = self.world.database
+        seal_all(database, self.key, now=NOW)
+        assert seal_all(database, self.key, now=NOW) == []
+        with database.transaction(Role.OPERATOR) as connection:
+            assert verify_books(connection) == []
+            assert verify_seal(connection, above=self.sealed_before) == []
+
+    def _count_closed(self, period: Period) -> None:
+        self.closed = [each for each in MONTHS if each.end <= period.end]
+        self.closed_with[period.end] = self._as_of(period.end)
+
+    def _count_reversal(
+        self, before: Transaction, undone: Transaction, *, raced: bool = False
+    ) -> None:
+        assert undone.reverses == before.id
+        self.reversed.add(before.id)
+        self._count(undone, raced=raced)
+
+    def _count(self, transaction: Transaction, *, raced: bool = False) -> None:
+        """Add what was posted to the model; one that raced a close may have come before it."""
         with self.world.database.transaction(Role.OPERATOR) as connection:
             stored = ledger.stored_transaction(connection, transaction.id)
         assert stored is not None
         assert stored.postings == transaction.postings
+        own = (transaction.effective_at, None)
+        expected = [own]
         open_from = max((period.end for period in self.closed), default=None)
         if open_from is not None and transaction.effective_at < open_from:
-            assert (stored.effective_at, stored.originated_at) == (
-                open_from,
-                transaction.effective_at,
-            )
-        else:
-            assert (stored.effective_at, stored.originated_at) == (transaction.effective_at, None)
+            moved = (open_from, transaction.effective_at)
+            expected = [own, moved] if raced else [moved]
+        assert (stored.effective_at, stored.originated_at) in expected
         self.posted.append(transaction)
         for posting in transaction.postings:
             before = self.balances.get(posting.account, Decimal(0))
@@ -319,8 +377,16 @@ class LedgerMachine(RuleBasedStateMachine):
             return read_balances(connection, entity=self.entity, before=end, now=NOW)
 
 
-def test_B4_the_books_hold_in_any_order_of_events(database: Database, now: datetime) -> None:
+@pytest.mark.timeout(3600 if FULL else 300)
+def test_B4_the_books_hold_in_any_order_of_events(
+    database: Database, database_name: str, postgres: ServerAddress, now: datetime, tmp_path: Path
+) -> None:
     world = make_world(database, now)
     world.tenant("first-contract")
     LedgerMachine.world = world
-    run_state_machine_as_test(LedgerMachine, settings=SETTINGS)
+    LedgerMachine.key = load_or_make(tmp_path / "seal.key")
+    LedgerMachine.owner = sa.create_engine(postgres.owner_url(database_name))
+    try:
+        run_state_machine_as_test(LedgerMachine, settings=SETTINGS)
+    finally:
+        LedgerMachine.owner.dispose()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -21,6 +22,8 @@ from billing.store.catalog import ensure_models
 from billing.store.database import Role
 from billing.tenancy.tenant import Tenant
 from tests.world import World
+
+Result = TypeVar("Result")
 
 
 class Crash(BaseException):
@@ -54,6 +57,14 @@ def crash_before(engine: sa.Engine, number: int | None) -> Generator[Statements]
     finally:
         event.remove(engine, "before_cursor_execute", step)
         event.remove(engine, "commit", step)
+
+
+def dying_everywhere(engine: sa.Engine, work: Callable[[], Result]) -> Result:
+    """Do `work` again and again, dying before its first statement, its second, … until it ends."""
+    for number in count(1):
+        with suppress(Crash), crash_before(engine, number):
+            return work()
+    raise AssertionError("unreachable")
 
 
 def attribution_of(world: World, tenant: Tenant, *, backend: str = "pool-a") -> Attribution:
