@@ -203,23 +203,28 @@ class CreditBooks(HoldBooks):
         return key
 
     def expire(self, into: AccountCode) -> list[str]:
-        due = [
-            lot
-            for lot in self.lots.values()
-            if lot.remaining and lot.expires is not None and lot.expires <= self.now
-        ]
-        for lot in due:
-            rest, rolled = lot.remaining, ZERO
-            if lot.rollover is not None:
-                units = math.floor(Fraction(rest) * Fraction(lot.rollover.fraction) * 10**12)
-                rolled = Decimal(units).scaleb(-12)
-                rolled = min(rolled, lot.rollover.maximum or rolled)
-            if rolled:
-                self._roll(lot, rolled, lot.owed(rest) - lot.owed(rest - rolled))
-            if released := lot.owed(rest - rolled):
-                self._owe("credits_broken", -released, into)
-            lot.lapsed += rest
-        return sorted(lot.key for lot in due)
+        done: list[str] = []
+        # What rolls over late may roll into a span that is past as well.
+        while due := [lot for lot in self.lots.values() if lot.remaining and self._is_past(lot)]:
+            done += [lot.key for lot in due]
+            for lot in due:
+                self._expire(lot, into)
+        return sorted(done)
+
+    def _is_past(self, lot: Lot) -> bool:
+        return lot.expires is not None and lot.expires <= self.now
+
+    def _expire(self, lot: Lot, into: AccountCode) -> None:
+        rest, rolled = lot.remaining, ZERO
+        if lot.rollover is not None:
+            units = math.floor(Fraction(rest) * Fraction(lot.rollover.fraction) * 10**12)
+            rolled = Decimal(units).scaleb(-12)
+            rolled = min(rolled, lot.rollover.maximum or rolled)
+        if rolled:
+            self._roll(lot, rolled, lot.owed(rest) - lot.owed(rest - rolled))
+        if released := lot.owed(rest - rolled):
+            self._owe("credits_broken", -released, into)
+        lot.lapsed += rest
 
     def renew(self) -> list[str]:
         made: list[str] = []

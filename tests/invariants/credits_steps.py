@@ -56,6 +56,7 @@ exact = st.integers(1, 30 * 10**12).map(lambda units: Decimal(units).scaleb(-12)
 spans = st.sampled_from([timedelta(hours=1), timedelta(days=1), timedelta(days=9)])
 soon = st.sampled_from([timedelta(microseconds=1), timedelta(minutes=30), timedelta(days=2)])
 picks = st.integers(0, 99)
+quantities = st.integers(1, 20_000_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,13 +312,12 @@ def _wishes(draw: st.DrawFn) -> Wish:
 wishes = _wishes()
 recipes: st.SearchStrategy[Recipe] = st.one_of(
     st.builds(lambda wish: lambda s: s.grant(wish), wishes),
-    st.builds(lambda wish: lambda s: s.grant(wish), wishes),
     st.builds(lambda pick: lambda s: s.void(pick), picks),
     st.builds(lambda pick, more: lambda s: s.grant_again(pick, more), picks, st.booleans()),
     st.builds(
         lambda line, quantity: lambda s: s.use(line, quantity),
         st.sampled_from(list(METERS)),
-        st.integers(1, 20_000_000),
+        quantities,
     ),
     st.builds(lambda pick: lambda s: s.accrue(pick), picks),
     st.builds(lambda pick, settle: lambda s: s.apply(pick, settle), picks, st.booleans()),

@@ -35,14 +35,26 @@ from billing.operations.tenancy.tenants import create_legal_entity, create_tenan
 from billing.store import holds as hold_store
 from billing.store.database import Database, Role
 from billing.tenancy.tenant import Tenant
-from tests.invariants.credits_model import CALENDAR, CreditBooks, month_of
+from tests.invariants.credits_model import CALENDAR, METERS, CreditBooks, month_of
 from tests.invariants.credits_state import (
     projection_differences,
     read_state,
     rows_of,
     unbilled,
 )
-from tests.invariants.credits_steps import Recipe, Result, Scene, Step, cents, picks, recipes, spans
+from tests.invariants.credits_steps import (
+    Recipe,
+    Result,
+    Scene,
+    Step,
+    Wish,
+    cents,
+    picks,
+    quantities,
+    recipes,
+    spans,
+    wishes,
+)
 from tests.operations.crash_points import Crash, crash_before, dying_everywhere
 from tests.world import World, make_world
 
@@ -109,10 +121,23 @@ class CreditsMachine(RuleBasedStateMachine):
     def alone(self, recipe: Recipe) -> None:
         self.run_one(recipe(self.scene))
 
-    @rule(recipe=recipes, again=recipes)
-    def two_in_turn(self, recipe: Recipe, again: Recipe) -> None:
-        self.run_one(recipe(self.scene))
-        self.run_one(again(self.scene))
+    @rule(line=st.sampled_from(list(METERS)), quantity=quantities, settle=st.booleans())
+    def usage_is_paid(self, line: str, quantity: int, settle: bool) -> None:
+        self.run_one(self.scene.use(line, quantity))
+        self.run_one(self.scene.accrue(0))
+        self.run_one(self.scene.apply(0, settle))
+
+    @rule(wishes=st.lists(wishes, min_size=2, max_size=4))
+    def credit_is_granted(self, wishes: list[Wish]) -> None:
+        for wish in wishes:
+            self.run_one(self.scene.grant(wish))
+
+    @rule(meanwhile=recipes, dies=st.booleans())
+    def month_ends(self, meanwhile: Recipe, dies: bool) -> None:
+        self.scene.books.now = min(month_of(self.scene.books.now)[1], LAST)
+        if dies:
+            self.dies_before_each_statement_in_turn(Scene.issue)
+        self._race([self.scene.issue(), self.scene.issue(), meanwhile(self.scene)])
 
     @rule(pick=picks)
     def again(self, pick: int) -> None:
