@@ -60,7 +60,7 @@ from tests.world import World, make_world
 
 FULL = environ.get("STEELYARD_ROUNDS") == "full"
 SETTINGS = settings(
-    max_examples=150 if FULL else 8,
+    max_examples=150 if FULL else 5,
     stateful_step_count=40 if FULL else 15,
     derandomize=True,
     database=None,

@@ -55,7 +55,7 @@ from tests.world import World, make_world
 
 FULL = environ.get("STEELYARD_ROUNDS") == "full"
 SETTINGS = settings(
-    max_examples=150 if FULL else 8,
+    max_examples=150 if FULL else 6,
     stateful_step_count=40 if FULL else 15,
     derandomize=True,
     database=None,
@@ -360,12 +360,11 @@ class LedgerMachine(RuleBasedStateMachine):
             stored = ledger.stored_transaction(connection, transaction.id)
         assert stored is not None
         assert stored.postings == transaction.postings
-        own = (transaction.effective_at, None)
-        expected = [own]
-        open_from = max((period.end for period in self.closed), default=None)
-        if open_from is not None and transaction.effective_at < open_from:
-            moved = (open_from, transaction.effective_at)
-            expected = [own, moved] if raced else [moved]
+        opens = [None, *sorted(self.closed_with)][-2 if raced else -1 :]
+        at = transaction.effective_at
+        expected = [
+            (at, None) if begins is None or at >= begins else (begins, at) for begins in opens
+        ]
         assert (stored.effective_at, stored.originated_at) in expected
         self.posted.append(transaction)
         for posting in transaction.postings:
