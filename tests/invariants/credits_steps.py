@@ -220,13 +220,14 @@ class Scene:
         )
 
     def extend(self, pick: int, more: Decimal, lasts: timedelta) -> Step:
-        hold, limit = self._hold(pick)
+        (hold, limit), extension = self._hold(pick), mint_id(self.books.now)
         until = self.books.now + lasts
 
         def do(connection: sa.Connection) -> Result:
             operations.extend_hold(
                 connection,
                 hold_id=hold,
+                extension_id=extension,
                 limit=limit,
                 more=more,
                 expires_at=until,
@@ -234,7 +235,9 @@ class Scene:
             )
 
         return Step(
-            name=f"extend by {more}", do=do, expect=lambda books: books.extend(hold, more, until)
+            name=f"extend by {more}",
+            do=do,
+            expect=lambda books: books.extend(hold, extension, more, until),
         )
 
     def resolve(self, pick: int, share: Decimal | None) -> Step:

@@ -37,6 +37,9 @@ class Hold:
     first: tuple[Decimal, datetime]
     amount: Decimal
     until: datetime
+    extensions: dict[UUID, tuple[Decimal, datetime]] = field(
+        default_factory=dict[UUID, tuple[Decimal, datetime]]
+    )
     resolved: tuple[str, Decimal] | None = None
 
 
@@ -86,15 +89,19 @@ class HoldBooks:
         )
         return None
 
-    def extend(self, hold: UUID, more: Decimal, until: datetime) -> Refusal | None:
+    def extend(self, hold: UUID, extension: UUID, more: Decimal, until: datetime) -> Refusal | None:
         if until <= self.now:
             return "InvalidInput"
         found = self.holds.get(hold)
+        if found is not None and extension in found.extensions:
+            same = found.extensions[extension] == (more, until)
+            return None if same else "IdempotencyConflict"
         if found is None or found.resolved or found.until <= self.now:
             return "Conflict"
         if more and not self._make_room(found.limit, more):
             return "Conflict"
         found.amount, found.until = found.amount + more, until
+        found.extensions[extension] = (more, until)
         return None
 
     def resolve(self, hold: UUID, how: str, used: Decimal) -> Refusal | None:

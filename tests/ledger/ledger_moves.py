@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from hypothesis import strategies as st
 
+from billing.catalog.contract import Contract
 from billing.ledger.account import AccountCode
 from billing.ledger.cash_template import Exchange, fx_exchanged, payment_received
 from billing.ledger.credit_template import (
@@ -21,7 +22,7 @@ from billing.ledger.posting import LineRef, Posting, Transaction
 from billing.ledger.template import Books, invoice_issued, usage_accrued
 from billing.money import Money, currency
 from billing.period import month, zone
-from billing.tenancy.tenant import LegalEntity, Tenant
+from billing.tenancy.tenant import LegalEntity
 
 UTC_ZONE = zone("UTC")
 MONTHS = tuple(month(2026, number, UTC_ZONE) for number in (9, 10, 11, 12))
@@ -35,24 +36,24 @@ instants = st.builds(
 cents = st.integers(1, 10**6).map(lambda minor: Decimal(minor).scaleb(-2))
 exact = st.integers(1, 10**18).map(lambda units: Decimal(units).scaleb(-12))
 
-Template = Callable[[Books], tuple[Posting, ...]]
+Template = Callable[[Books, LineRef], tuple[Posting, ...]]
+"""Makes postings for a tenant; the line is one of its own contract."""
 
 
 @st.composite
 def _templates(draw: st.DrawFn) -> Template:
     amount, fine = draw(cents), draw(exact)
-    line = LineRef(contract_id=1, period_start=MONTHS[0].start, line_key="k")
     return draw(
         st.sampled_from(
             [
-                lambda books: usage_accrued(books, [(line, fine), (line, -amount)]),
-                lambda books: invoice_issued(books, subtotal=amount, tax=amount),
-                lambda books: payment_received(books, amount=amount, into=AccountCode.BANK),
-                lambda books: credits_bought(
+                lambda books, line: usage_accrued(books, [(line, fine), (line, -amount)]),
+                lambda books, line: invoice_issued(books, subtotal=amount, tax=amount),
+                lambda books, line: payment_received(books, amount=amount, into=AccountCode.BANK),
+                lambda books, line: credits_bought(
                     books, amount=amount, paid_from=AccountCode.STRIPE_CLEARING
                 ),
-                lambda books: paid_credits_used(books, amount=fine),
-                lambda books: promotional_credits_used(books, amount=fine),
+                lambda books, line: paid_credits_used(books, amount=fine),
+                lambda books, line: promotional_credits_used(books, amount=fine),
             ]
         )
     )
@@ -71,25 +72,26 @@ class Move:
     sold: int = 0
 
     def transaction(
-        self, entity: LegalEntity, tenants: tuple[Tenant, Tenant], *, key: str | None = None
+        self, entity: LegalEntity, parties: Sequence[Contract], *, key: str | None = None
     ) -> Transaction:
         """The transaction, made anew with an id of its own and, unless given, such a key."""
-        tenant = tenants[self.whose] if self.template else None
+        party = parties[self.whose] if self.template else None
         return Transaction(
             id=uuid4(),
             legal_entity_id=entity.id,
-            tenant_id=tenant.id if tenant else None,
-            kind="posted" if tenant else "fx_exchanged",
+            tenant_id=party.tenant_id if party else None,
+            kind="posted" if party else "fx_exchanged",
             idempotency_key=key or str(uuid4()),
             effective_at=self.at,
-            postings=self._postings(entity, tenant),
-            fx_rate=None if tenant else Decimal(2),
+            postings=self._postings(entity, party),
+            fx_rate=None if party else Decimal(2),
         )
 
-    def _postings(self, entity: LegalEntity, tenant: Tenant | None) -> tuple[Posting, ...]:
-        if self.template is not None and tenant is not None:
-            books = Books(legal_entity_id=entity.id, tenant_id=tenant.id, currency="USD")
-            return self.template(books)
+    def _postings(self, entity: LegalEntity, party: Contract | None) -> tuple[Posting, ...]:
+        if self.template is not None and party is not None:
+            books = Books(legal_entity_id=entity.id, tenant_id=party.tenant_id, currency="USD")
+            line = LineRef(contract_id=party.id, period_start=MONTHS[0].start, line_key="k")
+            return self.template(books, line)
         exchange = Exchange(
             legal_entity_id=entity.id,
             code=AccountCode.BANK,

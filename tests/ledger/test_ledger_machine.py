@@ -23,10 +23,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from billing.catalog.contract import Contract
 from billing.errors import Conflict, IdempotencyConflict, LedgerError
 from billing.exports.journal_rows import Names
 from billing.ledger.account import Account
 from billing.ledger.posting import Transaction
+from billing.operations.catalog.contracts import bind_contract
 from billing.operations.ledger.accounting_periods import close_period, verify_closed_periods
 from billing.operations.ledger.read_books import read_balances
 from billing.operations.ledger.reverse_transaction import reverse_transaction
@@ -41,14 +43,7 @@ from billing.store.database import Database, Role, query
 from billing.store.embedded.address import ServerAddress
 from billing.store.seal.folds import newest_fold
 from billing.tenancy.tenant import LegalEntity, Tenant
-from tests.ledger.ledger_checks import (
-    CHANGES,
-    at_once,
-    exported,
-    findings_after,
-    named,
-    rows_of,
-)
+from tests.ledger.ledger_checks import CHANGES, at_once, exported, findings_after, named, rows_of
 from tests.ledger.ledger_moves import MONTHS, Move, exchanges, moves
 from tests.operations.crash_points import Crash, crash_before, dying_everywhere
 from tests.world import World, make_world
@@ -82,7 +77,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.entity, self.tenants = self._begin()
+        self.entity, self.tenants, self.parties = self._begin()
         self.balances: dict[Account, Decimal] = {}
         self.posted: list[Transaction] = []
         self.reversed: set[UUID] = set()
@@ -96,8 +91,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self._seal()
         self.inv26_the_exported_journal_has_the_same_balances()
-        if self.posted:
-            self.L7_one_byte_that_the_owner_changes_is_named()
+        self.L7_one_byte_that_the_owner_changes_is_named()
 
     # what is done
 
@@ -121,7 +115,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         before = originals[pick % len(originals)]
         assert not self._post(before)
-        other = move.transaction(self.entity, self.tenants, key=before.idempotency_key)
+        other = move.transaction(self.entity, self.parties, key=before.idempotency_key)
         amounts = [(posting.account, posting.amount) for posting in before.postings]
         if [(posting.account, posting.amount) for posting in other.postings] != amounts:
             with pytest.raises(IdempotencyConflict):
@@ -271,6 +265,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert sums == named(self.balances, names)
 
     def L7_one_byte_that_the_owner_changes_is_named(self) -> None:
+        if not self.posted:
+            return
         changed = self.posted[len(self.rows) % len(self.posted)].id
         for change in CHANGES.values():
             found = findings_after(self.owner, change, changed, above=self.sealed_before)
@@ -278,7 +274,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # how
 
-    def _begin(self) -> tuple[LegalEntity, tuple[Tenant, Tenant]]:
+    def _begin(self) -> tuple[LegalEntity, list[Tenant], list[Contract]]:
         name = next(_names)
         with self.world.database.transaction(Role.OPERATOR) as connection:
             entity = create_legal_entity(
@@ -291,7 +287,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 invoice_prefix=f"{name.upper()}-",
                 now=self.world.now,
             )
-            first, second = (
+            tenants = [
                 create_tenant(
                     connection,
                     slug=f"{name}-{letter}",
@@ -300,11 +296,21 @@ class LedgerMachine(RuleBasedStateMachine):
                     now=self.world.now,
                 )
                 for letter in "ab"
-            )
-        return entity, (first, second)
+            ]
+            parties = [
+                bind_contract(
+                    connection,
+                    tenant=tenant.slug,
+                    plan="standard",
+                    valid_from=MONTHS[0].start,
+                    now=self.world.now,
+                ).contract
+                for tenant in tenants
+            ]
+        return entity, tenants, parties
 
     def _made(self, move: Move) -> Transaction:
-        return move.transaction(self.entity, self.tenants)
+        return move.transaction(self.entity, self.parties)
 
     def _post(self, transaction: Transaction) -> bool:
         return self.world.database.retrying(
@@ -380,9 +386,7 @@ class LedgerMachine(RuleBasedStateMachine):
 def test_B4_the_books_hold_in_any_order_of_events(
     database: Database, database_name: str, postgres: ServerAddress, now: datetime, tmp_path: Path
 ) -> None:
-    world = make_world(database, now)
-    world.tenant("first-contract")
-    LedgerMachine.world = world
+    LedgerMachine.world = make_world(database, now)
     LedgerMachine.key = load_or_make(tmp_path / "seal.key")
     LedgerMachine.owner = sa.create_engine(postgres.owner_url(database_name))
     try:
