@@ -126,13 +126,17 @@ def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
     )
 
 
-def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[int, int]:
-    """Append what was encoded: (new events, scrap attempts)."""
+def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[list[bytes], int]:
+    """Append what was encoded: (ids of the events that were new, scrap attempts).
+
+    A page can come again after a lost answer: what goes with an event is appended for the new
+    ones only.
+    """
     insert_scrap(connection, page.scrap)
-    if not len(page.staged):
-        return 0, len(page.scrap)
-    _, accepted = usage_store.append_staged(connection, page.staged)
-    return len(accepted), len(page.scrap)
+    accepted: list[bytes] = []
+    if len(page.staged):
+        _, accepted = usage_store.append_staged(connection, page.staged)
+    return accepted, len(page.scrap)
 
 
 def append_records(connection: sa.Connection, records: Sequence[Record]) -> tuple[int, int]:
@@ -140,7 +144,10 @@ def append_records(connection: sa.Connection, records: Sequence[Record]) -> tupl
     outcomes = outcomes_of(records)
     if not outcomes.usages and not outcomes.voids:
         return 0, 0
-    return append_page(connection, encode_page(outcomes, look_up(connection, outcomes, None)))
+    accepted, scrap = append_page(
+        connection, encode_page(outcomes, look_up(connection, outcomes, None))
+    )
+    return len(accepted), scrap
 
 
 def _stage(staged: StagedRows, usages: Iterable[Usage], names: Names) -> None:

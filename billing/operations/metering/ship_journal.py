@@ -224,9 +224,9 @@ class JournalShipper:
         encoded = page.encoded
 
         def whole(connection: sa.Connection) -> Booked:
-            events, scrap = (0, 0) if encoded is None else append_page(connection, encoded)
+            accepted, scrap = ([], 0) if encoded is None else append_page(connection, encoded)
             move_cursor(connection, to, now=now)
-            return Booked(events=events, scrap=scrap, refused=0)
+            return Booked(events=len(accepted), scrap=scrap, refused=0)
 
         def apart(connection: sa.Connection) -> Booked:
             booked = book_page(connection, page.records, append_records, place=place, now=now)
