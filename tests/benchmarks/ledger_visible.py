@@ -55,9 +55,13 @@ def _writer(bench: Bench, folder: Path) -> Iterator[int]:
         "STEELYARD_DATA_DIR": str(folder),
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "workers.writer"], env=environment, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "workers.writer"], env=environment, stdout=subprocess.PIPE
     )
+    assert process.stdout is not None
     try:
+        # The seconds of its start would be counted as time that events took.
+        if not any(b"writer ships" in line for line in process.stdout):
+            sys.exit("the writer does not start")
         yield process.pid
     finally:
         process.send_signal(signal.SIGTERM)
