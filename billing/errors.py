@@ -27,7 +27,7 @@ SteelyardError
 └── TieOutFailed              two figures that must be equal are not
 
 Refusals that only one edge knows are leaves of this tree beside the code that raises them:
-`UnsupportedParameter` in `billing/engines/openai_request.py`, and those of the proxy's transport in
+`UnsupportedParameter` in `billing/engines/engine_request.py`, and those of the proxy's transport in
 `api/proxy/openai_errors.py`.
 
 Each error has a stable `code` for machines, an optional `field` that names the culprit and a

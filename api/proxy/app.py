@@ -31,7 +31,8 @@ from api.proxy.whole import relay_refusal, relay_whole
 from billing.admission.decision import admit, authenticate, models_for
 from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
-from billing.engines.openai_request import read_request, upstream_body
+from billing.engines.engine_request import upstream_body
+from billing.engines.read_request import read_request
 from billing.errors import InvalidInput, SteelyardError, UpstreamError
 from billing.journal.records import UNREACHED, Intent
 

@@ -17,7 +17,7 @@ from api.proxy.upstream import Upstream
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.decision import Admission
 from billing.engines.capabilities import Capabilities
-from billing.engines.openai_request import InferenceRequest
+from billing.engines.read_request import InferenceRequest
 from billing.errors import JournalError, UpstreamError
 from billing.journal.records import Attribution, Cause, Counts, Record, Usage, Void
 from billing.metering.token_class import TokenClass, TokenCounts

@@ -8,7 +8,8 @@ import pytest
 
 from billing.admission.route import Route
 from billing.engines.capabilities import ENGINE_NAMES, engine_named
-from billing.engines.openai_request import UnsupportedParameter, read_request, upstream_body
+from billing.engines.engine_request import UnsupportedParameter, upstream_body
+from billing.engines.read_request import read_request
 from billing.engines.request_members import OPENAI_MEMBERS, OPERATOR_CONTROLLED
 from billing.errors import ConfigurationError, InvalidInput
 
