@@ -5,12 +5,14 @@ from __future__ import annotations
 from litestar import Router
 from litestar.types import ControllerRouterHandler
 
+from api.finance.books import BookkeepingController, BooksController
 from api.finance.exports import ExportController
 from api.finance.margin import MarginController
 from api.health import HealthController
 from api.hooks.stripe import StripeController
 from api.operator.contracts import ContractController
 from api.operator.costs import CostController
+from api.operator.credit import OperatorCreditController, TopUpController
 from api.operator.invoices import InvoicingController, OperatorInvoiceController
 from api.operator.keys import OperatorKeyController
 from api.operator.meters import MeterController
@@ -20,6 +22,7 @@ from api.operator.tenants import TenantController
 from api.operator.usage import OperatorUsageController
 from api.operator.usage_events import UsageEventsController
 from api.tenant.account import AccountController
+from api.tenant.credit import CreditController
 from api.tenant.invoices import InvoiceController
 from api.tenant.keys import KeyController
 from api.tenant.outcomes import OutcomeController
@@ -39,6 +42,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 AccountController,
                 UsageController,
                 InvoiceController,
+                CreditController,
                 KeyController,
                 OutcomeController,
                 PublishedSealController,
@@ -52,9 +56,13 @@ def make_routes() -> list[ControllerRouterHandler]:
                 UsageEventsController,
                 InvoicingController,
                 OperatorInvoiceController,
+                OperatorCreditController,
+                TopUpController,
                 OperatorOutcomeController,
                 CostController,
                 MarginController,
+                BooksController,
+                BookkeepingController,
                 ExportController,
                 StripeController,
             ],

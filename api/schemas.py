@@ -63,6 +63,14 @@ class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
     explanation: list[ExplanationStep]
 
 
+class RedeemedCredit(msgspec.Struct, frozen=True, kw_only=True):
+    """Paid credit that was redeemed on an invoice: total less these is the amount due."""
+
+    grant: UUID
+    source: str
+    amount: str
+
+
 class Invoice(InvoiceSummary, frozen=True, kw_only=True):
     """An invoice with its lines, the watermark of the usage in it, and what rounding left over."""
 
@@ -70,6 +78,7 @@ class Invoice(InvoiceSummary, frozen=True, kw_only=True):
     residual_before: str
     residual_after: str
     lines: list[InvoiceLine]
+    credits_redeemed: list[RedeemedCredit]
 
 
 class ApiKey(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +143,10 @@ def show_invoice(view: InvoiceView) -> Invoice:
         residual_before=ledger_text(row.residual_before),
         residual_after=ledger_text(row.residual_after),
         lines=[_line(line, row.currency) for line in view.lines],
+        credits_redeemed=[
+            RedeemedCredit(grant=paid.grant_id, source=paid.source, amount=ledger_text(paid.amount))
+            for paid in view.redeemed
+        ],
     )
 
 

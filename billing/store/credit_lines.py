@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from billing.ledger.account import AccountCode
 from billing.period import Period
-from billing.store.database import members, query
+from billing.store.database import members, only, query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,26 @@ class UsedRow:
     line_key: str
     source: str
     amount: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovementRow:
+    """One change of a grant: above zero adds to the credit.
+
+    Attributes:
+        source: what the grant was given for.
+        line_key, day: what usage it paid or came back from.
+        invoice_id: what it was redeemed on.
+    """
+
+    grant_id: UUID
+    source: str
+    kind: str
+    amount: Decimal
+    recorded_at: datetime
+    line_key: str | None
+    day: date | None
+    invoice_id: UUID | None
 
 
 def earned_by_day(
@@ -136,6 +156,41 @@ def uses_of_line(
         line=line_key,
     )
     return [UseRow(grant_id=row.grant_id, place=_place(row), amount=row.amount) for row in rows]
+
+
+def credit_before(
+    connection: sa.Connection, *, tenant_id: int, currency: str, instant: datetime
+) -> Decimal:
+    """What remained of a tenant's credit before an instant, by what was recorded until then."""
+    return only(
+        connection,
+        "SELECT coalesce(sum(CASE WHEN e.kind IN ('granted', 'restored') THEN e.amount "
+        "ELSE -e.amount END), 0) AS amount FROM credit_event e "
+        "JOIN credit_grant g ON g.id = e.grant_id WHERE e.tenant_id = :tenant "
+        "AND g.currency = :currency AND e.recorded_at < :instant",
+        tenant=tenant_id,
+        currency=currency,
+        instant=instant,
+    ).amount
+
+
+def movements(
+    connection: sa.Connection, *, tenant_id: int, currency: str, period: Period
+) -> list[MovementRow]:
+    """Every change of a tenant's grants that was recorded in a period, in order."""
+    rows = query(
+        connection,
+        "SELECT e.grant_id, g.source, e.kind, CASE WHEN e.kind IN ('granted', 'restored') "
+        "THEN e.amount ELSE -e.amount END AS amount, e.recorded_at, e.line_key, e.day, "
+        "e.invoice_id FROM credit_event e JOIN credit_grant g ON g.id = e.grant_id "
+        "WHERE e.tenant_id = :tenant AND g.currency = :currency "
+        "AND e.recorded_at >= :start AND e.recorded_at < :end ORDER BY e.recorded_at, e.id",
+        tenant=tenant_id,
+        currency=currency,
+        start=period.start,
+        end=period.end,
+    )
+    return [MovementRow(**members(row)) for row in rows]
 
 
 def _place(row: sa.Row[Any]) -> Place:

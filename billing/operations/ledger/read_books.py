@@ -14,7 +14,7 @@ from billing.money import EXACT
 from billing.period import Period
 from billing.store import books as store
 from billing.store import ledger as ledger_store
-from billing.store.books import Balance, StatementLine
+from billing.store.books import Balance, ClosedPeriod, StatementLine
 from billing.tenancy.tenant import LegalEntity, Tenant
 
 
@@ -110,6 +110,11 @@ def read_statement(
     with localcontext(EXACT):
         closing = sum((line.amount for line in lines), opening)
     return Statement(account=account, period=period, opening=opening, lines=lines, closing=closing)
+
+
+def closed_periods(connection: sa.Connection, *, entity: LegalEntity) -> list[ClosedPeriod]:
+    """The accounting periods of a legal entity that are closed, oldest first."""
+    return store.closed_periods(connection, entity.id)
 
 
 def _named_account(entity: LegalEntity, text: str, currency: str, tenant: Tenant | None) -> Account:

@@ -28,6 +28,7 @@ PUBLIC = {
 }
 OPERATORS = {Role.OPERATOR}
 READERS = {Role.OPERATOR, Role.FINANCE}
+BOOKS = ("/api/v1/margin", "/api/v1/exports", "/api/v1/books")
 FILLED = {
     "tenant": "acme",
     "invoice": "INV-9",
@@ -35,6 +36,9 @@ FILLED = {
     "claim_id": "00000000-0000-7000-8000-000000000000",
     "request_id": "req_1",
     "parked_id": "00000000-0000-7000-8000-000000000000",
+    "grant": "00000000-0000-7000-8000-000000000000",
+    "top_up": "00000000-0000-7000-8000-000000000000",
+    "transaction_id": "00000000-0000-7000-8000-000000000000",
     "plan": "standard",
     "meter": "tokens.input",
     "version": "1",
@@ -81,7 +85,7 @@ def test_roles_are_those_of_the_side_that_a_route_is_on(app: Litestar):
     assert len(found) > 30
     for (method, path), roles in found.items():
         reads_an_invoice = path.startswith("/api/v1/operator/invoices") and method == "GET"
-        if reads_an_invoice or path.startswith(("/api/v1/margin", "/api/v1/exports")):
+        if reads_an_invoice or path.startswith(BOOKS):
             assert roles == READERS, path
         elif path in {"/api/v1/seal/keys", "/api/v1/seal/signed-head"}:
             assert roles == {Role.TENANT} | READERS, path
