@@ -19,6 +19,7 @@ from billing.errors import JournalError
 from billing.metering.token_class import TokenCounts
 
 ID_BYTES: Final = 16
+AMOUNT_BYTES: Final = 16
 PAYLOAD_LIMIT: Final = 1 << 20  # bytes; a longer length in a file can only be damage
 
 Cause: TypeAlias = Literal[
@@ -72,7 +73,9 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_onl
         stream: the client asked for a stream.
         served_model: name of the model as the backend knows it.
         kind: event kind, 0 = billed.
-        run_id: the agent run that the request named, at most 256 bytes; '' for none.
+        run_id, step_id, agent_id: the agent's run, step and name that the request gave, at most
+            256 bytes each; '' for none.
+        traced: the request belongs to a trace that its client records.
     """
 
     tenant_id: int
@@ -86,22 +89,89 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_onl
     served_model: str
     kind: int = 0
     run_id: str = ""
+    step_id: str = ""
+    agent_id: str = ""
+    traced: bool = False
+
+
+class Draw(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What an operation has drawn from one lease so far.
+
+    Attributes:
+        lease: row of the lease.
+        amount: 16 bytes, two's complement, big end first, in units of the limit (money: 10⁻¹² of
+            the major unit), which can exceed the 64 bits of msgpack's integers.
+    """
+
+    lease: int
+    amount: bytes
+
+    @staticmethod
+    def of(lease: int, amount: int) -> Draw:
+        """The wire form.
+
+        Raises:
+            JournalError: the amount does not fit in 128 bits.
+        """
+        try:
+            return Draw(lease, amount.to_bytes(AMOUNT_BYTES, signed=True))
+        except OverflowError:
+            raise JournalError("an amount does not fit in 128 bits", field="amount") from None
+
+    @property
+    def units(self) -> int:
+        """The amount as a number."""
+        return int.from_bytes(self.amount, signed=True)
+
+
+class Attempted(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An attempt of an operation that failed, so that another one followed or none was left.
+
+    Attributes:
+        ordinal: 0 for the first.
+        model_id: the model that was tried; a fallback's differs from the one asked for.
+        at_us: when it was dispatched.
+        reason: a word such as `refused` or `timeout`, never text of the backend.
+    """
+
+    ordinal: int
+    model_id: int
+    backend: str
+    at_us: int
+    duration_us: int
+    reason: str
 
 
 class Intent(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=1):
-    """An operation is about to be dispatched; durable before its first content byte leaves."""
+    """An operation is about to be dispatched; durable before its first content byte leaves.
+
+    It is written again after every attempt that failed; the one with the most attempts counts.
+    """
 
     id: bytes  # 16 bytes, a UUIDv7: operation id = usage event id
     at_us: int  # microseconds since 1970 UTC, as every `_us` instant here
     attribution: Attribution
+    attempts: tuple[Attempted, ...] = ()
 
 
 class Checkpoint(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=2):
-    """What an open stream had delivered at an instant; counts never decrease."""
+    """What an open stream had delivered at an instant; counts never decrease.
+
+    Attributes:
+        draws: what a cut at this instant draws from leases.
+        units: what was delivered beside tokens, by meter, in whole numbers (audio in ms).
+    """
 
     id: bytes
     at_us: int
     counts: Counts
+    draws: tuple[Draw, ...] = ()
+    units: dict[str, int] = {}
+
+    @property
+    def is_zero(self) -> bool:
+        """Nothing that could be billed was delivered."""
+        return self.counts.is_zero and not any(self.units.values())
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_only=True):
@@ -113,6 +183,9 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_on
         estimated: the counts are a lower bound, not the engine's final figure.
         ttft_us: time to the first byte, 0 if unknown.
         duration_us: from dispatch to the last byte.
+        draws: what it draws from leases in all.
+        attempts: those that failed before the one that is billed.
+        units: what was delivered beside tokens, by meter, in whole numbers (audio in ms).
     """
 
     id: bytes
@@ -124,6 +197,9 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_on
     estimated: bool
     ttft_us: int
     duration_us: int
+    draws: tuple[Draw, ...] = ()
+    attempts: tuple[Attempted, ...] = ()
+    units: dict[str, int] = {}
 
 
 UNREACHED: Final = "unreached"
@@ -137,6 +213,7 @@ class Void(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     at_us: int
     attribution: Attribution
     reason: str
+    attempts: tuple[Attempted, ...] = ()
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):

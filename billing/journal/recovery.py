@@ -2,7 +2,8 @@
 
 Decides: an intent without an outcome was cut off by the crash. If its last checkpoint says that
 tokens were delivered, they are billed, flagged as estimated: last checkpoint ≤ billed ≤
-delivered (D2). If none were, it is void.
+delivered (D2). If none were, it is void. Its draws on limits and what it counted beside tokens are
+those of the checkpoint, its failed attempts those of the intent.
 Pure: the result depends on the set of records only, not on their order or repetition.
 """
 
@@ -27,7 +28,9 @@ class OpenOperations:
         for record in records:
             match record:
                 case Intent():
-                    self._intents[record.id] = record
+                    written = self._intents.get(record.id)
+                    if written is None or len(record.attempts) > len(written.attempts):
+                        self._intents[record.id] = record
                 case Checkpoint():
                     known = self._checkpoints.get(record.id)
                     if known is None or _progress(record) > _progress(known):
@@ -54,7 +57,7 @@ def recover(records: Iterable[Record]) -> list[Usage | Void]:
     return open_operations.outcomes()
 
 
-def _progress(checkpoint: Checkpoint) -> tuple[int, ...]:
+def _progress(checkpoint: Checkpoint) -> tuple[object, ...]:
     counts = checkpoint.counts
     return (
         checkpoint.at_us,
@@ -63,13 +66,21 @@ def _progress(checkpoint: Checkpoint) -> tuple[int, ...]:
         counts.cached_input,
         counts.cache_write,
         counts.reasoning,
+        sorted(checkpoint.units.items()),
+        [(draw.lease, draw.units) for draw in checkpoint.draws],
     )
 
 
 def _outcome(intent: Intent, checkpoint: Checkpoint | None) -> Usage | Void:
     at_us = intent.at_us if checkpoint is None else checkpoint.at_us
-    if checkpoint is None or checkpoint.counts.is_zero:
-        return Void(id=intent.id, at_us=at_us, attribution=intent.attribution, reason="crash")
+    if checkpoint is None or checkpoint.is_zero:
+        return Void(
+            id=intent.id,
+            at_us=at_us,
+            attribution=intent.attribution,
+            reason="crash",
+            attempts=intent.attempts,
+        )
     return Usage(
         id=intent.id,
         at_us=at_us,
@@ -80,4 +91,7 @@ def _outcome(intent: Intent, checkpoint: Checkpoint | None) -> Usage | Void:
         estimated=True,
         ttft_us=0,
         duration_us=max(0, at_us - intent.at_us),
+        draws=checkpoint.draws,
+        attempts=intent.attempts,
+        units=checkpoint.units,
     )

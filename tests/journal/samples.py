@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from billing.journal import reader
 from billing.journal.disk import Disk
 from billing.journal.records import (
+    Attempted,
     Attribution,
     Checkpoint,
     Counts,
+    Draw,
     Intent,
     Record,
     Usage,
@@ -95,10 +97,25 @@ _ATTRIBUTIONS = st.builds(
     stream=st.booleans(),
     served_model=st.text(max_size=40),
     kind=st.integers(min_value=0, max_value=4),
+    run_id=st.text(max_size=20),
+    step_id=st.text(max_size=20),
+    agent_id=st.text(max_size=20),
+    traced=st.booleans(),
 )
+_DRAWS = st.lists(
+    st.builds(Draw.of, _NUMBERS, st.integers(min_value=-(2**127), max_value=2**127 - 1)),
+    max_size=3,
+).map(tuple)
+_ATTEMPTS = st.lists(
+    st.builds(
+        Attempted, _NUMBERS, _NUMBERS, st.text(max_size=20), _NUMBERS, _NUMBERS, st.text(max_size=9)
+    ),
+    max_size=3,
+).map(tuple)
+_UNITS = st.dictionaries(st.text(max_size=20), _NUMBERS, max_size=3)
 RECORDS: st.SearchStrategy[Record] = st.one_of(
-    st.builds(Intent, _IDS, _NUMBERS, _ATTRIBUTIONS),
-    st.builds(Checkpoint, _IDS, _NUMBERS, _COUNTS),
+    st.builds(Intent, _IDS, _NUMBERS, _ATTRIBUTIONS, _ATTEMPTS),
+    st.builds(Checkpoint, _IDS, _NUMBERS, _COUNTS, _DRAWS, _UNITS),
     st.builds(
         Usage,
         id=_IDS,
@@ -112,8 +129,11 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
         estimated=st.booleans(),
         ttft_us=_NUMBERS,
         duration_us=_NUMBERS,
+        draws=_DRAWS,
+        attempts=_ATTEMPTS,
+        units=_UNITS,
     ),
-    st.builds(Void, _IDS, _NUMBERS, _ATTRIBUTIONS, st.text(max_size=20)),
+    st.builds(Void, _IDS, _NUMBERS, _ATTRIBUTIONS, st.text(max_size=20), _ATTEMPTS),
 )
 
 

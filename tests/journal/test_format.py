@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from billing.errors import JournalError
 from billing.journal import instance, reader
-from billing.journal.records import Counts, Record, decode, encode
+from billing.journal.records import Closed, Counts, Draw, Record, decode, encode
 from billing.journal.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -24,6 +24,7 @@ from billing.journal.segment import (
 from billing.metering.token_class import TokenCounts
 from tests.journal.samples import RECORDS, checkpoint, intent, usage, void
 
+FIRST_FORMAT = Path(__file__).with_name("golden") / "first_format.segment"
 HEADER = Header(instance="made", number=1, head_bytes=HEADER_BYTES, created_at_us=5)
 
 
@@ -53,6 +54,34 @@ def read_to_the_end(path: Path, limit_bytes: int = 10_000) -> tuple[list[Record]
 @given(RECORDS)
 def test_a_record_reads_back_as_it_was_written(record):
     assert decode(encode(record)) == record
+
+
+def test_a_segment_of_the_first_format_reads_back():
+    """Written before records had draws, attempts and units: they read as empty."""
+    content = FIRST_FORMAT.read_bytes()
+    records = [decode(frame.payload) for frame in frames(memoryview(content), HEADER_BYTES)]
+    assert records == [
+        intent(1),
+        intent(2),
+        intent(3),
+        checkpoint(1, 7),
+        checkpoint(2, 9),
+        usage(1),
+        void(3),
+        Closed(4_000),
+    ]
+
+
+@given(st.integers(min_value=-(2**127), max_value=2**127 - 1))
+def test_an_amount_of_128_bits_survives_a_draw(amount):
+    assert Draw.of(1, amount).units == amount
+    assert len(Draw.of(1, amount).amount) == 16
+
+
+@pytest.mark.parametrize("amount", [2**127, -(2**127) - 1])
+def test_an_amount_beyond_128_bits_is_refused(amount):
+    with pytest.raises(JournalError):
+        Draw.of(1, amount)
 
 
 @given(st.lists(RECORDS, max_size=5), st.integers(min_value=0, max_value=2**31))
