@@ -12,29 +12,57 @@ from litestar.params import QueryParameter
 
 from api.auth import SECURITY, TENANT_ONLY, CallingTenant
 from api.deployment import DeploymentInUse
-from api.fields import FromQuery, TextPath, ToQuery, asked_period, shown_request_id
+from api.fields import FromQuery, Name, TextPath, ToQuery, asked_period, shown_request_id
 from billing.metering.usage_event import Cause, EventKind
 from billing.money import plain
 from billing.operations.metering.correct_usage import corrections_of
-from billing.operations.metering.read_usage import LIMIT_MAX, request_of, requests_of, usage_of
-from billing.store.usage.read import EventView, UsageRow
+from billing.operations.metering.read_usage import (
+    BY,
+    LIMIT_MAX,
+    OnlyUsage,
+    request_of,
+    requests_of,
+    usage_of,
+)
+from billing.store.usage.levels import Level, UsageRow
+from billing.store.usage.read import EventView
 from billing.store.usage.reported import CorrectionRow
 from billing.tenancy.tenant import Tenant
 
-Group = Literal["day", "hour", "bucket", "none"]
+Group = Literal["day", "month", "hour", "bucket", "none"]
 GroupQuery = Annotated[Group, QueryParameter(description="Width of a slot of time.")]
+ByQuery = Annotated[
+    str,
+    QueryParameter(
+        max_length=256,
+        pattern="^[a-z0-9_:,]*$",
+        description="Split by model, project, key and one dimension:NAME, with commas between.",
+    ),
+]
+_BY = ",".join(BY)
+OnlyQuery = Annotated[
+    list[Name] | None,
+    QueryParameter(description="Only these; may be repeated. An empty one is no usage at all."),
+]
 Limit = Annotated[int, QueryParameter(ge=1, le=LIMIT_MAX)]
 
 
 class UsageSlot(msgspec.Struct, frozen=True, kw_only=True):
-    """What one meter counted in one slot of time."""
+    """What one meter counted in one slot of time; null where usage is not split by it.
+
+    `value` is that of the dimension, or its band; `level` says whether the sums that were kept
+    were read, or the events, because the dimension's edges changed since.
+    """
 
     start: datetime
     meter: str
     model: str | None
     project: str | None
+    key: str | None
+    value: str | None
     quantity: str
     events: int
+    level: Level
 
 
 class UsageSums(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,17 +116,27 @@ class UsageController(Controller):
     @get(operation_id="show_usage", summary="Sum usage over a period", sync_to_thread=True)
     def sums(
         self,
+        *,
         deployment: DeploymentInUse,
         tenant_caller: CallingTenant,
         from_: FromQuery = None,
         to_: ToQuery = None,
         group: GroupQuery = "day",
+        by: ByQuery = _BY,
+        meter: OnlyQuery = None,
+        model: OnlyQuery = None,
+        project: OnlyQuery = None,
+        key: OnlyQuery = None,
     ) -> UsageSums:
         tenant = tenant_caller.tenant
         current = tenant.billing_period(deployment.now())
         period = asked_period(from_, to_, default=current, on_grid=True)
+        names = tuple(name for name in by.split(",") if name)
+        only = OnlyUsage(meters=meter, models=model, projects=project, keys=key)
         with deployment.as_tenant(tenant) as transaction:
-            rows = usage_of(transaction, tenant=tenant, period=period, group=group)
+            rows = usage_of(
+                transaction, tenant=tenant, period=period, group=group, by=names, only=only
+            )
         return UsageSums(
             period_start=period.start,
             period_end=period.end,
@@ -150,8 +188,11 @@ def _slot(row: UsageRow) -> UsageSlot:
         meter=row.meter,
         model=row.model,
         project=row.project,
+        key=row.key,
+        value=row.value,
         quantity=plain(row.quantity),
         events=row.events,
+        level=row.level,
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import sqlalchemy as sa
 import typer
 
 from billing.cli.connect import as_operator
@@ -23,19 +22,20 @@ from billing.cli.output import (
 from billing.cli.usage_correct import amend, void
 from billing.cli.usage_import import Imported, import_usage
 from billing.cli.usage_parked import app as parked
-from billing.cli.when import FromOption, PeriodOption, ToOption, chosen_period, clock, instant
+from billing.cli.usage_show import IMPORT, TenantOption, show, tenant_and_period
+from billing.cli.when import FromOption, PeriodOption, ToOption, clock, instant
 from billing.metering.usage_event import Cause, EventKind, VerdictKind
 from billing.money import plain
-from billing.operations.metering.read_usage import requests_of, usage_of
+from billing.operations.metering.read_usage import requests_of
 from billing.operations.metering.unrated_usage import UnratedOfTenant, unrated_usage
 from billing.operations.metering.verify_rollups import verify_rollups
-from billing.operations.tenancy.tenants import require_tenant
-from billing.period import Period, zone
-from billing.store.usage.read import EventView, UsageRow
-from billing.tenancy.tenant import Tenant
+from billing.store.usage.read import EventView
 
 app = typer.Typer()
 app.add_typer(parked, name="parked")
+app.command(
+    epilog="Example: steelyard usage show --tenant acme --by key,dimension:region --model sim-small"
+)(show)
 app.command(
     epilog='Example: steelyard usage void req_0193... --tenant acme --id v-1 --reason "twice"'
 )(void)
@@ -44,68 +44,11 @@ app.command(
     '--quantity tokens.output=900 --reason "counted twice"'
 )(amend)
 
-IMPORT = "steelyard usage import --tenant acme usage.jsonl"
-
-_TENANT = typer.Option(help="Slug of the tenant; dates are of its zone.")
-
-
-@app.command(epilog="Example: steelyard usage show --tenant acme --period 2026-11 --group day")
-def show(
-    *,
-    tenant: Annotated[str, _TENANT],
-    period: PeriodOption = None,
-    since: FromOption = None,
-    until: ToOption = None,
-    group: Annotated[
-        str, typer.Option(help="day (of the tenant's zone), hour, bucket (15 minutes) or none.")
-    ] = "day",
-    as_json: JsonFlag = False,
-) -> None:
-    """Show usage by meter and model; of the running billing period if no dates are given."""
-    with as_operator() as connection:
-        owner, chosen = _chosen(connection, tenant, period, since, until)
-        rows = usage_of(connection, tenant=owner, period=chosen, group=group)
-    if as_json:
-        show_json(
-            {
-                "tenant": tenant,
-                "period": period_document(chosen),
-                "group": group,
-                "usage": [_usage_document(row) for row in rows],
-            }
-        )
-    elif not rows:
-        show_nothing(f"No usage in {span(chosen, owner.zone)}.", then=IMPORT)
-    else:
-        form = "%Y-%m-%d" if group == "day" else "%Y-%m-%d %H:%M"
-        show_table(
-            f"Usage of {tenant}, {span(chosen, owner.zone)}",
-            (
-                "day" if group == "day" else "from",
-                "meter",
-                "model",
-                "project",
-                "#quantity",
-                "#events",
-            ),
-            [
-                (
-                    f"{row.start.astimezone(zone(owner.zone)):{form}}",
-                    row.meter,
-                    row.model,
-                    row.project,
-                    row.quantity,
-                    row.events,
-                )
-                for row in rows
-            ],
-        )
-
 
 @app.command(epilog="Example: steelyard usage requests --tenant acme --limit 10")
 def requests(
     *,
-    tenant: Annotated[str, _TENANT],
+    tenant: TenantOption,
     period: PeriodOption = None,
     since: FromOption = None,
     until: ToOption = None,
@@ -114,7 +57,7 @@ def requests(
 ) -> None:
     """List usage events one by one; of the running billing period if no dates are given."""
     with as_operator() as connection:
-        owner, chosen = _chosen(connection, tenant, period, since, until)
+        owner, chosen = tenant_and_period(connection, tenant, period, since, until)
         events = requests_of(connection, tenant=owner, period=chosen, limit=limit)
     if as_json:
         documents = [_event_document(event) for event in events]
@@ -232,36 +175,6 @@ def verify(as_json: JsonFlag = False) -> None:
         )
     if differences:
         raise typer.Exit(REFUSED)
-
-
-def _chosen(
-    connection: sa.Connection,
-    tenant: str,
-    period: str | None,
-    since: str | None,
-    until: str | None,
-) -> tuple[Tenant, Period]:
-    owner = require_tenant(connection, tenant)
-    chosen = chosen_period(
-        period=period,
-        since=since,
-        until=until,
-        in_zone=owner.zone,
-        tenant=owner,
-        otherwise=owner.billing_period(clock()),
-    )
-    return owner, chosen
-
-
-def _usage_document(row: UsageRow) -> dict[str, object]:
-    return {
-        "start": row.start,
-        "meter": row.meter,
-        "model": row.model,
-        "project": row.project,
-        "quantity": plain(row.quantity),
-        "events": row.events,
-    }
 
 
 def _event_document(event: EventView) -> dict[str, object]:

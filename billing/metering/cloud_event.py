@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from types import MappingProxyType
 
 from billing.errors import InvalidInput
 from billing.metering.usage_event import EventKind, UsageReport
@@ -40,21 +41,33 @@ def read_cloud_event(event: CloudEvent) -> UsageReport:
         InvalidInput: no usable quantity, or text, time or kind that a report cannot have; `field`
             names the member.
     """
-    return _report(event, ((event.type, _quantity(event.data.get("quantity"))),), body=None)
+    return _report(event, ((event.type, _quantity(event.data.get("quantity"))),), {}, body=None)
 
 
-def report_of(event: CloudEvent, quantities: tuple[tuple[str, Decimal], ...]) -> UsageReport:
+def report_of(
+    event: CloudEvent,
+    quantities: tuple[tuple[str, Decimal], ...],
+    *,
+    properties: Mapping[str, str] = MappingProxyType({}),
+) -> UsageReport:
     """The report of what meters read in an event: (meter, quantity), one or more.
+
+    Args:
+        properties: by path what it carries for the dimensions of these meters.
 
     Raises:
         InvalidInput: text, time or kind that a report cannot have, or a quantity, or data that
             is nested too deeply.
     """
-    return _report(event, quantities, body=_digest(event))
+    return _report(event, quantities, properties, body=_digest(event))
 
 
 def _report(
-    event: CloudEvent, quantities: tuple[tuple[str, Decimal], ...], *, body: bytes | None
+    event: CloudEvent,
+    quantities: tuple[tuple[str, Decimal], ...],
+    properties: Mapping[str, str],
+    *,
+    body: bytes | None,
 ) -> UsageReport:
     (meter, quantity), *further = quantities
     return UsageReport(
@@ -68,6 +81,7 @@ def _report(
         project=_text(event.data, "project"),
         kind=require_kind(_text(event.data, "kind") or "billed", field="data.kind"),
         body=body,
+        properties=tuple(sorted(properties.items())),
     )
 
 

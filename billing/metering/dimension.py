@@ -30,8 +30,12 @@ PATH_DEPTH_MAX = 8
 ABSENT = "none"
 """Value of a dimension that an event does not carry."""
 
+NUMBER_CHARS_MAX = 64
+"""Longest number that falls into a band."""
+
 _PATH = re.compile(r"data(\.[A-Za-z_][A-Za-z0-9_-]*)+")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,29 +67,37 @@ class Dimension:
         if any(upper <= lower for lower, upper in zip(self.edges, self.edges[1:], strict=False)):
             raise InvalidInput("edges do not ascend", field="edges", remedy="sort them, each once")
 
-    def value_of(self, data: Mapping[str, object]) -> str:
-        """The value for an event's `data`: text of at most 256 bytes, or the label of its band.
+    def property_of(self, data: Mapping[str, object]) -> str | None:
+        """What an event's `data` carries at the path, as text that is kept; None if nothing.
+
+        It is kept and not its band, so that other edges can be drawn through what is recorded.
 
         Raises:
-            InvalidInput: it is neither text, nor a number, nor true or false; or, where there are
-                bands, no number.
+            InvalidInput: it is neither text, nor a number, nor true or false; it is too long; or,
+                where there are bands, no number.
         """
         found = at_path(data, self.path)
         if found is None:
+            return None
+        text = require_text(_written(found, field=self.path), field=self.path)
+        if self.edges and (isinstance(found, bool) or not _is_number(text)):
+            raise InvalidInput(
+                "not a number, or too long",
+                field=self.path,
+                remedy=f"send a number of at most {NUMBER_CHARS_MAX} digits",
+            )
+        return text
+
+    def value_of(self, carried: str | None) -> str:
+        """The value for what `property_of` found: the text itself, or the label of its band.
+
+        What was recorded under a version without bands may be no number: it falls into none.
+        """
+        if carried is None:
             return ABSENT
-        if self.edges:
-            return self.band_of(number_at(found, field=self.path))
-        match found:
-            case bool():
-                return "true" if found else "false"
-            case int():
-                return str(found)
-            case Decimal():
-                return plain(found)
-            case str():
-                return require_text(found, field=self.path)
-            case _:
-                raise InvalidInput("not text and not a number", field=self.path)
+        if not self.edges:
+            return carried
+        return self.band_of(Decimal(carried)) if _is_number(carried) else ABSENT
 
     def band_of(self, number: Decimal) -> str:
         """The label of the band that holds a number: `<8000`, `8000..32000`, `>=32000`."""
@@ -135,10 +147,28 @@ def number_at(found: object, *, field: str) -> Decimal:
             return Decimal(found)
         case Decimal() if found.is_finite():
             return found
-        case str() if len(found) <= 64 and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", found):
+        case str() if _is_number(found):
             return Decimal(found)
         case _:
             pass
     raise InvalidInput(
         "not a number, or missing", field=field, remedy='send an integer, or text like "0.25"'
     )
+
+
+def _is_number(text: str) -> bool:
+    return len(text) <= NUMBER_CHARS_MAX and _NUMBER.fullmatch(text) is not None
+
+
+def _written(found: object, *, field: str) -> str:
+    match found:
+        case bool():
+            return "true" if found else "false"
+        case int():
+            return str(found)
+        case Decimal() if found.is_finite():
+            return plain(found)
+        case str():
+            return found
+        case _:
+            raise InvalidInput("not text and not a number", field=field)

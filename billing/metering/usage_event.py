@@ -87,6 +87,7 @@ class UsageReport:
         kind: how the event counts for the bill.
         further: (meter, quantity) of other meters that count the same event.
         body: what `body_hash` answers, where the report was read from an event of another form.
+        properties: (path, text) of what the event carries for dimensions of its meters, by path.
 
     Raises:
         InvalidInput: text, quantity or time that no ledger can keep.
@@ -103,6 +104,7 @@ class UsageReport:
     kind: EventKind = EventKind.BILLED
     further: tuple[tuple[str, Decimal], ...] = ()
     body: bytes | None = None
+    properties: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for field, text in (

@@ -98,7 +98,8 @@ def reading_document(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _reading(document: Mapping[str, Any]) -> Reading:
+def read_reading(document: Mapping[str, Any]) -> Reading:
+    """The reading that `reading_document` wrote."""
     return Reading(
         event_type=document["event_type"],
         value=document["value"],
@@ -128,7 +129,7 @@ def _row(row: sa.Row[Any]) -> MeterVersionRow:
             ),
             version=row.version,
             effective_from=row.effective_from,
-            reading=None if row.reading is None else _reading(row.reading),
+            reading=None if row.reading is None else read_reading(row.reading),
         ),
         digest=None if row.digest is None else bytes(row.digest),
     )

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from psycopg import sql
 
 from billing.store.database import first, members, only, query, run
+from billing.store.usage.verify_dimensions import DIMENSION_FACTS, DIMENSION_KEY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +65,8 @@ SELECT e.tenant_id, date_bin('15 minutes', e.occurred_at, '1970-01-01Z') AS buck
  WHERE {_MONTH_IDS} AND q.quantity <> 0
  GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
 """  # noqa: S608  # our own text
+
+_DIMENSION_TOTALS = DIMENSION_FACTS.format(where=_MONTH_IDS)
 
 _TOTAL_COLUMNS = (
     "tenant_id, bucket, meter_version_id, model_id, price_version_id, project_id, key_id, kind, "
@@ -135,6 +138,13 @@ def insert_archive(connection: sa.Connection, archive: ArchiveRow) -> ArchiveRow
         connection,
         f"INSERT INTO usage_archived_total (archive_id, {_TOTAL_COLUMNS}) "  # noqa: S608  # our own text
         f"SELECT :archive, t.* FROM ({_TOTALS}) t",
+        archive=row.id,
+        month=archive.month,
+    )
+    run(
+        connection,
+        "INSERT INTO usage_archived_dimension_total (archive_id, tenant_id, bucket, "  # noqa: S608  # our own text
+        f"{DIMENSION_KEY}, quantity, events) SELECT :archive, t.* FROM ({_DIMENSION_TOTALS}) t",
         archive=row.id,
         month=archive.month,
     )
@@ -252,14 +262,17 @@ def dropped_months(connection: sa.Connection) -> frozenset[date]:
 def drop_month(connection: sa.Connection, month: date, *, now: datetime) -> int:
     """Detach and drop a month, as the maintainer; how many events it held.
 
-    The owner's function refuses a month that is not archived as it is now, or not the oldest.
+    What the events carried for dimensions leaves with them; the totals by it stay. The owner's
+    function refuses a month that is not archived as it is now, or not the oldest.
     """
-    return only(
+    events: int = only(
         connection,
         "SELECT drop_usage_month(CAST(:month AS date), :now) AS events",
         month=month,
         now=now,
     ).events
+    run(connection, "SELECT drop_property_month(CAST(:month AS date))", month=month)
+    return events
 
 
 def make_restored(connection: sa.Connection, month: date) -> str:

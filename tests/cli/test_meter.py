@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 METER = """
@@ -15,6 +16,17 @@ filter: data.gpus < 1000
 dimensions:
   - {name: size, path: data.gpus, edges: [8, "64"]}
 effective_from: "2026-11-01T00:00:00Z"
+"""
+
+SCAN = """
+code: scans
+unit: pages
+event_type: scan
+value: data.pages
+aggregation: sum
+dimensions:
+  - {name: size, path: data.pages, edges: [10]}
+effective_from: "2026-01-01T00:00:00Z"
 """
 
 
@@ -44,3 +56,32 @@ def test_a_refused_meter_names_file_line_and_field_and_stores_nothing(steelyard,
     assert refused.error["file"].endswith("bad.yaml")
     assert (refused.error["line"], refused.error["field"]) == (8, "filter")
     assert steelyard("meter", "show", "gpu.hours", "--json").error["code"] == "not_found"
+
+
+def test_usage_is_split_by_a_dimension_and_says_what_was_read(steelyard, tmp_path: Path):
+    path = tmp_path / "scan.yaml"
+    path.write_text(SCAN)
+    steelyard("meter", "define", str(path))
+    steelyard("entity", "create", "foundry", "--name", "F", "--country", "US", "--currency", "USD")
+    steelyard("tenant", "create", "acme", "--name", "Acme")
+    row = (
+        '{"source": "s", "id": "1", "meter": "scans", "quantity": 3, '
+        f'"occurred_at": "{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}}\n'
+    )
+    steelyard("usage", "import", "-", "--tenant", "acme", stdin=row)
+    asked = ("usage", "show", "--tenant", "acme", "--by", "key,dimension:size", "--group", "none")
+    shown = steelyard(*asked, "--json").document
+    assert shown["by"] == ["key", "dimension:size"]
+    (found,) = shown["usage"]
+    assert {name: found[name] for name in ("meter", "value", "quantity", "level")} == {
+        "meter": "scans",
+        "value": "none",
+        "quantity": "3",
+        "level": "rollup",
+    }
+    assert "rollup" in steelyard(*asked).out
+    for name in ("meter", "model", "project", "key"):
+        assert steelyard(*asked, f"--{name}", "", "--json").document["usage"] == []
+    assert steelyard(*asked, "--meter", "scans", "--json").document == shown
+    refused = steelyard("usage", "show", "--tenant", "acme", "--by", "weather", "--json")
+    assert refused.error["field"] == "by"

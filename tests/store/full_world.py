@@ -10,11 +10,14 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from billing.journal.records import Attribution, Counts, Record, Usage, Void
+from billing.metering.cloud_event import CloudEvent
 from billing.metering.correction import Correction
 from billing.metering.event_id import microseconds, milliseconds, uuid7
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.metering.correct_usage import correct_usage
+from billing.operations.metering.define_meter import define_meter
 from billing.operations.metering.import_usage import import_batch
+from billing.operations.metering.ingest_usage import report_usage
 from billing.operations.metering.parking import reject_parked
 from billing.operations.metering.read_usage import parked_usage
 from billing.operations.metering.ship_journal import append_records
@@ -37,6 +40,17 @@ from billing.tenancy.tenant import Tenant
 from tests.credits.grants import fill_credits
 from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
 
+METER = """
+code: pages
+unit: pages
+event_type: scan
+value: data.pages
+aggregation: sum
+informational: true
+dimensions:
+  - {name: size, path: data.pages, edges: [10]}
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FullWorld:
@@ -50,6 +64,8 @@ class FullWorld:
 def make_full_world(database: Database) -> FullWorld:
     """Fill every table through the operations that write it."""
     world = make_world(database, MONTH_START + timedelta(days=14))
+    with database.transaction(Role.OPERATOR) as connection:
+        define_meter(connection, METER, now=world.now)
     tenants = [world.tenant("acme"), world.tenant("birch")]
     for number, tenant in enumerate(tenants):
         _fill(world, tenant, number)
@@ -87,6 +103,9 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
     world.use(tenant, {"tokens.input": 1_000_000, "tokens.output": 10 + number})
     world.report(tenant, usage_report(meter="nobody-defined-this", occurred_at=now))
     _correct_and_reject(world, tenant)
+    scan = CloudEvent(source="scanner", id="s-1", type="scan", time=now, data={"pages": 12})
+    with database.transaction(Role.OPERATOR) as connection:
+        report_usage(connection, [(tenant.slug, scan)], now=now)
     with database.transaction(Role.OPERATOR) as connection:
         issue_key(connection, role=KeyRole.TENANT, tenant=tenant.slug, name="first", now=now)
     with database.transaction(Role.TENANT, tenant_id=tenant.id) as connection:

@@ -20,6 +20,7 @@ from tests.world import MONTH_END
 MAY_CHANGE = {
     # projections, positions and rows whose one change has a rule of its own
     "usage_rollup", "usage_rollup_day", "usage_run_total", "ledger_epoch", "journal_cursor",
+    "usage_dimension_rollup", "usage_dimension_rollup_day",
     "number_series", "account_balance",
     "api_key", "contract", "invoice", "invoice_line", "invoice_quantity", "invoice_scope",
     "invoice_settlement", "stripe_customer", "stripe_event", "invoice_mirror",
@@ -129,9 +130,12 @@ def test_L2_a_partition_made_later_is_guarded_too(
 ) -> None:
     before = set(ledger_tables(owner))
     with database.transaction(Role.MAINTAINER) as connection:
-        query(connection, "SELECT ensure_usage_partitions('2031-01-31T23:59Z', 1)")
+        for kind in ("usage", "property"):
+            query(connection, f"SELECT ensure_{kind}_partitions('2031-01-31T23:59Z', 1)")
     made = set(ledger_tables(owner)) - before
-    assert made == {"usage_event_203101", "usage_event_203102"}
+    assert made == {
+        f"usage_{kind}_{month}" for kind in ("event", "property") for month in (203101, 203102)
+    }
     for table in sorted(made):
         with pytest.raises(IntegrityConstraintViolation, match="append-only"):
             owner.execute(f"DELETE FROM {table}".encode())

@@ -29,12 +29,14 @@ class Measured:
         code: code of its meter.
         quantity: as the ledger keeps it: for `unique` the number that stands for the value.
         dimensions: (name, value) of every dimension that the version declares, in its order.
+        properties: (path, text) of what the event carries for them.
     """
 
     meter_version_id: int
     code: str
     quantity: Decimal
     dimensions: tuple[tuple[str, str], ...]
+    properties: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,13 +157,21 @@ def _selects(compiled: _Compiled, event_type: str, data: Mapping[str, object]) -
 def _measure(row: MeterVersionRow, data: Mapping[str, object]) -> Measured:
     defined = row.defined
     assert defined.reading is not None
+    dimensions = defined.reading.dimensions
     try:
+        carried = [each.property_of(data) for each in dimensions]
         return Measured(
             meter_version_id=row.id,
             code=defined.meter.code,
             quantity=defined.quantity_of(data),
             dimensions=tuple(
-                (each.name, each.value_of(data)) for each in defined.reading.dimensions
+                (each.name, each.value_of(text))
+                for each, text in zip(dimensions, carried, strict=True)
+            ),
+            properties=tuple(
+                (each.path, text)
+                for each, text in zip(dimensions, carried, strict=True)
+                if text is not None
             ),
         )
     except InvalidInput as refused:

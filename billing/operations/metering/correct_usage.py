@@ -181,6 +181,7 @@ def _event(
         source=None if identity is None else identity.source,
         foreign_id=None if identity is None else identity.foreign_id,
         body_hash=None if identity is None else identity.body_hash(),
+        properties=original.properties,
     )
 
 

@@ -169,6 +169,8 @@ def _settled(
 def _stage(
     staged: StagedRows, id: UUID, origin: EncodedOrigin, report: UsageReport, identity: Report
 ) -> None:
+    if report.properties:
+        staged.properties[id.bytes] = report.properties
     staged.add(
         id.bytes,
         microseconds(report.occurred_at),

@@ -3,7 +3,8 @@
 Decides: that a type which is the code of a meter without a reading says its quantity itself; that
 every other event is read by the meters that are in force for its type; that an event which none
 of them selects is rejected, naming what left it out; that an event of a type which no meter reads
-waits. What an event says leaves it in no other way (P1), so one that waits is sent again to count.
+waits. Nothing leaves an event but quantities and what declared dimensions name (P1), so one that
+waits is sent again to count.
 """
 
 from __future__ import annotations
@@ -54,6 +55,10 @@ def _measure(
                 field="filter",
                 remedy="change the meter, or do not send such events",
             )
-        return report_of(event, tuple((each.code, each.quantity) for each in measured))
+        return report_of(
+            event,
+            tuple((each.code, each.quantity) for each in measured),
+            properties=dict(carried for each in measured for carried in each.properties),
+        )
     except InvalidInput as refused:
         return refused

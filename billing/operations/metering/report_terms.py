@@ -127,7 +127,8 @@ class Terms:
         if uncounted is not None:
             return uncounted
         if report.occurred_at > self._latest:
-            if report.further:  # the parking queue keeps one meter and quantity of a report
+            # The parking queue keeps one meter and quantity of a report.
+            if report.further or report.properties:
                 return rejected("occurred_at: lies in the future; send it when it has come")
             return parked("occurred_at lies in the future")
         if (report.project or DEFAULT_PROJECT) not in self._projects:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from billing.store import catalog
 from billing.store import tenancy as tenancy_store
 from billing.store.usage.verify import rollup_differences
+from billing.store.usage.verify_dimensions import dimension_differences
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,8 @@ class RollupDifference:
 
     Attributes:
         tenant: its slug.
-        bucket: start of the 15 minutes, `day …` of its zone, or `run …`.
+        bucket: start of the 15 minutes, `day …` of its zone, or `run …`; with the value of the
+            dimension where usage is split by one.
         meter: code of the meter; its version's number where a newer version replaced it.
     """
 
@@ -36,5 +38,8 @@ def verify_rollups(connection: sa.Connection) -> list[RollupDifference]:
     codes = {str(meter.id): code for code, meter in catalog.meters(connection).items()}
     return [
         RollupDifference(tenant=slugs[tenant_id], bucket=bucket, meter=codes.get(version, version))
-        for tenant_id, bucket, version in rollup_differences(connection)
+        for tenant_id, bucket, version in (
+            *rollup_differences(connection),
+            *dimension_differences(connection),
+        )
     ]

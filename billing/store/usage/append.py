@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from billing.metering.event_id import microseconds
 from billing.store.database import first, only, query, run
 from billing.store.usage.add_sums import add_to_levels
+from billing.store.usage.dimensions import add_dimensions
 from billing.store.usage.raw_counts import pack_counts
 from billing.store.usage.staged_rows import (
     COLUMNS,
@@ -44,6 +45,7 @@ class EventRow:
         raw_counts: the engine's own figures, one per path of the shape.
         source, foreign_id, body_hash: the reporter's identity of the event, or None if minted.
         run_id: the agent run that it was part of, in the words of the tenant.
+        properties: (path, text) of what it carries for dimensions of its meters, by path.
     """
 
     id: UUID
@@ -67,6 +69,7 @@ class EventRow:
     foreign_id: str | None = None
     body_hash: bytes | None = None
     run_id: str | None = None
+    properties: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +134,7 @@ def append(connection: sa.Connection, events: Sequence[EventRow]) -> Appended:
     """Append a batch as the ingest role; see the module for what that guarantees."""
     staged = _staged(events)
     epoch, accepted = append_staged(connection, staged)
+    add_dimensions(connection, staged, accepted, epoch=epoch)
     return Appended(
         epoch=epoch,
         accepted=frozenset(UUID(bytes=id_) for id_ in accepted),
@@ -140,12 +144,16 @@ def append(connection: sa.Connection, events: Sequence[EventRow]) -> Appended:
 
 def append_reports(connection: sa.Connection, staged: StagedRows) -> dict[int, tuple[UUID, bool]]:
     """Append a batch of reports that is encoded already; what `Appended.known` says of them."""
-    _, accepted = append_staged(connection, staged)
+    epoch, accepted = append_staged(connection, staged)
+    add_dimensions(connection, staged, accepted, epoch=epoch)
     return _known(connection, staged, accepted)
 
 
 def append_staged(connection: sa.Connection, staged: StagedRows) -> tuple[int, list[bytes]]:
-    """Append a batch that is encoded already: (its epoch, ids of the events that were new)."""
+    """Append a batch that is encoded already: (its epoch, ids of the events that were new).
+
+    It is split by no dimension: the meters of what a proxy writes declare none.
+    """
     run(connection, _STAGE)
     run(connection, "DELETE FROM usage_staging")
     _copy(connection, staged)
@@ -192,7 +200,8 @@ def ensure_usage_shape(connection: sa.Connection, paths: Sequence[str]) -> int:
 
 
 def ensure_partitions(connection: sa.Connection, *, now: datetime, months: int = 3) -> int:
-    """Make the partitions for this month and the next ones; how many were missing."""
+    """Make the partitions for this month and the next ones; how many of events were missing."""
+    run(connection, "SELECT ensure_property_partitions(:now, :months)", now=now, months=months)
     return only(
         connection, "SELECT ensure_usage_partitions(:now, :months) AS made", now=now, months=months
     ).made
@@ -227,6 +236,8 @@ def _staged(events: Sequence[EventRow]) -> StagedRows:
             pack_counts(event.raw_counts),
             report,
         )
+        if event.properties:
+            staged.properties[event.id.bytes] = event.properties
     return staged
 
 

@@ -19,18 +19,6 @@ from billing.store.usage.raw_counts import unpack_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
-    """Usage of a tenant in one slot of time."""
-
-    start: datetime
-    meter: str
-    model: str | None
-    project: str | None
-    quantity: Decimal
-    events: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EventView:
     """One usage event as its tenant sees it.
 

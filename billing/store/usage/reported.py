@@ -16,7 +16,12 @@ from billing.store.database import first, members, query, run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OriginalRow:
-    """An event that may be corrected; `codes` names the meters of its quantities."""
+    """An event that may be corrected.
+
+    Attributes:
+        codes: the meters of its quantities.
+        properties: (path, text) of what it carries for their dimensions.
+    """
 
     id: UUID
     occurred_at: datetime
@@ -31,6 +36,7 @@ class OriginalRow:
     estimated: bool
     quantities: tuple[Decimal, ...]
     codes: tuple[str, ...]
+    properties: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +76,12 @@ SELECT e.id, e.occurred_at, e.tenant_id, e.project_id, e.key_id, e.model_id, e.b
        e.price_version_id, e.meter_set_id, e.kind, e.estimated, e.quantities,
        (SELECT array_agg(v.code ORDER BY n)
           FROM unnest(s.meter_version_ids) WITH ORDINALITY AS u (version_id, n)
-          JOIN meter_version v ON v.id = u.version_id) AS codes
+          JOIN meter_version v ON v.id = u.version_id) AS codes,
+       (SELECT array_agg(ARRAY[u.path, u.carried] ORDER BY u.path)
+          FROM unnest(h.paths, p.texts) AS u (path, carried)) AS properties
   FROM usage_event e JOIN meter_set s ON s.id = e.meter_set_id
+  LEFT JOIN usage_property p ON p.event_id = e.id
+  LEFT JOIN usage_shape h ON h.id = p.shape_id
  WHERE e.id = :id
 """
 
@@ -82,7 +92,12 @@ def original(connection: sa.Connection, event_id: UUID) -> OriginalRow | None:
     if row is None:
         return None
     return OriginalRow(
-        **members(row, quantities=tuple(row.quantities), codes=tuple(row.codes or ()))
+        **members(
+            row,
+            quantities=tuple(row.quantities),
+            codes=tuple(row.codes or ()),
+            properties=tuple((path, carried) for path, carried in row.properties or ()),
+        )
     )
 
 

@@ -9,7 +9,7 @@ Does not decide: which rows are new to the ledger (`append.py`).
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 from functools import lru_cache
@@ -124,9 +124,13 @@ class StagedRows:
 
     Attributes:
         reported: rows of this batch may carry a `Report`.
+        properties: by id, (path, text) of what an event carries for dimensions of its meters.
     """
 
     reported: bool = False
+    properties: dict[bytes, tuple[tuple[str, str], ...]] = field(
+        default_factory=dict[bytes, tuple[tuple[str, str], ...]]
+    )
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sorted: bool = True
 
@@ -201,6 +205,12 @@ class StagedRows:
         """The whole of what COPY sends, in binary format."""
         self.settle()
         return b"".join([_SIGNATURE, *[content for _, _, content, _, _, _ in self._rows], _TRAILER])
+
+    def counted(self) -> Iterator[tuple[bytes, Origin, int, Sequence[Quantity]]]:
+        """Id, origin, quarter hour since 1970 and quantities of every row."""
+        self.settle()
+        for id_, _, _, origin, quarter, quantities in self._rows:
+            yield id_, origin, quarter, quantities
 
     def sums(self, accepted: Callable[[bytes], bool] | None = None) -> list[Sum]:
         """What the rows add to the rollups, in order of the buckets; zero quantities nothing.

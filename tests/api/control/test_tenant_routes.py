@@ -93,6 +93,35 @@ def test_usage_is_summed_exactly_and_as_text(plane: Plane, tenant: httpx.Client)
     assert [slot["start"] for slot in hours] == ["2026-11-14T12:00:00Z", "2026-11-15T12:00:00Z"]
 
 
+def test_T2_usage_is_split_and_narrowed_and_an_empty_filter_is_no_usage(
+    plane: Plane, tenant: httpx.Client
+):
+    insert_request(plane)
+    plane.world.use(plane.acme, {"tokens.input": 5}, model="big")
+
+    def quantities(**params: str | list[str]) -> list[tuple[str, str | None, str | None, str]]:
+        answer = tenant.get("usage", params={"group": "none", **params}).raise_for_status()
+        slots = answer.json()["slots"]
+        assert {slot["level"] for slot in slots} <= {"rollup"}
+        return [(s["meter"], s["model"], s["key"], s["quantity"]) for s in slots]
+
+    assert quantities(by="") == [
+        ("tokens.input", None, None, "17"),
+        ("tokens.output", None, None, "34"),
+    ]
+    assert quantities(meter="tokens.input") == [
+        ("tokens.input", "big", None, "5"),
+        ("tokens.input", "tiny", None, "12"),
+    ]
+    assert quantities(model=["big", "none"], by="model,key") == [("tokens.input", "big", None, "5")]
+    for name in ("meter", "model", "project", "key"):
+        assert quantities(**{name: ""}) == []
+        refused = tenant.get("usage", params={name: "a\0b"})
+        assert (refused.status_code, refused.json()["field"]) == (400, name)
+    for by, status in (("weather", 400), ("dimension:weather", 404), ("model\0", 400)):
+        assert tenant.get("usage", params={"by": by}).status_code == status
+
+
 def test_requests_show_exact_counts_and_the_engines_own_figures(plane: Plane, tenant: httpx.Client):
     event_id = insert_request(plane)
     expected = {
