@@ -28,10 +28,12 @@ class Rates:
     """The highest prices that can apply to a model, in 10⁻¹⁸ of the major unit.
 
     Attributes:
+        request: per operation.
         input, cached_input, cache_write, output: per token; 0 where the class costs nothing.
         units: per whole number that is counted (audio: per millisecond).
     """
 
+    request: int = 0
     input: int = 0
     cached_input: int = 0
     cache_write: int = 0
