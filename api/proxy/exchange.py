@@ -15,6 +15,7 @@ from api.proxy.ports import Clock, JournalPort
 from api.proxy.tally import Tally
 from api.proxy.upstream import Upstream
 from api.proxy.upstream_connection import UpstreamConnection
+from billing.admission.backend import Backend
 from billing.admission.decision import Admission
 from billing.engines.capabilities import Capabilities
 from billing.engines.read_request import InferenceRequest
@@ -69,6 +70,7 @@ class Exchange:
 
     Attributes:
         id: 16 bytes, UUIDv7.
+        backend: what serves it.
         stopped: why it was ended from our side or the client's, None while it runs.
         started_us: monotonic µs at dispatch.
         first_byte_us: monotonic µs of the first byte of the answer's body, 0 before it.
@@ -76,6 +78,7 @@ class Exchange:
 
     id: bytes
     admission: Admission
+    backend: Backend
     request: InferenceRequest
     engine: Capabilities
     client: Client
@@ -100,10 +103,10 @@ class Exchange:
             key_id=admission.grant.key_id,
             model_id=admission.model.id,
             price_version_id=admission.terms.price_version_id,
-            backend=admission.backend.name,
+            backend=self.backend.name,
             route=self.request.route.value,
             stream=self.request.stream,
-            served_model=admission.backend.model or admission.model.name,
+            served_model=self.backend.model or admission.model.name,
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Whether a request may run, for whom and where.
+"""Whether a request may run, and for whom.
 
 Decides: admit or refuse, from the snapshot alone. Does not decide how long an unknown key is
 remembered, nor how a refusal looks on the wire.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from billing.admission.backend import Backend, ServedModel
+from billing.admission.backend import ServedModel
 from billing.admission.route import Route
 from billing.admission.snapshot import KeyGrant, Snapshot
 from billing.admission.terms import TenantTerms
@@ -29,7 +29,6 @@ class Admission:
     grant: KeyGrant
     terms: TenantTerms
     model: ServedModel
-    backend: Backend
 
 
 def authenticate(snapshot: Snapshot, key_digest: bytes, now_us: int) -> KeyGrant:
@@ -49,7 +48,7 @@ def authenticate(snapshot: Snapshot, key_digest: bytes, now_us: int) -> KeyGrant
 def admit(
     snapshot: Snapshot, key_digest: bytes, model_name: str, route: Route, now_us: int
 ) -> Admission:
-    """Admit a request, or say why not. The backend is the model's first.
+    """Admit a request, or say why not.
 
     Args:
         key_digest: SHA-256 of the whole key text.
@@ -85,7 +84,6 @@ def admit(
         grant=grant,
         terms=priced_terms(snapshot, grant, model, route),
         model=model,
-        backend=model.backends[0],
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.proxy.app import DRAIN_GRACE_SECONDS
+from api.proxy.inference import DRAIN_GRACE_SECONDS
 from api.proxy.limits import Limits
 from billing.cli.child import GRACE_SECONDS
 from billing.cli.processes import STOP_SECONDS, free_port

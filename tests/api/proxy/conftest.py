@@ -216,7 +216,7 @@ class Yard:
 
     async def settled(self) -> None:
         """Wait until the proxy has written about every request."""
-        await until(lambda: not self.app._live)
+        await until(lambda: not self.app.tally.in_flight)
 
     async def chat(self, **members: object) -> httpx.Response:
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **members}

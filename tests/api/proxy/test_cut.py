@@ -170,7 +170,7 @@ async def test_leaving_clients_leave_nothing_behind(yard):
     await until(lambda: yard.app.tally.in_flight == 0)
     outcomes = yard.journal.usages + yard.journal.voids
     assert len(outcomes) == len({outcome.id for outcome in outcomes}) == len(yard.journal.intents)
-    assert not yard.app._plant.upstream._busy
+    assert not yard.app._inference._plant.upstream._busy
 
 
 async def test_a_defect_in_the_meter_leaves_no_operation_open(yard, monkeypatch):

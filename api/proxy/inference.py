@@ -1,0 +1,244 @@
+"""The path of an inference request: admitted, dispatched, relayed, recorded.
+
+Decides: the order (key, body, admission, dispatch, relay), and when requests are turned away
+because the process is stopping, full or unable to make usage durable. What is refused here leaves
+no record. Does not decide which paths are served (`app.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
+from api.proxy.checkpoints import CheckpointSweep
+from api.proxy.client_connection import ClientConnection
+from api.proxy.client_request import ClientRequest
+from api.proxy.exchange import Exchange, Plant
+from api.proxy.ids import Mint, shown
+from api.proxy.keys import KeyRing, key_digest
+from api.proxy.limits import Limits
+from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers, rendered
+from api.proxy.ports import Clock, ControlPort, JournalPort
+from api.proxy.request_body import read_body
+from api.proxy.stream import StreamRelay
+from api.proxy.tally import Tally
+from api.proxy.upstream import Upstream
+from api.proxy.whole import relay_refusal, relay_whole
+from billing.admission.decision import admit
+from billing.admission.route import Route
+from billing.engines.capabilities import engine_named
+from billing.engines.engine_request import upstream_body
+from billing.engines.read_request import read_request
+from billing.errors import SteelyardError, UpstreamError
+from billing.journal.records import UNREACHED, Intent
+
+log = logging.getLogger("steelyard.proxy")
+
+_FORWARDED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
+CLIENT_LEFT_STATUS = 499  # in metrics only: nobody is there to be answered
+PROBE_US = 1_000_000
+DRAIN_GRACE_SECONDS = 5.0
+
+
+class Inference:
+    """Serves inference requests of one process.
+
+    Attributes:
+        draining: nothing more is admitted.
+    """
+
+    def __init__(
+        self,
+        control: ControlPort,
+        journal: JournalPort,
+        keys: KeyRing,
+        tally: Tally,
+        *,
+        clock: Clock,
+        limits: Limits,
+    ) -> None:
+        self._control = control
+        self._journal = journal
+        self._keys = keys
+        self._tally = tally
+        self._clock = clock
+        self._limits = limits
+        self._sweep = CheckpointSweep(limits, clock)
+        self._live: set[Exchange] = set()
+        self._plant: Plant | None = None
+        self._probed_us = 0
+        self._mint = Mint()
+        self.draining = False
+
+    async def serve(self, route: Route, request: ClientRequest, client: ClientConnection) -> None:
+        """Answer a request on a metered route."""
+        operation_id = self._mint(self._clock())
+        self._tally.in_flight += 1
+        try:
+            exchange, content = await self._admit(operation_id, route, request, client)
+            await self._run(exchange, content, request, client)
+        except ClientLeft:
+            pass
+        except SteelyardError as error:
+            if not client.lost and not request.status:
+                self._refuse(error, operation_id, request)
+        except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
+            # The type only: a message could carry bytes of the request.
+            log.error("%s failed: %s", shown(operation_id).decode(), type(error).__name__)  # noqa: TRY400
+            if request.status:
+                client.cut(flush=False)
+            elif not client.lost:
+                self._refuse(SteelyardError("internal"), operation_id, request)
+        finally:
+            self._tally.in_flight -= 1
+            self._tally.answers[route.value, request.status or CLIENT_LEFT_STATUS] += 1
+
+    async def drain(self) -> None:
+        """Admit nothing more, let open requests end until the deadline, cut the others."""
+        self.draining = True
+        await self._wait_until_idle(self._limits.drain_ms / 1000)
+        for exchange in list(self._live):
+            exchange.stop("drained")
+        await self._wait_until_idle(DRAIN_GRACE_SECONDS)
+
+    def close(self) -> None:
+        """After `drain`: close the backends' connections."""
+        if self._plant is not None:
+            self._plant.upstream.close()
+
+    async def _admit(
+        self, operation_id: bytes, route: Route, received: ClientRequest, client: ClientConnection
+    ) -> tuple[Exchange, bytes]:
+        """Everything that can refuse a request, before a backend hears of it."""
+        digest = key_digest(received.headers)
+        await self._keys.grant(digest)
+        content = await read_body(received, self._limits.body_bytes)
+        request = read_request(content, route)
+        self._refuse_if_closed()
+        admission = admit(self._control.snapshot, digest, request.model, route, self._clock())
+        backend = admission.model.backends[0]
+        engine = engine_named(backend.engine)
+        exchange = Exchange(
+            id=operation_id,
+            admission=admission,
+            backend=backend,
+            request=request,
+            engine=engine,
+            client=client,
+            plant=self._running_plant(),
+        )
+        name = backend.model or admission.model.name
+        return exchange, upstream_body(request, engine, upstream_model=name)
+
+    def _refuse_if_closed(self) -> None:
+        """Turn requests away that could not be served or recorded.
+
+        While the disk refuses, one request a second is admitted: its record is what finds out
+        that the disk works again.
+        """
+        if self.draining:
+            raise Unavailable("The server is stopping; please retry.")
+        if len(self._live) >= self._limits.in_flight:
+            raise Unavailable("The server is overloaded; please retry.")
+        if not self._journal.healthy:
+            now_us = self._clock()
+            if now_us - self._probed_us < PROBE_US:
+                raise Unavailable("Usage cannot be recorded at the moment; please retry.")
+            self._probed_us = now_us
+
+    async def _run(
+        self,
+        exchange: Exchange,
+        content: bytes,
+        request: ClientRequest,
+        client: ClientConnection,
+    ) -> None:
+        """Dispatch and relay, watching the client."""
+        self._live.add(exchange)
+        client.watch(lambda: exchange.stop("client_left"))
+        try:
+            if client.lost:
+                return
+            await self._dispatch(exchange, content, request)
+        except UpstreamError:
+            if exchange.stopped == "drained":
+                raise Unavailable("The server is stopping; please retry.") from None
+            raise
+        finally:
+            client.watch(None)
+            self._live.discard(exchange)
+
+    async def _dispatch(self, exchange: Exchange, content: bytes, client: ClientRequest) -> None:
+        plant, request = exchange.plant, exchange.request
+        intent = None
+        if request.stream:
+            # Written while the backend works on the prompt, so that it is durable long before
+            # the first content byte, which waits for it.
+            record = Intent(exchange.id, plant.clock(), exchange.attribution)
+            intent = asyncio.create_task(plant.journal.append(record))
+            intent.add_done_callback(_retrieve)
+        forwarded = [(name, value) for name, value in client.headers if name in _FORWARDED]
+        forwarded.append((b"x-request-id", exchange.shown_id))
+        backend = exchange.backend
+        try:
+            connection = await plant.upstream.dispatch(
+                backend,
+                request.route.value,
+                content,
+                headers=forwarded,
+                attach=exchange.attach,
+            )
+        except UpstreamError as failure:
+            if exchange.reached:
+                exchange.void(exchange.reason(failure))
+            elif intent is not None:
+                exchange.void(UNREACHED)  # only so that its intent is not left open
+            raise
+        try:
+            limit = self._limits.answer_bytes
+            if not 200 <= connection.status < 300:
+                await relay_refusal(exchange, connection, client, limit_bytes=limit)
+            elif is_encoded(connection.headers):
+                exchange.void("encoded_answer")
+                raise UpstreamError("The inference backend compressed its answer unasked.")
+            elif is_event_stream(connection.headers):
+                if intent is None:
+                    record = Intent(exchange.id, plant.clock(), exchange.attribution)
+                    intent = asyncio.create_task(plant.journal.append(record))
+                    intent.add_done_callback(_retrieve)
+                relay = StreamRelay(exchange, connection, client, intent=intent, sweep=self._sweep)
+                await relay.run()
+            else:
+                await relay_whole(exchange, connection, client, limit_bytes=limit)
+        finally:
+            exchange.detach()
+            plant.upstream.release(backend, connection)
+
+    def _refuse(self, error: SteelyardError, operation_id: bytes, request: ClientRequest) -> None:
+        status, content = rendered(error)
+        request.answer(status, json_headers(status, (REQUEST_ID, shown(operation_id))), content)
+
+    def _running_plant(self) -> Plant:
+        """Made with the first request, when there is a running loop."""
+        if self._plant is None:
+            self._plant = Plant(
+                journal=self._journal,
+                upstream=Upstream(self._limits),
+                tally=self._tally,
+                clock=self._clock,
+            )
+        return self._plant
+
+    async def _wait_until_idle(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._live:  # noqa: ASYNC110  # no event: one check per 20 ms, at stop only
+                    await asyncio.sleep(0.02)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Mark a failure as seen: whoever needs the intent awaits it, others need not know."""
+    if not task.cancelled():
+        task.exception()
