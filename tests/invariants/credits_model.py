@@ -2,111 +2,40 @@
 
 Decides which step is taken or refused, which grant pays which day's usage, what is owed, what an
 invoice comes to and what every account holds. Knows nothing of the database; holds are in
-`holds_model`.
+`holds_model`, what a single grant is in `lots_model`.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from datetime import datetime
+from decimal import ROUND_FLOOR, Decimal
 from fractions import Fraction
 from typing import Any
 from uuid import UUID
-from zoneinfo import ZoneInfo
 
 from billing.ledger.account import AccountCode
-from billing.ledger.credit_grant import GrantKind, Rollover, TaxedAt
+from billing.ledger.credit_grant import Rollover
 from billing.operations.credits.grant_credit import GrantTerms
 from tests.invariants.holds_model import Hold, HoldBooks, Refusal
-
-PRICES = {"input": Fraction("0.000001000003"), "output": Fraction("0.000000333333333")}
-"""By line key; the second needs more decimals than the ledger has."""
-
-METERS = {"input": "tokens.input", "output": "tokens.output"}
-CALENDAR = ZoneInfo("America/New_York")
-TICK = timedelta(microseconds=1)
-ZERO = Decimal(0)
-NOBODY = UUID(int=0)
-"""Of a grant that the database did not make."""
-
-Day = tuple[datetime, str, date]
-"""Begin of a billing period, line key, local day."""
-
-
-def rounded(exact: Fraction, decimals: int) -> Decimal:
-    """Half up, away from zero for negatives."""
-    units = math.floor(abs(exact) * 10**decimals + Fraction(1, 2))
-    return Decimal(units if exact >= 0 else -units).scaleb(-decimals)
-
-
-def midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), CALENDAR).astimezone(UTC)
-
-
-def month_of(at: datetime) -> tuple[datetime, datetime]:
-    """The local calendar month that contains an instant."""
-    first = at.astimezone(CALENDAR).date().replace(day=1)
-    return midnight(first), midnight((first + timedelta(days=32)).replace(day=1))
-
-
-@dataclass(slots=True, kw_only=True)
-class Lot:
-    """A grant and what became of it."""
-
-    id: UUID
-    key: str
-    terms: GrantTerms
-    amount: Decimal
-    cost: Decimal
-    starts: datetime
-    expires: datetime | None
-    rollover: Rollover | None
-    heads_series: bool
-    recurs: bool
-    used: Decimal = ZERO
-    lapsed: Decimal = ZERO
-    voided: bool = False
-
-    @property
-    def remaining(self) -> Decimal:
-        return self.amount - self.used - self.lapsed
-
-    def owed(self, remaining: Decimal) -> Decimal:
-        return rounded(Fraction(self.cost) * Fraction(remaining) / Fraction(self.amount), 12)
-
-    @property
-    def backs_holds(self) -> bool:
-        return self.terms.scope.is_everything
-
-    def is_valid(self, at: datetime) -> bool:
-        return self.starts <= at and (self.expires is None or at < self.expires)
-
-    def pays(self, line: str, day: date) -> bool:
-        """Whether it may pay usage of a line on a local day, by scope and by validity."""
-        meters = self.terms.scope.meters
-        begins, ends = midnight(day), midnight(day + timedelta(days=1))
-        return (
-            self.terms.taxed_at is not TaxedAt.REDEMPTION
-            and (meters is None or METERS[line] in meters)
-            and self.starts < ends
-            and (self.expires is None or begins < self.expires)
-        )
-
-    def turn(self) -> tuple[int, bool, datetime, bool, datetime, UUID]:
-        """Priority, earliest end, promotional before paid, oldest."""
-        never = self.expires is None
-        ends = self.starts if self.expires is None else self.expires
-        paid = self.terms.kind is GrantKind.PAID
-        order = (
-            self.terms.priority,
-            never,
-            ends if not never else datetime.max.replace(tzinfo=UTC),
-        )
-        return (*order, paid, self.starts, self.id)
+from tests.invariants.lots_model import (
+    CALENDAR,
+    NOBODY,
+    PRICES,
+    TICK,
+    ZERO,
+    Charge,
+    Day,
+    Lot,
+    Part,
+    drawn,
+    month_of,
+    rounded,
+    shares,
+)
 
 
 @dataclass(slots=True)
@@ -129,7 +58,8 @@ class CreditBooks(HoldBooks):
         self.earned: defaultdict[Day, Decimal] = defaultdict(Decimal)
         self.applied: defaultdict[tuple[str, Day], Decimal] = defaultdict(Decimal)
         self.settled: defaultdict[tuple[datetime, str], Settled] = defaultdict(Settled)
-        self.invoices: dict[datetime, tuple[int, Decimal]] = {}
+        self.reserved: dict[tuple[str, datetime], Decimal] = {}
+        self.invoices: dict[datetime, tuple[int, int, Decimal]] = {}
         self.accounts: defaultdict[AccountCode, Decimal] = defaultdict(Decimal)
         self.deferred: defaultdict[str, Decimal] = defaultdict(Decimal)
 
@@ -153,12 +83,22 @@ class CreditBooks(HoldBooks):
             "earned": {key: amount for key, amount in self.earned.items() if amount},
             "accounts": {code: amount for code, amount in self.accounts.items() if amount},
             "deferred": {kind: amount for kind, amount in self.deferred.items() if amount},
+            "reserved": dict(self.reserved),
             "invoices": dict(self.invoices),
         }
 
     def backing(self) -> Decimal:
         lots = (lot for lot in self.lots.values() if lot.backs_holds and lot.is_valid(self.now))
-        return sum((lot.remaining for lot in lots), ZERO)
+        return sum((self._free(lot) for lot in lots), ZERO)
+
+    def _free(self, lot: Lot, *, but: Collection[datetime] = ()) -> Decimal:
+        """What remains and is reserved for no invoice, or for one of these months."""
+        taken = (
+            amount
+            for (key, month), amount in self.reserved.items()
+            if key == lot.key and month not in but
+        )
+        return lot.remaining - sum(taken, ZERO)
 
     # credit
 
@@ -190,12 +130,14 @@ class CreditBooks(HoldBooks):
         lot = self.lots[key]
         if lot.voided or not (lot.remaining or lot.heads_series):
             return "Conflict"
+        if any(key == lot.key for key, _ in self.reserved):
+            return "Conflict"
         gone: list[Hold] = []
         if lot.backs_holds and lot.is_valid(self.now):
             gone = self._past()
             if self.available("credit", without=gone) < lot.remaining:
                 return "Conflict"
-        self._free(gone)
+        self._end(gone)
         if released := lot.owed(lot.remaining):
             assert lot.terms.paid_from is not None
             self._owe("credits_paid_back", -released, lot.terms.paid_from)
@@ -205,7 +147,7 @@ class CreditBooks(HoldBooks):
     def expire(self, into: AccountCode) -> list[str]:
         done: list[str] = []
         # What rolls over late may roll into a span that is past as well.
-        while due := [lot for lot in self.lots.values() if lot.remaining and self._is_past(lot)]:
+        while due := [lot for lot in self.lots.values() if self._free(lot) and self._is_past(lot)]:
             done += [lot.key for lot in due]
             for lot in due:
                 self._expire(lot, into)
@@ -215,14 +157,14 @@ class CreditBooks(HoldBooks):
         return lot.expires is not None and lot.expires <= self.now
 
     def _expire(self, lot: Lot, into: AccountCode) -> None:
-        rest, rolled = lot.remaining, ZERO
-        if lot.rollover is not None:
+        remaining, rest, rolled = lot.remaining, self._free(lot), ZERO
+        if lot.rollover is not None and f"rolled/{lot.id}" not in self.lots:
             units = math.floor(Fraction(rest) * Fraction(lot.rollover.fraction) * 10**12)
             rolled = Decimal(units).scaleb(-12)
             rolled = min(rolled, lot.rollover.maximum or rolled)
         if rolled:
-            self._roll(lot, rolled, lot.owed(rest) - lot.owed(rest - rolled))
-        if released := lot.owed(rest - rolled):
+            self._roll(lot, rolled, lot.owed(remaining) - lot.owed(remaining - rolled))
+        if released := lot.owed(remaining - rolled) - lot.owed(remaining - rest):
             self._owe("credits_broken", -released, into)
         lot.lapsed += rest
 
@@ -293,19 +235,47 @@ class CreditBooks(HoldBooks):
                 self._move(new, AccountCode.UNBILLED, AccountCode.REVENUE)
 
     def apply(self, month: datetime, *, settle: bool) -> None:
-        for key in sorted(self._days(month), key=lambda key: (key[2], key[1])):
-            due = self.earned[key] - sum(
-                (amount for (_, day), amount in self.applied.items() if day == key), ZERO
-            )
-            for lot in sorted(self.lots.values(), key=Lot.turn):
-                part = min(due, lot.remaining) if lot.pays(key[1], key[2]) else ZERO
-                if part:
-                    due -= part
-                    self._pay(lot, key, part)
+        now_paying = [lot for lot in self.lots.values() if not lot.is_means_of_payment]
+        for lot, day, part in drawn(
+            [(lot, lot.remaining) for lot in now_paying], self._uncovered(month)
+        ):
+            self._pay(lot, day, part)
+        self._reserve([month], drawn(self._redeemable([month]), self._not_invoiced(month)))
         if settle:
             self.settle()
 
-    def issue(self, month: datetime) -> Refusal | tuple[int, Decimal]:
+    def _uncovered(self, month: datetime) -> list[Charge]:
+        paid: defaultdict[Day, Decimal] = defaultdict(Decimal)
+        for (_, day), amount in self.applied.items():
+            paid[day] += amount
+        return [(day, self.earned[day] - paid[day]) for day in sorted(self._days(month))]
+
+    def _not_invoiced(self, month: datetime) -> list[Charge]:
+        """Of each line its latest days, as much as no invoice has taken."""
+        left = {
+            line: sum((self.earned[day] for day in self._days(month, line)), ZERO)
+            - self.settled[month, line].accrued
+            for line in PRICES
+        }
+        kept: list[Charge] = []
+        for day, amount in reversed(self._uncovered(month)):
+            part = min(amount, left[day[1]])
+            left[day[1]] -= part
+            if part > 0:
+                kept.append((day, part))
+        return kept[::-1]
+
+    def _redeemable(self, months: Collection[datetime]) -> list[tuple[Lot, Decimal]]:
+        lots = [lot for lot in self.lots.values() if lot.is_means_of_payment]
+        return [(lot, self._free(lot, but=months)) for lot in lots]
+
+    def _reserve(self, months: Collection[datetime], parts: Iterable[Part]) -> None:
+        """Reserve for these months what is said, and no more what was said before."""
+        self.reserved = {key: part for key, part in self.reserved.items() if key[1] not in months}
+        for lot, (month, _, _), part in parts:
+            self.reserved[lot.key, month] = self.reserved.get((lot.key, month), ZERO) + part
+
+    def issue(self, month: datetime) -> Refusal | tuple[int, int, Decimal]:
         if self.now < month_of(month)[1]:
             return "Conflict"
         if month not in self.invoices:
@@ -317,6 +287,7 @@ class CreditBooks(HoldBooks):
         return self.invoices[month]
 
     def _bill(self, month: datetime, parts: list[datetime]) -> None:
+        charges = [charge for part in parts for charge in self._not_invoiced(part)]
         charged_minor, credited_minor, accrued = 0, 0, ZERO
         for part in parts:
             for key, exact in self._bases(part):
@@ -328,13 +299,38 @@ class CreditBooks(HoldBooks):
                 accrued += newly
                 settled.billed_minor += due
                 settled.accrued += newly
-        before = self.invoices[max(self.invoices)][1] if self.invoices else ZERO
+        before = self.invoices[max(self.invoices)][2] if self.invoices else ZERO
         # Credit takes off no more than there is to pay; what is left stays in the residual.
         total = max(charged_minor + credited_minor, 0)
         total += max(int(before * 100), -total)
         moved = Decimal(total).scaleb(-2)
         self._move(moved, AccountCode.RECEIVABLE, AccountCode.UNBILLED)
-        self.invoices[month] = (total, before + accrued - moved)
+        redeemed = self._redeem(parts, charges, total)
+        self.invoices[month] = (total, total - redeemed, before + accrued - moved)
+
+    def _redeem(self, months: list[datetime], charges: list[Charge], total: int) -> int:
+        """Pay an invoice with credit that is taxed only now; how many cents."""
+        cents = [
+            (lot, free.quantize(Decimal("0.01"), ROUND_FLOOR))
+            for lot, free in self._redeemable(months)
+        ]
+        self._reserve(months, [])
+        if not charges:
+            return 0
+        split = shares(total, [amount for _, amount in charges])
+        payable = [
+            (day, Decimal(part).scaleb(-2)) for (day, _), part in zip(charges, split, strict=True)
+        ]
+        by_lot: defaultdict[str, Decimal] = defaultdict(Decimal)
+        for lot, _, part in drawn(cents, payable):
+            by_lot[lot.key] += part
+        for key, amount in by_lot.items():
+            lot = self.lots[key]
+            released = lot.owed(lot.remaining) - lot.owed(lot.remaining - amount)
+            lot.used += amount
+            self._owe("credits_redeemed", -released, AccountCode.RECEIVABLE)
+            self._move(amount - released, AccountCode.CONTRA_PROMOTION, AccountCode.RECEIVABLE)
+        return int(sum(by_lot.values(), ZERO) * 100)
 
     def _bases(self, month: datetime) -> Iterator[tuple[str, Fraction]]:
         for line, price in PRICES.items():
@@ -356,7 +352,8 @@ class CreditBooks(HoldBooks):
         )
 
     def _days(self, month: datetime, line: str | None = None) -> list[Day]:
-        return [key for key in self.earned if key[0] == month and line in (None, key[1])]
+        days = [key for key, amount in self.earned.items() if amount]
+        return [key for key in days if key[0] == month and line in (None, key[1])]
 
     def _pay(self, lot: Lot, day: Day, amount: Decimal) -> None:
         released = lot.owed(lot.remaining) - lot.owed(lot.remaining - amount)

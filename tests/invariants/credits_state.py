@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from billing.ledger.account import AccountCode
 from billing.store.database import query
 from billing.tenancy.tenant import Tenant
-from tests.invariants.credits_model import CALENDAR
+from tests.invariants.lots_model import CALENDAR
 
 
 def read_state(connection: sa.Connection, tenant: Tenant) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def read_state(connection: sa.Connection, tenant: Tenant) -> dict[str, Any]:
     )
     invoices = query(
         connection,
-        "SELECT period_start, total_minor, residual_after FROM invoice "
+        "SELECT period_start, total_minor, amount_due_minor, residual_after FROM invoice "
         "WHERE tenant_id = :tenant AND state <> 'draft'",
         **whose,
     )
@@ -41,7 +41,10 @@ def read_state(connection: sa.Connection, tenant: Tenant) -> dict[str, Any]:
         "limits": {row.name: (row.held, row.spent) for row in limits},
         "open": {row.hold_id: (row.name, row.amount, row.expires_at) for row in open_holds},
         "resolved": {row.hold_id: (row.kind, row.amount) for row in resolved},
-        "invoices": {row.period_start: (row.total_minor, row.residual_after) for row in invoices},
+        "invoices": {
+            row.period_start: (row.total_minor, row.amount_due_minor, row.residual_after)
+            for row in invoices
+        },
         **_credit(connection, tenant),
         **_books(connection, tenant),
     }
@@ -61,7 +64,14 @@ def _credit(connection: sa.Connection, tenant: Tenant) -> dict[str, Any]:
         "WHERE e.tenant_id = :tenant AND e.kind = 'applied' GROUP BY 1, 2, 3, 4",
         tenant=tenant.id,
     )
+    reserved = query(
+        connection,
+        "SELECT g.idempotency_key, r.period_start, r.amount FROM credit_reservation r "
+        "JOIN credit_grant g ON g.id = r.grant_id WHERE r.tenant_id = :tenant",
+        tenant=tenant.id,
+    )
     return {
+        "reserved": {(row.idempotency_key, row.period_start): row.amount for row in reserved},
         "lots": {
             row.idempotency_key: (
                 row.id,
@@ -123,8 +133,9 @@ def projection_differences(connection: sa.Connection, tenant: Tenant) -> list[An
         "JOIN credit_event e ON e.grant_id = g.id WHERE b.tenant_id = :tenant "
         "GROUP BY b.grant_id, g.id HAVING (g.amount, b.granted, b.used, b.expired) <> ("
         "sum(e.amount) FILTER (WHERE e.kind = 'granted'), b.used + b.expired + b.remaining, "
-        "coalesce(sum(e.amount) FILTER (WHERE e.kind = 'applied'), 0), "
-        "coalesce(sum(e.amount) FILTER (WHERE e.kind NOT IN ('granted', 'applied')), 0)) "
+        "coalesce(sum(e.amount) FILTER (WHERE e.kind IN ('applied', 'redeemed')), 0), "
+        "coalesce(sum(e.amount) FILTER "
+        " (WHERE e.kind NOT IN ('granted', 'applied', 'redeemed')), 0)) "
         "OR b.remaining < 0",
         tenant=tenant.id,
     )
@@ -162,7 +173,7 @@ def rows_of(connection: sa.Connection, tenant: Tenant) -> dict[Any, str]:
 
 def unbilled(state: dict[str, Any]) -> Decimal:
     """Earned, less what credit paid, less what was invoiced: what must be in Unbilled."""
-    invoiced = Decimal(sum(total for total, _ in state["invoices"].values())).scaleb(-2)
+    invoiced = Decimal(sum(total for total, _, _ in state["invoices"].values())).scaleb(-2)
     return (
         sum(state["earned"].values(), Decimal(0))
         - sum(state["applied"].values(), Decimal(0))

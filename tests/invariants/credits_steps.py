@@ -30,7 +30,8 @@ from billing.operations.rating.accrue_usage import accrue_usage
 from billing.period import Period
 from billing.store.database import Role
 from billing.tenancy.tenant import Tenant
-from tests.invariants.credits_model import METERS, CreditBooks, Lot, month_of
+from tests.invariants.credits_model import CreditBooks
+from tests.invariants.lots_model import METERS, Lot, month_of
 from tests.world import MONTH_START, usage_report
 
 _serials = count(1)
@@ -186,7 +187,7 @@ class Scene:
 
         def do(connection: sa.Connection) -> Result:
             row = issue_invoice(connection, tenant=self.tenant, period=month, now=self.books.now)
-            return row.total_minor, row.residual_after
+            return row.total_minor, row.amount_due_minor, row.residual_after
 
         return Step(name="issue", do=do, expect=lambda books: books.issue(month.start))
 
@@ -298,7 +299,7 @@ def _wishes(draw: st.DrawFn) -> Wish:
             "kind": GrantKind.PAID,
             "amount": cost + draw(st.one_of(st.just(Decimal(0)), exact)),
             "cost_basis": cost,
-            "taxed_at": TaxedAt.PURCHASE,
+            "taxed_at": draw(st.sampled_from(TaxedAt)),
             "paid_from": draw(st.sampled_from([AccountCode.BANK, AccountCode.STRIPE_CLEARING])),
         }
     elif draw(st.booleans()):

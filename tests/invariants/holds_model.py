@@ -120,7 +120,7 @@ class HoldBooks:
 
     def sweep(self) -> int:
         gone = self._past()
-        self._free(gone)
+        self._end(gone)
         return len(gone)
 
     def settle(self) -> None:
@@ -139,7 +139,7 @@ class HoldBooks:
         gone = [hold for hold in self._past() if hold.limit == limit]
         if self.available(limit, without=gone) < wanted:
             return False
-        self._free(gone)
+        self._end(gone)
         return True
 
     def _open(self, limit: str) -> list[Hold]:
@@ -148,6 +148,6 @@ class HoldBooks:
     def _past(self) -> list[Hold]:
         return [each for name in self.limits for each in self._open(name) if each.until <= self.now]
 
-    def _free(self, gone: list[Hold]) -> None:
+    def _end(self, gone: list[Hold]) -> None:
         for hold in gone:
             hold.resolved = ("expired", hold.amount)

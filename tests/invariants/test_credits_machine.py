@@ -35,7 +35,7 @@ from billing.operations.tenancy.tenants import create_legal_entity, create_tenan
 from billing.store import holds as hold_store
 from billing.store.database import Database, Role
 from billing.tenancy.tenant import Tenant
-from tests.invariants.credits_model import CALENDAR, METERS, CreditBooks, month_of
+from tests.invariants.credits_model import CreditBooks
 from tests.invariants.credits_state import (
     projection_differences,
     read_state,
@@ -55,6 +55,7 @@ from tests.invariants.credits_steps import (
     spans,
     wishes,
 )
+from tests.invariants.lots_model import CALENDAR, METERS, month_of
 from tests.operations.crash_points import Crash, crash_before, dying_everywhere
 from tests.world import World, make_world
 
@@ -205,8 +206,8 @@ class CreditsMachine(RuleBasedStateMachine):
         state = self._state(self.scene.tenant)
         accounts = state["accounts"]
         assert accounts.get(AccountCode.UNBILLED, 0) == unbilled(state)
-        invoiced = sum(total for total, _ in state["invoices"].values())
-        assert accounts.get(AccountCode.RECEIVABLE, Decimal(0)) * 100 == invoiced
+        due = sum(due for _, due, _ in state["invoices"].values())
+        assert accounts.get(AccountCode.RECEIVABLE, Decimal(0)) * 100 == due
 
     @invariant()
     def inv24_what_is_owed_is_billed_less_used_less_given_back(self) -> None:
