@@ -1,6 +1,6 @@
 """Invariants 4, 5, 7, 8, 13, 15, 16, 18, 20 and 24, C1, L6 and R1 of credits, in any order.
 
-One tenant is granted credit, uses, is billed, holds and lets lapse; every step is also done again,
+One tenant is granted credit, uses, is billed, redeems, holds and lets lapse; every step is also done again,
 dies between any two of its statements and is done anew, or races others on connections of their
 own. A model in memory runs beside it: after every step all rows are the model's, and what raced
 came out as if one had followed the other in some order.
@@ -21,7 +21,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from billing.errors import SteelyardError
 from billing.ledger.account import AccountCode
@@ -117,6 +123,20 @@ class CreditsMachine(RuleBasedStateMachine):
         assert self.run_one(self.scene.renew()) == []
 
     # how steps meet
+
+    @initialize(
+        wishes=st.lists(wishes, min_size=2, max_size=3),
+        line=st.sampled_from(list(METERS)),
+        quantity=quantities,
+        bills=st.booleans(),
+    )
+    def begins(self, wishes: list[Wish], line: str, quantity: int, bills: bool) -> None:
+        """Credit that pays usage, so that whatever follows has something to break."""
+        self.credit_is_granted(wishes)
+        self.usage_is_paid(line, quantity, settle=False)
+        if bills:
+            self.scene.books.now = month_of(self.scene.books.now)[1]
+            self.run_one(self.scene.issue())
 
     @rule(recipe=recipes)
     def alone(self, recipe: Recipe) -> None:
