@@ -1,9 +1,9 @@
 """Invariants 4, 5, 7, 8, 13, 15, 16, 18, 20 and 24, C1, L6 and R1 of credits, in any order.
 
-One tenant is granted credit, uses, is billed, redeems, holds and lets lapse; every step is also done again,
-dies between any two of its statements and is done anew, or races others on connections of their
-own. A model in memory runs beside it: after every step all rows are the model's, and what raced
-came out as if one had followed the other in some order.
+One tenant is granted credit, uses, is billed, redeems, holds and lets lapse; every step is also
+done again, dies between any two of its statements and is done anew, or races others on connections
+of their own. A model in memory runs beside it: after every step all rows are the model's, and what
+raced came out as if one had followed the other in some order.
 """
 
 from __future__ import annotations
