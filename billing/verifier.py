@@ -5,8 +5,9 @@
 It recomputes every leaf from its record, the tenant's tree from the leaves, the way from there to
 the signed head, the signature (RFC 8032) and the totals. With a head or a bundle that was kept
 from before it also shows that nothing was taken out or changed since. It shares no code with the
-program that made the bundle, and says what it could not check. Exit status: 0 if all holds,
-1 if something does not, 2 if a file cannot be read.
+program that made the bundle, and says what it could not check. Entries are read one by one, so
+that a long month needs no more memory than a short one. Exit status: 0 if all holds, 1 if
+something does not, 2 if a file cannot be read.
 """
 
 # ruff: noqa: T201  # a program of its own, which prints
@@ -16,6 +17,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -30,43 +32,111 @@ _ROOT_OF_MINUS_ONE = pow(2, (_P - 1) // 4, _P)
 _BASE_Y = 4 * pow(5, -1, _P) % _P
 
 
+class Document:
+    """A bundle or a head that is in memory already."""
+
+    def __init__(self, content: dict[str, Any]) -> None:
+        self.opening = content
+        self.closing = content
+
+    def entries(self) -> Iterable[dict[str, Any]]:
+        """The sealed events, in the order of their leaves."""
+        entries: list[dict[str, Any]] = self.opening.get("entries", [])
+        return entries
+
+
+class BundleFile(Document):
+    """A bundle on disk with a line per entry: only its first and last lines stay in memory."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        with self._open() as file:
+            first = file.readline()
+            self._by_line = first.rstrip().endswith('"entries": [')
+            whole = first.rstrip() + "]}" if self._by_line else first + file.read()
+        super().__init__(json.loads(whole))
+        if self._by_line:
+            for _ in self._lines():
+                pass
+
+    def entries(self) -> Iterable[dict[str, Any]]:
+        """The sealed events, in the order of their leaves."""
+        return map(json.loads, self._lines()) if self._by_line else super().entries()
+
+    def _lines(self) -> Iterator[str]:
+        with self._open() as file:
+            file.readline()
+            for line in file:
+                if line.startswith("]"):
+                    self.closing = json.loads("{" + line.removeprefix("],") + file.read())
+                    return
+                yield line.rstrip(",\n")
+        raise ValueError("the file ends within its entries")
+
+    def _open(self) -> Any:
+        return open(self._path, encoding="utf-8")  # noqa: PTH123  # a script
+
+
+class Verified:
+    """What a bundle says and what is wrong with it, one sentence each."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+        self.totals: dict[str, Decimal] = {}
+        self.entries = 0
+
+
 def verify_bundle(
     bundle: dict[str, Any],
     *,
     kept: dict[str, Any] | None = None,
     public_key: str | None = None,
 ) -> list[str]:
-    """What is wrong with a bundle, one sentence each; empty if all holds.
+    """What is wrong with a bundle, as `verify_document` finds it."""
+    earlier = None if kept is None else Document(kept)
+    return verify_document(Document(bundle), kept=earlier, public_key=public_key).problems
+
+
+def verify_document(
+    bundle: Document, *, kept: Document | None = None, public_key: str | None = None
+) -> Verified:
+    """Verify a bundle in one pass over its entries.
 
     Args:
         kept: a head or a bundle of the same tenant that was kept from before.
         public_key: the operator's key as the tenant knows it, hexadecimal; without it the key in
             the bundle is believed, or the one in `kept`.
     """
-    if bundle.get("format") != FORMAT:
-        return ["the file is not a bundle of a version that this verifier knows"]
-    found: list[str] = []
-    head = bundle["head"]
-    if public_key is None and kept is not None:
-        public_key = _head_of(kept)["signed"]["public_key"]
+    result = Verified()
+    found, opening = result.problems, bundle.opening
+    if opening.get("format") != FORMAT:
+        found.append("the file is not a bundle of a version that this verifier knows")
+        return result
+    head = bundle.closing["head"]
+    kept_head = None if kept is None else _head_of(kept)
+    if public_key is None and kept_head is not None:
+        public_key = kept_head["signed"]["public_key"]
     found += verify_head(head, public_key=public_key)
-    if json.loads(head["record"])[1] != bundle["tree"]:
+    if json.loads(head["record"])[1] != opening["tree"]:
         found.append("the head is that of another tenant")
-    leaves, problems = _leaves(bundle)
-    found += problems
-    tree = _Tree(bundle["first"], bundle["left"])
-    roots = {tree.size: tree.root()}
-    for leaf in leaves:
-        tree.add(leaf)
-        roots[tree.size] = tree.root()
+    tree = _Tree(opening["first"], opening["left"])
+    kept_size = None if kept_head is None else kept_head["size"]
+    kept_root = tree.root() if tree.size == kept_size else None
+    for entry in bundle.entries():
+        tree.add(_leaf(entry, opening, tree.size, result))
+        if tree.size == kept_size:
+            kept_root = tree.root()
+    result.totals = {meter: quantity for meter, quantity in result.totals.items() if quantity}
     if (tree.size, tree.root().hex()) != (head["size"], head["root"]):
         found.append(
             "the entries do not lead to the tenant's head: one was added, changed or left out"
         )
-    found += _verify_totals(bundle)
+    found += _verify_totals(bundle, result)
     if kept is not None:
-        found += _verify_kept(bundle, kept, roots)
-    return found
+        found += _verify_kept(bundle, kept, kept_root)
+        if found:
+            found += _missing_since(bundle, kept)
+    return result
 
 
 def verify_head(head: dict[str, Any], *, public_key: str | None = None) -> list[str]:
@@ -92,36 +162,28 @@ def verify_head(head: dict[str, Any], *, public_key: str | None = None) -> list[
     return found
 
 
-def totals_of(bundle: dict[str, Any]) -> dict[str, Decimal]:
-    """The month's usage per meter, summed from its records."""
-    sums: dict[str, Decimal] = {}
-    for entry in bundle["entries"]:
-        record = json.loads(entry.get("record", "null"))
-        if record is not None and bundle["start_us"] <= record[4] < bundle["end_us"]:
-            for meter, quantity in record[METER_PAIRS]:
-                sums[meter] = sums.get(meter, Decimal(0)) + Decimal(quantity)
-    return {meter: quantity for meter, quantity in sums.items() if quantity}
+def _leaf(entry: dict[str, Any], opening: dict[str, Any], place: int, result: Verified) -> bytes:
+    """The leaf of an entry, whose usage is added to the totals of the month."""
+    result.entries += 1
+    if "record" not in entry:
+        result.problems.append(
+            f"leaf {place}: the event that was sealed there is missing or changed"
+        )
+        return bytes.fromhex(entry["leaf"])
+    record = json.loads(entry["record"])
+    owner = int(opening["tree"].partition(":")[2])
+    if record[0] != "usage v1" or record[2] != owner:
+        result.problems.append(f"leaf {place}: the record is not one of this tenant's usage")
+    elif opening["start_us"] <= record[4] < opening["end_us"]:
+        for meter, quantity in record[METER_PAIRS]:
+            result.totals[meter] = result.totals.get(meter, Decimal(0)) + Decimal(quantity)
+    return _hash(b"\x00" + entry["record"].encode())
 
 
-def _leaves(bundle: dict[str, Any]) -> tuple[list[bytes], list[str]]:
-    leaves: list[bytes] = []
-    found: list[str] = []
-    owner = int(bundle["tree"].partition(":")[2])
-    for place, entry in enumerate(bundle["entries"], start=bundle["first"]):
-        if "record" not in entry:
-            found.append(f"leaf {place}: the event that was sealed there is missing or changed")
-            leaves.append(bytes.fromhex(entry["leaf"]))
-            continue
-        record = json.loads(entry["record"])
-        if record[0] != "usage v1" or record[2] != owner:
-            found.append(f"leaf {place}: the record is not one of this tenant's usage")
-        leaves.append(_hash(b"\x00" + entry["record"].encode()))
-    return leaves, found
-
-
-def _verify_totals(bundle: dict[str, Any]) -> list[str]:
-    stated = {meter: Decimal(text) for meter, text in bundle["totals"].items() if Decimal(text)}
-    summed = totals_of(bundle)
+def _verify_totals(bundle: Document, result: Verified) -> list[str]:
+    texts = bundle.closing["totals"].items()
+    stated = {meter: Decimal(text) for meter, text in texts if Decimal(text)}
+    summed = result.totals
     return [
         f"meter {meter}: {stated.get(meter, 0)} is stated, {summed.get(meter, 0)} was sealed"
         for meter in sorted(stated.keys() | summed.keys())
@@ -129,50 +191,49 @@ def _verify_totals(bundle: dict[str, Any]) -> list[str]:
     ]
 
 
-def _verify_kept(
-    bundle: dict[str, Any], kept: dict[str, Any], roots: dict[int, bytes]
-) -> list[str]:
-    found = [f"kept file: {problem}" for problem in verify_head(_head_of(kept))]
-    head, newest = _head_of(kept), bundle["head"]
-    if json.loads(head["record"])[1] != bundle["tree"]:
+def _verify_kept(bundle: Document, kept: Document, root: bytes | None) -> list[str]:
+    """What contradicts the kept head; `root` is that of the bundle's first events of its size."""
+    head, newest = _head_of(kept), bundle.closing["head"]
+    found = [f"kept file: {problem}" for problem in verify_head(head)]
+    if json.loads(head["record"])[1] != bundle.opening["tree"]:
         return [*found, "the kept head is that of another tenant"]
-    size, consistency = head["size"], bundle.get("consistency")
+    size, consistency = head["size"], bundle.closing.get("consistency")
+    rewritten = f"the first {size} events are not those of the kept head: history was rewritten"
     if size > newest["size"]:
         found.append(
             f"the bundle ends before the kept head of {size} events: events were taken out"
         )
-    elif size in roots:
-        if roots[size].hex() != head["root"]:
-            found.append(
-                f"the first {size} events are not those of the kept head: history was rewritten"
-            )
+    elif root is not None:
+        if root.hex() != head["root"]:
+            found.append(rewritten)
     elif consistency is not None and consistency["size"] == size:
         proof = [bytes.fromhex(each) for each in consistency["proof"]]
         if not _consistent(size, newest["size"], head["root"], newest["root"], proof):
-            found.append(
-                f"the first {size} events are not those of the kept head: history was rewritten"
-            )
+            found.append(rewritten)
     else:
         found.append(
             f"the bundle does not reach back to the kept head: ask for one with size {size}"
         )
-    return found + _compare_entries(bundle, kept)
+    return found
 
 
-def _compare_entries(bundle: dict[str, Any], kept: dict[str, Any]) -> list[str]:
+def _missing_since(bundle: Document, kept: Document) -> list[str]:
     """Name the events that a kept bundle has and this one has not."""
-    present = {entry.get("record") for entry in bundle["entries"]}
-    reach = range(bundle["first"], bundle["first"] + len(bundle["entries"]))
+    if kept.opening.get("tree") != bundle.opening["tree"]:
+        return []
+    present = {_hash(entry["record"].encode()) for entry in bundle.entries() if "record" in entry}
+    first = bundle.opening["first"]
+    reach = range(first, first + sum(1 for _ in bundle.entries()))
     found: list[str] = []
-    for place, entry in enumerate(kept.get("entries", []), start=kept.get("first", 0)):
-        if place in reach and "record" in entry and entry["record"] not in present:
+    for place, entry in enumerate(kept.entries(), start=kept.opening.get("first", 0)):
+        if place in reach and "record" in entry and _hash(entry["record"].encode()) not in present:
             name = json.loads(entry["record"])[1]
             found.append(f"event {name}, leaf {place}, is missing or changed since the kept bundle")
     return found
 
 
-def _head_of(document: dict[str, Any]) -> dict[str, Any]:
-    head: dict[str, Any] = document.get("head", document)
+def _head_of(document: Document) -> dict[str, Any]:
+    head: dict[str, Any] = document.closing.get("head", document.closing)
     return head
 
 
@@ -315,26 +376,23 @@ def main() -> int:
     parser.add_argument("--public-key", help="the operator's key as you know it, hexadecimal")
     options = parser.parse_args()
     try:
-        documents = [
-            json.loads(open(path, encoding="utf-8").read())  # noqa: SIM115, PTH123  # a script
-            for path in (options.bundle, options.kept)
-            if path is not None
-        ]
-        kept = documents[1] if options.kept is not None else None
-        found = verify_bundle(documents[0], kept=kept, public_key=options.public_key)
+        kept = None if options.kept is None else BundleFile(options.kept)
+        result = verify_document(
+            BundleFile(options.bundle), kept=kept, public_key=options.public_key
+        )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         print(f"not a bundle that can be read: {type(error).__name__}", file=sys.stderr)
         return 2
-    for problem in found:
+    for problem in result.problems:
         print(f"PROBLEM  {problem}")
-    if not found:
-        print(f"All {len(documents[0]['entries'])} sealed events hold. Usage of the month:")
-        for meter, quantity in sorted(totals_of(documents[0]).items()):
+    if not result.problems:
+        print(f"All {result.entries} sealed events hold. Usage of the month:")
+        for meter, quantity in sorted(result.totals.items()):
             print(f"  {meter}  {quantity}")
         if options.kept is None and options.public_key is None:
             print("Not checked: that the key is your operator's, and that nothing is missing since")
             print("an earlier head. Keep this file, and pass it as --kept the next time.")
-    return 1 if found else 0
+    return 1 if result.problems else 0
 
 
 if __name__ == "__main__":

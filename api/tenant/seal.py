@@ -17,8 +17,9 @@ from api.auth import SECURITY, TENANT_ONLY, Allowed, CallingTenant
 from api.deployment import DeploymentInUse
 from api.fields import MonthQuery, TextPath, billing_month
 from billing.operations.metering.read_usage import request_of
+from billing.operations.retention.archive_month import configured_place
+from billing.operations.seal.bundle import make_bundle
 from billing.operations.seal.prove import (
-    make_bundle,
     prove_consistency,
     prove_event,
     published_keys,
@@ -207,5 +208,6 @@ class SealController(Controller):
         current = tenant.billing_period(deployment.now())
         period = current if month is None else billing_month(tenant, month)
         with deployment.as_operator(snapshot=True) as transaction:
-            document = make_bundle(transaction, tenant, period, kept_size=kept_size)
+            place = configured_place(deployment.settings)
+            document = make_bundle(transaction, place, tenant, period, kept_size=kept_size)
         return msgspec.convert(document, SealBundle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +24,9 @@ from billing.cli.when import billing_month, clock
 from billing.errors import InvalidInput
 from billing.operations.ledger.verify_ledger import verify_ledger
 from billing.operations.retention.archive_month import configured_place
+from billing.operations.seal.bundle import bundle_lines, open_bundle
 from billing.operations.seal.fold import seal_all, seal_key
-from billing.operations.seal.prove import make_bundle, published_keys, signed_head
+from billing.operations.seal.prove import published_keys, signed_head
 from billing.operations.tenancy.tenants import require_tenant
 from billing.settings import read_settings
 from billing.store.seal.folds import folds
@@ -118,18 +118,21 @@ def bundle(
     ] = None,
 ) -> None:
     """Write what a tenant needs to verify its month offline."""
+    place = configured_place(read_settings())
     with as_operator(snapshot=True) as connection:
         owner = require_tenant(connection, tenant)
-        document = make_bundle(connection, owner, billing_month(month, owner), kept_size=kept_size)
-    text = json.dumps(document, ensure_ascii=False, default=str)
-    if out is None:
-        print(text)
-        return
-    try:
-        out.write_text(text + "\n", encoding="utf-8")
-    except OSError:
-        raise InvalidInput("cannot be written", field="out", remedy="check the path") from None
-    show_note(f"{len(document['entries'])} sealed events in {out}; verify them with")
+        made = open_bundle(
+            connection, place, owner, billing_month(month, owner), kept_size=kept_size
+        )
+        if out is None:
+            sys.stdout.writelines(bundle_lines(made))
+            return
+        try:
+            with out.open("w", encoding="utf-8") as file:
+                file.writelines(bundle_lines(made))
+        except OSError:
+            raise InvalidInput("cannot be written", field="out", remedy="check the path") from None
+    show_note(f"{made.leaves} sealed events in {out}; verify them with")
     show_note(f"  steelyard verify-bundle {out}")
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from billing.cli.output import JsonFlag, show_json, show_note, show_table, show_text
-from billing.cli.sources import read_bytes, text_of
+from billing.cli.sources import read_bytes
 from billing.errors import InvalidInput
 from billing.money import plain
-from billing.verifier import totals_of, verify_bundle
+from billing.verifier import BundleFile, verify_document
 
 app = typer.Typer()
 
@@ -31,38 +34,35 @@ def verify(
     as_json: JsonFlag = False,
 ) -> None:
     """Verify a month of sealed usage, offline; exit status 1 names what is wrong."""
-    bundle = _read(file, field="file")
-    earlier = None if kept is None else _read(kept, field="kept")
     try:
-        problems = verify_bundle(bundle, kept=earlier, public_key=public_key)
-        totals = totals_of(bundle)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise _unreadable("file") from None
+        with _on_disk(file, field="file") as path:
+            earlier = None if kept is None else BundleFile(kept)
+            result = verify_document(BundleFile(str(path)), kept=earlier, public_key=public_key)
+    except (AttributeError, IndexError, KeyError, OSError, TypeError, ValueError):
+        raise InvalidInput(
+            "not a bundle", field="file", remedy="make one with `steelyard ledger bundle`"
+        ) from None
     if as_json:
-        shown = {meter: plain(quantity) for meter, quantity in sorted(totals.items())}
-        show_json({"problems": problems, "totals": shown})
-    elif problems:
-        show_table("Does not hold", ("problem",), [(problem,) for problem in problems])
+        shown = {meter: plain(quantity) for meter, quantity in sorted(result.totals.items())}
+        show_json({"problems": result.problems, "totals": shown})
+    elif result.problems:
+        show_table("Does not hold", ("problem",), [(problem,) for problem in result.problems])
     else:
-        show_text(f"All {len(bundle['entries'])} sealed events hold.", style="green")
-        show_table("Usage of the month", ("meter", "#quantity"), sorted(totals.items()))
+        show_text(f"All {result.entries} sealed events hold.", style="green")
+        show_table("Usage of the month", ("meter", "#quantity"), sorted(result.totals.items()))
         if earlier is None and public_key is None:
             show_note("Keep this file and pass it as --kept the next time: an omission shows then.")
-    if problems:
+    if result.problems:
         raise typer.Exit(1)
 
 
-def _read(path: str, *, field: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text_of(read_bytes(path, field=field), field=field))
-    except ValueError:
-        raise _unreadable(field) from None
-    if not isinstance(document, dict):
-        raise _unreadable(field)
-    return document  # pyright: ignore[reportUnknownVariableType]  # JSON of any shape
-
-
-def _unreadable(field: str) -> InvalidInput:
-    return InvalidInput(
-        "not a bundle", field=field, remedy="make one with `steelyard ledger bundle`"
-    )
+@contextmanager
+def _on_disk(path: str, *, field: str) -> Generator[Path]:
+    """The bundle as a file that can be read twice: standard input is copied to one."""
+    if path != "-":
+        yield Path(path)
+        return
+    with tempfile.NamedTemporaryFile(prefix="steelyard-bundle-") as copy:
+        copy.write(read_bytes(path, field=field))
+        copy.flush()
+        yield Path(copy.name)

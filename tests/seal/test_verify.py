@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from billing.archive.places import Bucket, archive_place
 from billing.operations.metering.ship_journal import append_records
 from billing.operations.metering.verify_rollups import verify_rollups
 from billing.operations.rating.accrue_usage import accrue_usage
+from billing.operations.seal.bundle import make_bundle
 from billing.operations.seal.fold import seal_all
 from billing.operations.seal.prove import (
-    make_bundle,
     prove_consistency,
     prove_event,
     signed_head,
@@ -24,7 +26,7 @@ from billing.operations.seal.verify import Finding, verify_books, verify_seal
 from billing.signing.ed25519 import SealKey
 from billing.store.database import Role
 from billing.tenancy.tenant import Tenant
-from billing.verifier import totals_of, verify_bundle, verify_head
+from billing.verifier import Document, verify_bundle, verify_document, verify_head
 from tests.store.full_world import _proxied
 from tests.world import World
 
@@ -228,13 +230,15 @@ Bundles = Callable[..., dict[str, object]]
 
 
 @pytest.fixture
-def bundle(world: World, acme: Tenant) -> Bundles:
+def bundle(world: World, acme: Tenant, tmp_path: Path) -> Bundles:
     """The tenant's bundle of this month, through JSON as it travels."""
+
+    place = archive_place(str(tmp_path), Bucket())
 
     def make(kept_size: int | None = None) -> dict[str, object]:
         with world.database.transaction(Role.OPERATOR, snapshot=True) as connection:
             period = acme.billing_period(world.now)
-            document = make_bundle(connection, acme, period, kept_size=kept_size)
+            document = make_bundle(connection, place, acme, period, kept_size=kept_size)
         return json.loads(json.dumps(document, default=str))
 
     return make
@@ -243,7 +247,8 @@ def bundle(world: World, acme: Tenant) -> Bundles:
 def test_a_tenant_verifies_its_month_offline(bundle: Bundles, key: SealKey) -> None:
     document = bundle()
     assert verify_bundle(document, public_key=key.public_key.hex()) == []
-    totals = {meter: int(quantity) for meter, quantity in totals_of(document).items()}
+    summed = verify_document(Document(document)).totals
+    totals = {meter: int(quantity) for meter, quantity in summed.items()}
     assert totals["tokens.input"] == 3_000_003 + 21
     assert verify_bundle(document, public_key="00" * 32) == [
         "the head is signed by another key than the one that you know"

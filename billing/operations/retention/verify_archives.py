@@ -141,7 +141,9 @@ def _first_unsealed(
     names = list(columns)
     epoch_at, id_at = names.index("epoch"), names.index("id")
     epochs = {row[id_at]: row[epoch_at] for row in rows}
-    runs = usage_leaves(connection, after=min(epochs.values()) - 1, to=max(epochs.values()))
+    runs = usage_leaves(
+        connection, after=min(epochs.values()) - 1, to=max(epochs.values()), archived=True
+    )
     for leaf_run in runs:
         hashes = split_hashes(leaf_run.leaves)
         for event, leaf in zip(leaf_run.ids, hashes, strict=True):

@@ -211,6 +211,20 @@ def newest_head(
     return None if row is None else _head(row)
 
 
+def heads_of_tree(
+    connection: sa.Connection, tree_id: int, *, above: int, limit: int
+) -> list[HeadRow]:
+    """Heads of a tree above a size, oldest first."""
+    rows = query(
+        connection,
+        _HEAD + "WHERE h.tree_id = :tree AND h.size > :above ORDER BY h.size LIMIT :limit",
+        tree=tree_id,
+        above=above,
+        limit=limit,
+    )
+    return [_head(row) for row in rows]
+
+
 def heads_of_fold(connection: sa.Connection, fold_size: int) -> list[HeadRow]:
     """The heads that a fold added, in the order of their leaves."""
     rows = query(

@@ -79,6 +79,10 @@ WITH fresh AS MATERIALIZED (
 )
 """
 
+# A statement that the driver has prepared keeps reading the table it was prepared for, also where a
+# temporary one bears the same name since: so the staged rows of an archive are named as such.
+_ARCHIVED_EVENTS = _EVENTS.replace("FROM usage_event\n", "FROM pg_temp.usage_event\n")
+
 _TRANSACTION = """
 SELECT t.legal_entity_id AS owner, t.id, taken.ordinal AS epoch, jsonb_build_array(
     'transaction v1', t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key,
@@ -114,19 +118,30 @@ SELECT owner, string_agg(sha256('\\x00'::bytea || convert_to(record, 'UTF8')), '
 """
 
 
-def usage_leaves(connection: sa.Connection, *, after: int, to: int) -> list[LeafRun]:
-    """The leaves of every tenant's events of the epochs in (after, to]."""
-    rows = query(connection, _EVENTS + _LEAVES, after=after, to=to, tenant=None)
+def usage_leaves(
+    connection: sa.Connection, *, after: int, to: int, archived: bool = False
+) -> list[LeafRun]:
+    """The leaves of every tenant's events of the epochs in (after, to].
+
+    Args:
+        archived: of those that are staged from an archive, not of the ledger's.
+    """
+    events = _ARCHIVED_EVENTS if archived else _EVENTS
+    rows = query(connection, events + _LEAVES, after=after, to=to, tenant=None)
     return [_run(row) for row in rows]
 
 
 def usage_records(
-    connection: sa.Connection, *, tenant_id: int, after: int, to: int
+    connection: sa.Connection, *, tenant_id: int, after: int, to: int, archived: bool = False
 ) -> list[Recorded]:
-    """The canonical records of a tenant's events of the epochs in (after, to], in leaf order."""
+    """The canonical records of a tenant's events of the epochs in (after, to], in leaf order.
+
+    Args:
+        archived: of those that are staged from an archive, not of the ledger's.
+    """
     rows = query(
         connection,
-        _EVENTS + _RECORDS,
+        (_ARCHIVED_EVENTS if archived else _EVENTS) + _RECORDS,
         after=after,
         to=to,
         tenant=tenant_id,
