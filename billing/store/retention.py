@@ -67,6 +67,7 @@ SELECT e.tenant_id, date_bin('15 minutes', e.occurred_at, '1970-01-01Z') AS buck
 """  # noqa: S608  # our own text
 
 _DIMENSION_TOTALS = DIMENSION_FACTS.format(where=_MONTH_IDS)
+
 # As for the seal's records: named, so that no prepared statement reads the ledger instead.
 _STAGED_TOTALS = _TOTALS.replace("FROM usage_event e", "FROM pg_temp.usage_event e")
 
