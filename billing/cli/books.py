@@ -33,6 +33,7 @@ from billing.exports.csv_text import instant_text
 from billing.operations.ledger.accounting_periods import close_period
 from billing.operations.ledger.read_books import (
     Statement,
+    closed_periods,
     read_balances,
     read_statement,
     trial_balance,
@@ -40,7 +41,7 @@ from billing.operations.ledger.read_books import (
 from billing.operations.ledger.reverse_transaction import reverse_transaction
 from billing.operations.tenancy.tenants import list_tenants, require_legal_entity, require_tenant
 from billing.period import parse_month, zone
-from billing.store.books import Balance
+from billing.store.books import Balance, ClosedPeriod
 
 app = typer.Typer()
 
@@ -156,6 +157,27 @@ def statement(
         _show_statement(found, owner.zone)
 
 
+@app.command(epilog="Example: steelyard books periods")
+def periods(*, entity: EntityOption = None, as_json: JsonFlag = False) -> None:
+    """List the accounting periods that are closed, oldest first."""
+    with as_operator() as connection:
+        owner = require_legal_entity(connection, entity)
+        closed = closed_periods(connection, entity=owner)
+    if as_json:
+        show_json({"periods": [_closed_document(each, owner.slug) for each in closed]})
+    elif not closed:
+        show_nothing("No period is closed yet.", then="steelyard books close --period YYYY-MM")
+    else:
+        show_table(
+            "Closed periods",
+            ("period", "closed", "by", "digest"),
+            [
+                (span(each.period, owner.zone), each.closed_at, each.closed_by, each.digest.hex())
+                for each in closed
+            ],
+        )
+
+
 @app.command(epilog="Example: steelyard books close --period 2026-11 --by 'A. Controller' --yes")
 def close(
     *,
@@ -177,13 +199,7 @@ def close(
             closed_by=by,
             now=clock(),
         )
-    document: Json = {
-        "legal_entity": owner.slug,
-        "period": period_document(closed.period),
-        "closed_at": instant_text(closed.closed_at),
-        "closed_by": closed.closed_by,
-        "digest": closed.digest.hex(),
-    }
+    document = _closed_document(closed, owner.slug)
     if as_json:
         show_json(document)
     else:
@@ -209,6 +225,16 @@ def reverse(
         )
     else:
         show_text(f"Reversed by transaction {undone.id}.")
+
+
+def _closed_document(closed: ClosedPeriod, entity: str) -> Json:
+    return {
+        "legal_entity": entity,
+        "period": period_document(closed.period),
+        "closed_at": instant_text(closed.closed_at),
+        "closed_by": closed.closed_by,
+        "digest": closed.digest.hex(),
+    }
 
 
 def _balances(

@@ -9,9 +9,26 @@ from uuid import UUID
 
 import typer
 
+from billing.cli import credit_top_ups
 from billing.cli.connect import as_operator
-from billing.cli.output import JsonFlag, amount, show_json, show_members, show_nothing, show_table
-from billing.cli.when import billing_month, clock, instant
+from billing.cli.output import (
+    JsonFlag,
+    amount,
+    show_json,
+    show_members,
+    show_nothing,
+    show_table,
+    span,
+)
+from billing.cli.when import (
+    FromOption,
+    PeriodOption,
+    ToOption,
+    billing_month,
+    chosen_period,
+    clock,
+    instant,
+)
 from billing.errors import InvalidInput
 from billing.ledger.account import AccountCode
 from billing.ledger.credit_grant import CreditScope, GrantKind, TaxedAt
@@ -23,13 +40,16 @@ from billing.operations.credits.grant_credit import (
     void_grant,
 )
 from billing.operations.credits.lapse_credits import expire_grants, issue_recurring
-from billing.operations.credits.read_credits import read_credit
+from billing.operations.credits.read_credits import Statement, read_credit, read_statement
 from billing.operations.tenancy.tenants import require_tenant
+from billing.settings import read_settings
 from billing.store.credits import GrantRow
 
 app = typer.Typer()
+app.add_typer(credit_top_ups.app, name="top-up")
 
 GRANT = "steelyard credit grant acme 50.00 --currency USD --source 'welcome' --key welcome-acme"
+MS_PER_HOUR = 3_600_000
 TenantArgument = Annotated[str, typer.Argument(help="Slug of the tenant.")]
 
 
@@ -171,13 +191,47 @@ def apply(
         show_members("Applied now", [(code, amount(total)) for code, total in paid.items()])
 
 
-@app.command(epilog="Example: steelyard credit expire")
-def expire(as_json: JsonFlag = False) -> None:
-    """Expire grants past their end, and grant again what recurs."""
+@app.command(epilog="Example: steelyard credit statement acme --currency USD --period 2026-11")
+def statement(
+    *,
+    tenant: TenantArgument,
+    currency: Annotated[str, typer.Option(help="ISO code of the currency.")],
+    period: PeriodOption = None,
+    since: FromOption = None,
+    until: ToOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Every movement of a tenant's credit; without a period, of the current billing period."""
     now: datetime = clock()
     with as_operator() as connection:
+        owner = require_tenant(connection, tenant)
+        found = read_statement(
+            connection,
+            tenant=owner,
+            currency_code=currency,
+            period=chosen_period(
+                period=period,
+                since=since,
+                until=until,
+                in_zone=owner.zone,
+                tenant=owner,
+                otherwise=owner.billing_period(now),
+            ),
+        )
+    if as_json:
+        show_json(_statement_document(found))
+    else:
+        _show_statement(found, owner.zone)
+
+
+@app.command(epilog="Example: steelyard credit expire")
+def expire(as_json: JsonFlag = False) -> None:
+    """Expire grants past their end and its grace, and grant again what recurs."""
+    now: datetime = clock()
+    grace_ms = read_settings().credit_grace_hours * MS_PER_HOUR
+    with as_operator() as connection:
         issued = issue_recurring(connection, now=now)
-        expired = expire_grants(connection, now=now)
+        expired = expire_grants(connection, now=now, grace_ms=grace_ms)
     document = {"expired": len(expired), "granted_again": len(issued)}
     if as_json:
         show_json(document)
@@ -208,3 +262,46 @@ def _show_grant(row: GrantRow, *, as_json: bool) -> None:
         show_json(grant_document(row))
     else:
         show_members("Grant", grant_document(row).items())
+
+
+def _statement_document(found: Statement) -> dict[str, object]:
+    return {
+        "currency": found.currency,
+        "opening": found.opening,
+        "movements": [
+            {
+                "grant": str(row.grant_id),
+                "kind": row.kind,
+                "amount": row.amount,
+                "recorded_at": row.recorded_at,
+                "line": row.line_key,
+                "day": None if row.day is None else row.day.isoformat(),
+                "invoice": None if row.invoice_id is None else str(row.invoice_id),
+                "source": row.source,
+            }
+            for row in found.movements
+        ],
+        "closing": found.closing,
+    }
+
+
+def _show_statement(found: Statement, zone_name: str) -> None:
+    show_table(
+        f"Credit ({found.currency}), {span(found.period, zone_name)}",
+        ("recorded", "kind", "line", "day", "source", "#amount"),
+        [
+            ("", "opening", "", "", "", amount(found.opening)),
+            *(
+                (
+                    row.recorded_at,
+                    row.kind,
+                    row.line_key,
+                    None if row.day is None else row.day.isoformat(),
+                    row.source,
+                    amount(row.amount),
+                )
+                for row in found.movements
+            ),
+        ],
+        footer=("", "closing", "", "", "", amount(found.closing)),
+    )

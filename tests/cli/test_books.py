@@ -46,6 +46,8 @@ def test_the_books_are_read_closed_and_corrected(database: Database, steelyard: 
     closed = steelyard("books", "close", "--period", "2026-10", "--by", "Ada", "--yes", "--json")
     assert closed.document["closed_by"] == "Ada"
     assert len(closed.document["digest"]) == 64
+    assert steelyard("books", "periods", "--json").document == {"periods": [closed.document]}
+    assert "Ada" in steelyard("books", "periods").out
 
     undone = steelyard("books", "reverse", str(posted.id), "--json")
     assert undone.document["reverses"] == str(posted.id)

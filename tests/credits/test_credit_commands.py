@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from billing.store.database import Database
+from billing.operations.credits.top_ups import consider_top_up
+from billing.store.database import Database, Role
 from tests.cli.conftest import run_command, steelyard
 from tests.world import make_world
 
@@ -26,5 +27,28 @@ def test_credit_from_nothing_to_voided(database: Database, now: datetime, steely
     assert applied == {"applied": {"USD": "0"}}
     assert steelyard("credit", "expire", "--json").document == {"expired": 0, "granted_again": 0}
     assert steelyard("credit", "void", granted["id"], "--json").document["remaining"] == "0"
+    shown = steelyard("credit", "statement", "acme", "--currency", "USD", "--json").document
+    assert [row["kind"] for row in shown["movements"]] == ["granted", "voided"]
+    assert (shown["opening"], shown["closing"]) == ("0", "0")
+    assert "voided" in steelyard("credit", "statement", "acme", "--currency", "USD").out
     refused = steelyard("credit", "void", "nonsense", "--json")
     assert refused.error["field"] == "grant"
+
+
+def test_a_top_up_from_its_policy_to_its_end(database: Database, now: datetime, steelyard) -> None:
+    acme = make_world(database, now).tenant("acme")
+    top_up = ("credit", "top-up")
+    where = ("acme", "--currency", "USD")
+    assert steelyard(*top_up, "show", *where, "--json").error["field"] == "currency"
+    rule = ("--below", "20", "--amount", "50", "--most", "100")
+    steelyard(*top_up, "set", *where, *rule)
+    for _ in range(2):
+        with database.transaction(Role.OPERATOR) as connection:
+            consider_top_up(connection, tenant=acme, currency_code="USD", now=now)
+    (asked,) = steelyard(*top_up, "show", *where, "--json").document["top_ups"]
+    assert (asked["state"], asked["amount"]) == ("requested", "50")
+    paid = steelyard(*top_up, "paid", asked["id"], "--json").document
+    assert paid == steelyard(*top_up, "paid", asked["id"], "--json").document
+    assert steelyard(*top_up, "declined", asked["id"], "--json").error["code"] == "conflict"
+    assert steelyard(*top_up, "declined", "nonsense", "--json").error["field"] == "top_up"
+    assert "paid" in steelyard(*top_up, "show", *where).out
