@@ -26,6 +26,9 @@ class SealedUsage:
         raw_paths, raw_counts: the engine's own figures: their paths, and the stored bytes in
             hexadecimal.
         source, foreign_id, body_hash: the reporter's identity of the event, or None if minted.
+        correction: what a correction says that made the event, or None: its kind, the event that
+            it takes back and its instant, the replacement, the corrector's source and id, the
+            reason, who corrected, when, and the tenant.
     """
 
     id: UUID
@@ -53,6 +56,7 @@ class SealedUsage:
     source: str | None = None
     foreign_id: str | None = None
     body_hash: str | None = None
+    correction: Sequence[str | int | None] | None = None
 
 
 def usage_record(event: SealedUsage) -> str:
@@ -84,6 +88,7 @@ def usage_record(event: SealedUsage) -> str:
         event.source,
         event.foreign_id,
         event.body_hash,
+        event.correction,
     )
 
 

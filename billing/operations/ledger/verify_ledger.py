@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple
+from datetime import datetime
 from functools import partial
+from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
@@ -17,7 +19,8 @@ from billing.operations.ledger.accounting_periods import verify_closed_periods
 from billing.operations.metering.verify_rollups import verify_rollups
 from billing.operations.retention.verify_archives import verify_archives
 from billing.operations.seal.verify import Finding, verify_books, verify_seal
-from billing.store import retention
+from billing.period import Period, month_of, zone
+from billing.store import retention, tie_outs
 from billing.store.books import account_differences
 from billing.store.tenancy import legal_entities
 
@@ -55,15 +58,12 @@ def verify_ledger(
     )
     progress("postings", 0, None)
     found += verify_books(connection)
-    found += [
-        Finding(
-            kind="account",
-            subject=str(account),
-            problem="its versions or balances are not those of its postings",
-        )
-        for account in account_differences(connection)
-    ]
+    found += _accounts(connection)
     found += _closed_periods(connection)
+    found += [
+        Finding(kind="archive", subject=str(month), problem="it did not leave as its archive says")
+        for month in tie_outs.wrong_horizons(connection)
+    ]
     progress("rollups", 0, None)
     found += [
         Finding(
@@ -76,6 +76,32 @@ def verify_ledger(
     return found
 
 
+def _accounts(connection: sa.Connection) -> list[Finding]:
+    found = [
+        Finding(
+            kind="account",
+            subject=str(account),
+            problem="its versions or balances are not those of its postings",
+        )
+        for account in account_differences(connection)
+    ]
+    found += [
+        Finding(
+            kind="account",
+            subject=str(account),
+            problem=f"transaction {transaction} posted on it, and does not belong on it",
+        )
+        for account, transaction in tie_outs.misplaced_postings(connection)
+    ]
+    found += [
+        Finding(
+            kind="account", subject=str(account), problem="its balance is shown as another tenant's"
+        )
+        for account in tie_outs.foreign_balances(connection)
+    ]
+    return found
+
+
 def _closed_periods(connection: sa.Connection) -> list[Finding]:
     found: list[Finding] = []
     for entity in legal_entities(connection):
@@ -83,4 +109,20 @@ def _closed_periods(connection: sa.Connection) -> list[Finding]:
             verify_closed_periods(connection, entity=entity)
         except TieOutFailed as error:
             found.append(Finding(kind="period", subject=entity.slug, problem=error.message))
+    before: dict[int, datetime] = {}
+    for each in tie_outs.closed_books(connection):
+        follows = before.get(each.legal_entity_id, each.start)
+        before[each.legal_entity_id] = each.end
+        if each.zone is None or not _is_month(each, zone(each.zone)) or each.start != follows:
+            found.append(
+                Finding(
+                    kind="period",
+                    subject=f"{each.legal_entity_id} until {each.end:%Y-%m-%d}",
+                    problem="it is no month of a legal entity, or does not follow the one before",
+                )
+            )
     return found
+
+
+def _is_month(closed: tie_outs.ClosedBooks, calendar: ZoneInfo) -> bool:
+    return month_of(closed.start, calendar) == Period(start=closed.start, end=closed.end)

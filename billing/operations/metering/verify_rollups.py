@@ -37,7 +37,12 @@ def verify_rollups(connection: sa.Connection) -> list[RollupDifference]:
     slugs = {tenant.id: tenant.slug for tenant in tenancy_store.tenants(connection)}
     codes = {str(meter.id): code for code, meter in catalog.meters(connection).items()}
     return [
-        RollupDifference(tenant=slugs[tenant_id], bucket=bucket, meter=codes.get(version, version))
+        # A rollup whose tenant was changed may name one that does not exist.
+        RollupDifference(
+            tenant=slugs.get(tenant_id, f"tenant {tenant_id}"),
+            bucket=bucket,
+            meter=codes.get(version, version),
+        )
         for tenant_id, bucket, version in (
             *rollup_differences(connection),
             *dimension_differences(connection),

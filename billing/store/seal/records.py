@@ -69,13 +69,19 @@ WITH fresh AS MATERIALIZED (
                                    ORDER BY n), '[]')
            FROM unnest(s.codes, e.quantities) WITH ORDINALITY AS q (code, quantity, n)),
         e.raw_shape_id, coalesce(h.paths, '{}'), encode(e.raw_counts, 'hex'),
-        r.source, r.foreign_id, encode(r.body_hash, 'hex'))::text AS record
+        r.source, r.foreign_id, encode(r.body_hash, 'hex'),
+        CASE WHEN c.event_id IS NOT NULL THEN jsonb_build_array(
+            c.kind, c.corrects, (extract(epoch FROM c.corrects_at) * 1000000)::bigint,
+            c.replacement_id, c.source, c.foreign_id, c.reason, c.actor,
+            (extract(epoch FROM c.corrected_at) * 1000000)::bigint, c.tenant_id) END
+        )::text AS record
       FROM fresh e
       LEFT JOIN named s ON s.id = e.meter_set_id
       LEFT JOIN model m ON m.id = e.model_id
       LEFT JOIN backend b ON b.id = e.backend_id
       LEFT JOIN usage_shape h ON h.id = e.raw_shape_id
       LEFT JOIN reported r ON r.event_id = e.id AND r.tenant_id = e.tenant_id
+      LEFT JOIN usage_correction c ON c.event_id = e.id
 )
 """
 
