@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -72,9 +73,9 @@ class Sealed:
             yield connection
             undone.rollback()
 
-    def rows(self, statement: str) -> Sequence[sa.Row[tuple[object, ...]]]:
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
         with self.owner.connect() as connection:
-            return connection.exec_driver_sql(statement).fetchall()
+            return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
 
 def make_sealed(database: Database, owner: sa.Engine, folder: Path) -> Sealed:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from billing.store.database import Database
 from billing.store.embedded.address import ServerAddress
@@ -33,6 +34,7 @@ TABLES = {
     "seal_hashes": "tree_id",
     "seal_fold": "size",
     "seal_head": "size",
+    "sealed_transaction": "transaction_id",
     "usage_archive": "url",
     "usage_archived_total": "bucket",
     "usage_horizon": "month",
@@ -65,6 +67,10 @@ NOT_EVIDENCE = {
     ("usage_archive", "last_epoch"),
     ("usage_archive", "archived_at"),
     ("usage_horizon", "dropped_at"),
+    # Only the order counts, and another order is named.
+    ("sealed_transaction", "ordinal"),
+    # Which database transaction wrote it: asked only until that one ends.
+    ("ledger_transaction", "written_by"),
 }
 """Columns that may be changed unseen."""
 
@@ -75,10 +81,16 @@ MOVED = {
     # Named by the account whose versions they are.
     "posting.account_version",
     "posting.balance_after",
+    "posting.reached_at",
+    "posting.known_at",
+    "posting.out_of_order",
+    # Named by the leaf in the fold that it was taken out of.
+    "sealed_transaction.fold_size",
     # Named by the legal entity whose periods do not follow each other.
     "accounting_period.digest",
-    # Every sum of the month is wrong at once.
+    # Every sum of the month, or of the run, is wrong at once.
     "usage_horizon.archive_id",
+    "usage_archived_total.run_id",
 }
 """Columns whose change is found under another name than the row's."""
 
@@ -132,7 +144,9 @@ def sealed(database: Database, owner: sa.Engine, tmp_path: Path) -> Sealed:
     with owner.begin() as connection:
         for table, name in connection.exec_driver_sql(
             "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE contype = 'c' "
-            "AND connamespace = 'public'::regnamespace AND conislocal"
+            "AND connamespace = 'public'::regnamespace AND conislocal "
+            # Which kind of tree belongs to whom is for the database alone to say.
+            "AND conrelid <> 'seal_tree'::regclass"
         ).fetchall():
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
     return sealed
@@ -146,7 +160,6 @@ def columns(sealed: Sealed, table: str) -> list[tuple[str, str, bool]]:
         "AND attgenerated = '' ORDER BY attnum"
     )
     return [(str(name), str(kind), bool(fixed)) for name, kind, fixed in rows]
-
 
 
 def change(column: str, kind: str, *, null: bool) -> str:
@@ -168,10 +181,14 @@ def unnamed(sealed: Sealed, table: str, name: str, column: str, kind: str) -> li
             f"WHERE {column} IS {'NULL' if null else 'NOT NULL'} ORDER BY 1, ctid LIMIT 1"
         )
         for oid, ctid, subject, before in chosen:
-            found = sealed.findings(
-                f"UPDATE {table} SET {column} = {change(column, kind, null=null)} "
-                f"WHERE tableoid = {oid} AND ctid = '{ctid}'"
-            )
+            try:
+                found = sealed.findings(
+                    f"UPDATE {table} SET {column} = {change(column, kind, null=null)} "
+                    f"WHERE tableoid = {oid} AND ctid = '{ctid}'"
+                )
+            except IntegrityError:
+                assert table == "seal_tree"
+                continue
             said = " ".join(f"{each.kind} {each.subject} {each.problem}" for each in found)
             # Where the name itself was changed, the place is named where it was sealed.
             moved = column in name or f"{table}.{column}" in MOVED
@@ -230,28 +247,38 @@ def test_L7_every_row_that_is_taken_away_is_missed(sealed: Sealed) -> None:
     ("statement", "kind"),
     [
         (
-            "INSERT INTO usage_event SELECT (overlay(id::text placing 'ffff' from 33))::uuid, "
-            "{others} FROM usage_event ORDER BY id LIMIT 1",
+            (
+                "INSERT INTO usage_event SELECT (overlay(id::text placing 'ffff' from 33))::uuid, "
+                "{others} FROM usage_event ORDER BY id LIMIT 1"
+            ),
             "event",
         ),
         (
-            "INSERT INTO usage_rollup SELECT tenant_id, bucket - interval '1 day', {others} "
-            "FROM usage_rollup LIMIT 1",
+            (
+                "INSERT INTO usage_rollup SELECT tenant_id, bucket - interval '1 day', {others} "
+                "FROM usage_rollup LIMIT 1"
+            ),
             "rollup",
         ),
         (
-            "INSERT INTO usage_run_total SELECT tenant_id, 'forged', {others} "
-            "FROM usage_run_total LIMIT 1",
+            (
+                "INSERT INTO usage_run_total SELECT tenant_id, 'forged', {others} "
+                "FROM usage_run_total LIMIT 1"
+            ),
             "rollup",
         ),
         (
-            "INSERT INTO posting SELECT transaction_id, ordinal + 10, {others} FROM posting "
-            "ORDER BY account_version DESC LIMIT 1",
+            (
+                "INSERT INTO posting SELECT transaction_id, ordinal + 10, {others} FROM posting "
+                "ORDER BY account_version DESC LIMIT 1"
+            ),
             "transaction",
         ),
         (
-            "INSERT INTO seal_head SELECT tree_id, size + 1, root, 1, 10000, fold_size "
-            "FROM seal_head ORDER BY size DESC LIMIT 1",
+            (
+                "INSERT INTO seal_head SELECT tree_id, size + 1, root, 1, 10000, fold_size "
+                "FROM seal_head ORDER BY size DESC LIMIT 1"
+            ),
             "head",
         ),
     ],
@@ -269,35 +296,36 @@ def test_L7_a_forged_row_is_named(sealed: Sealed, statement: str, kind: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("table", "key", "columns_swapped"),
+    ("table", "swapped"),
     [
-        ("usage_event", "id", ("quantities",)),
-        ("usage_event", "id", ("epoch",)),
-        ("usage_event", "id", ("occurred_at",)),
-        ("usage_key", "event_id", ("foreign_id",)),
-        ("posting", "(transaction_id, ordinal)", ("amount",)),
-        ("ledger_transaction", "id", ("reference",)),
-        ("seal_head", "(tree_id, size)", ("root",)),
-        ("seal_fold", "size", ("root", "signature")),
+        ("usage_event", ("quantities",)),
+        ("usage_event", ("epoch",)),
+        ("usage_event", ("occurred_at",)),
+        ("usage_key", ("foreign_id",)),
+        ("posting", ("amount",)),
+        ("ledger_transaction", ("reference",)),
+        ("sealed_transaction", ("transaction_id",)),
+        ("seal_head", ("root",)),
+        ("seal_fold", ("root", "signature")),
     ],
 )
 def test_L7_two_rows_that_change_places_are_named(
-    sealed: Sealed, table: str, key: str, columns_swapped: tuple[str, ...]
+    sealed: Sealed, table: str, swapped: tuple[str, ...]
 ) -> None:
-    pairs = sealed.rows(
+    ((one, other, oid),) = sealed.rows(
         f"SELECT a.ctid::text, b.ctid::text, a.tableoid FROM {table} a JOIN {table} b "
-        f"ON a.tableoid = b.tableoid AND a.{columns_swapped[0]} <> b.{columns_swapped[0]} "
+        f"ON a.tableoid = b.tableoid AND a.{swapped[0]} <> b.{swapped[0]} "
         "ORDER BY a.tableoid, a.ctid, b.ctid LIMIT 1"
     )
-    ((one, other, oid),) = pairs
-    sets = ", ".join(f"{c} = other.{c}" for c in columns_swapped)
+    sets = ", ".join(f"{column} = other.{column}" for column in swapped)
     found = sealed.findings(
+        "ALTER TABLE usage_key DROP CONSTRAINT usage_key_pkey",
+        "ALTER TABLE sealed_transaction DROP CONSTRAINT sealed_transaction_transaction_id_key",
         f"CREATE TEMP TABLE other AS SELECT ctid AS place, * FROM {table} "
         f"WHERE tableoid = {oid} AND ctid IN ('{one}', '{other}')",
-        "ALTER TABLE usage_key DROP CONSTRAINT usage_key_pkey",
         f"UPDATE {table} t SET {sets} FROM pg_temp.other WHERE t.tableoid = {oid} "
         f"AND t.ctid IN ('{one}', '{other}') AND other.place <> t.ctid",
         "DROP TABLE pg_temp.other",
     )
-    assert key
-    assert len(found) >= 1
+    assert found
+    assert all(each.subject for each in found)

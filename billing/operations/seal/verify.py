@@ -229,6 +229,9 @@ def _name_entries(
     for at, leaf in enumerate(stored):
         if leaf not in present and not changed and not check.elsewhere(leaf):
             check.report(kind, f"{tree} leaf {start + at}", "what was sealed there is gone")
+    if changed and sealed == present:
+        for at in _differing(stored, today):
+            check.report(kind, ids[at], f"it was sealed at another place of {tree}")
 
 
 def _verify_levels(check: _Check, tree_id: int, size: int) -> None:

@@ -93,7 +93,9 @@ _TRANSACTION = """
 SELECT t.legal_entity_id AS owner, t.id, taken.ordinal AS epoch, jsonb_build_array(
     'transaction v1', t.id, t.legal_entity_id, t.tenant_id, t.kind, t.idempotency_key,
     t.reference, (extract(epoch FROM t.effective_at) * 1000000)::bigint,
-    (extract(epoch FROM t.posted_at) * 1000000)::bigint, t.reverses,
+    (extract(epoch FROM t.posted_at) * 1000000)::bigint,
+    (extract(epoch FROM t.originated_at) * 1000000)::bigint,
+    CAST(trim_scale(t.fx_rate) AS text), t.reverses,
     encode(t.postings_hash, 'hex'),
     (SELECT coalesce(jsonb_agg(jsonb_build_array(p.ordinal, p.account_id, a.code, p.tenant_id,
                 p.currency, CAST(p.amount AS text), p.contract_id,
