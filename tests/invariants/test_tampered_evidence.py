@@ -125,7 +125,8 @@ def test_L7_a_month_that_was_dropped_behind_a_forged_archive_is_named(sealed: Se
             (
                 "INSERT INTO usage_archive (month, ordinal, url, bytes, sha256, events, "
                 "first_epoch, last_epoch, archived_at) SELECT '2026-12-01', 1, "
-                "'usage-2026-12.1.parquet', 1, sha256(''), count(*), min(epoch), max(epoch), now() FROM usage_event"
+                "'usage-2026-12.1.parquet', 1, sha256(''), count(*), min(epoch), max(epoch), now() "
+                "FROM usage_event"
             ),
             "SET LOCAL ROLE steelyard_maintainer",
             "SELECT drop_usage_month('2026-12-01', now())",
