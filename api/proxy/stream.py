@@ -21,14 +21,12 @@ from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
 from api.proxy.upstream_connection import UpstreamConnection
-from billing.engines.sse import Event, EventKind, EventSplitter, read_event, without_usage
-from billing.engines.stream_meter import NOTHING, Mark, StreamMeter
+from billing.engines.mark import NOTHING, Ending, Mark
+from billing.engines.reading import stream_reading
 from billing.errors import JournalError, UpstreamError, UpstreamUnavailable
 from billing.journal.records import Cause, Checkpoint, Counts
 
 DELIVERY_POLL_SECONDS = 0.01
-
-_ENDINGS = frozenset({EventKind.DONE, EventKind.ERROR})
 
 
 class StreamRelay:
@@ -52,13 +50,10 @@ class StreamRelay:
         self._client = client
         self._intent = intent
         self._sweep = sweep
-        self._splitter = EventSplitter()
-        self._meter = StreamMeter(exchange.engine, choices=exchange.request.choices)
-        self._held: list[bytes] = []
-        self._ending: EventKind | None = None
+        request = exchange.request
+        self._reading = stream_reading(request.route, exchange.engine, request, prompt_floor=0)
         self._started = False
         self._settled = False
-        self._passing = NOTHING  # counts of everything that was let pass
         self._written = 0
         self._written_at_us = 0
         self._written_mark = NOTHING
@@ -103,66 +98,28 @@ class StreamRelay:
             if self._exchange.stopped is not None:
                 raise UpstreamUnavailable("The exchange was ended.")
             self._exchange.note_first_byte()
-            passed = self._take(self._splitter.feed(received))
-            if self._ending is not None:
+            passed = self._reading.feed(received)
+            if self._reading.ending is not None:
                 await self._finish(passed)
                 return
             if passed:
                 await self._write(passed)
-        rest = self._splitter.finish()
-        await self._finish(self._take([rest]) if rest else b"")
-
-    def _take(self, events: list[bytes]) -> bytes:
-        """Meter events; what may leave now. The ending, and what follows it, is held."""
-        passed: list[bytes] = []
-        for text in events:
-            if self._ending is not None:
-                self._held.append(text)
-                continue
-            event = read_event(text)
-            passed += self._held
-            self._held.clear()
-            self._passing = self._meter.mark
-            if event.kind in _ENDINGS:
-                self._ending = event.kind
-                self._held.append(text)
-                continue
-            self._meter.observe(event)
-            shown = self._shown(event)
-            if event.finished and not self._exchange.engine.done_marker:
-                self._held.append(shown)
-                continue
-            passed.append(shown)
-            self._passing = self._meter.mark
-        return b"".join(passed)
-
-    def _shown(self, event: Event) -> bytes:
-        """What the client gets of an event: what it would get if the meter had not asked."""
-        request, engine = self._exchange.request, self._exchange.engine
-        if event.kind is EventKind.USAGE_ONLY:
-            return event.text if request.wants_usage else b""
-        if not event.usage_member or request.wants_continuous:
-            return event.text
-        if request.wants_usage and (event.usage is None or not engine.continuous_usage):
-            return event.text
-        return without_usage(event)
+        await self._finish(self._reading.finish())
 
     async def _finish(self, passed: bytes) -> None:
         """The end has come: make the usage durable, then let the end leave."""
         if passed:
             await self._write(passed)
-        if self._ending is EventKind.ERROR:
+        if self._reading.ending is Ending.ERROR:
             await self._settle_cut("upstream_broke")
-        elif self._held or self._started:
+        elif self._reading.holding or self._started:
             await self._until_delivered()
             await self._settle_complete()
         else:
             self._settled = True
             self._exchange.void("empty_answer")
-        held = b"".join(self._held)
-        self._held.clear()
         ended = self._connection.ended
-        await self._write(held, last=ended)
+        await self._write(self._reading.held(), last=ended)
         while not ended:
             # Whatever follows the end mark passes too; it changes nothing any more.
             try:
@@ -208,13 +165,13 @@ class StreamRelay:
             return
         self._written += len(content)
         self._written_at_us = exchange.plant.clock()
-        self._written_mark = self._passing
+        self._written_mark = passing = self._reading.passed
         if exchange.client.unsent_bytes():
-            self._marks.append((self._written, self._passing))
+            self._marks.append((self._written, passing))
             self.measure()
         else:
             self._marks.clear()
-            self.flushed = self._passing
+            self.flushed = passing
 
     def measure(self) -> None:
         """Bring `flushed` up to date with what the kernel has taken meanwhile.
@@ -249,24 +206,24 @@ class StreamRelay:
 
     async def _settle_complete(self) -> None:
         """Bill the whole stream."""
-        self._meter.conclude()
+        reading = self._reading
         anomalies = self._exchange.plant.tally.anomalies
-        for anomaly in self._meter.anomalies:
+        for anomaly in reading.anomalies:
             anomalies[anomaly] += 1
-        mark = self._meter.mark
-        if not self._meter.exact:
+        mark = reading.mark
+        if not reading.exact:
             anomalies["usage_missing"] += 1
         elif not mark.prompt and not mark.completion:
             anomalies["usage_zero"] += 1
-        await self._settle(mark, cause="completed", estimated=not self._meter.exact)
+        await self._settle(mark, cause="completed", estimated=not reading.exact)
 
     async def _settle_cut(self, cause: Cause) -> None:
         """Bill what was delivered; nothing, if that is nothing that has a price."""
         self.measure()
         mark, estimated = self.flushed, True
-        everything_left = self.flushed == self._written_mark and not self._held
-        if self._meter.exact and everything_left:
-            mark, estimated = self._meter.mark, False
+        everything_left = self.flushed == self._written_mark and not self._reading.holding
+        if self._reading.exact and everything_left:
+            mark, estimated = self._reading.mark, False
         if not mark.prompt and not mark.completion:
             self._settled = True
             self._exchange.void(cause)
@@ -277,7 +234,7 @@ class StreamRelay:
         self._settled = True
         usage = self._exchange.usage(
             mark.counts(),
-            raw=self._meter.raw(),
+            raw=self._reading.raw(),
             cause=cause,
             estimated=estimated,
             at_us=self._written_at_us if cause != "completed" else None,

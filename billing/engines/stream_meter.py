@@ -6,47 +6,19 @@ reports. Counts never fall: an engine that steps back is noted, not believed.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from msgspec import Raw
 
 from billing.engines.capabilities import Capabilities
+from billing.engines.mark import NOTHING, Mark
 from billing.engines.sse import Event, EventKind
 from billing.engines.usage import Figures, raw_figures, read_figures
-from billing.metering.token_class import TokenCounts
-
-
-class Mark(NamedTuple):
-    """Counts up to some event: prompt, cached and written part of it, completion, reasoning.
-
-    A tuple, because one is made for every chunk of every stream.
-    """
-
-    prompt: int = 0
-    cached: int = 0
-    cache_write: int = 0
-    completion: int = 0
-    reasoning: int = 0
-
-    def counts(self) -> TokenCounts:
-        """As disjoint classes."""
-        return TokenCounts(
-            input=self.prompt - self.cached - self.cache_write,
-            cached_input=self.cached,
-            cache_write=self.cache_write,
-            output=self.completion,
-            reasoning=self.reasoning,
-        )
-
-
-NOTHING = Mark()
 
 
 class StreamMeter:
     """Counts of one stream.
 
     Without continuous counts an event with content stands for at least one token, and the prompt
-    is unknown until the engine says it.
+    for its lower bound from the first such event on, until the engine says it.
     """
 
     __slots__ = (
@@ -54,6 +26,7 @@ class StreamMeter:
         "_engine",
         "_events",
         "_final",
+        "_floor",
         "_mark",
         "_per_choice",
         "_raw",
@@ -61,11 +34,12 @@ class StreamMeter:
         "anomalies",
     )
 
-    def __init__(self, engine: Capabilities, *, choices: int) -> None:
+    def __init__(self, engine: Capabilities, *, choices: int, prompt_floor: int = 0) -> None:
         self._engine = engine
         self._single = choices == 1
         self._per_choice: dict[int, tuple[int, int]] = {}
         self._events = 0
+        self._floor = prompt_floor  # 0 once the engine has said what the prompt is
         self._at_finish: Figures | None = None
         self._final: Figures | None = None
         self._raw: bytes | Raw | None = None
@@ -99,13 +73,18 @@ class StreamMeter:
             self._final = None  # what was said before it was not of the whole answer
         if event.usage is None:
             if event.has_content and self._events > self._mark.completion:
-                self._mark = self._mark._replace(completion=self._events)
+                prompt = self._floor or self._mark.prompt
+                self._mark = self._mark._replace(prompt=prompt, completion=self._events)
             return
         figures = read_figures(event.usage, generates=True)
         if figures is None:
             self.anomalies.add("usage_unreadable")
             return
         self._raw = event.usage
+        if self._floor and figures.prompt:
+            # What it says counts, be it less than was supposed.
+            self._floor = 0
+            self._mark = self._mark._replace(prompt=0)
         if figures.anomalies:
             self.anomalies.update(figures.anomalies)
         if event.kind is not EventKind.USAGE_ONLY:

@@ -1,0 +1,139 @@
+"""Streams of chunks, as chat completions and completions are sent.
+
+Decides: which events of such a stream leave, changed how, and when. Bytes pass unchanged, but for
+usage that only the meter asked for. Held back until the usage is durable is what a client takes
+for the end: `[DONE]`, an error, or, where the engine may send neither, the event that carries a
+finish_reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from billing.engines.capabilities import Capabilities
+from billing.engines.mark import NOTHING, Ending, Mark
+from billing.engines.read_request import InferenceRequest
+from billing.engines.sse import Event, EventKind, EventSplitter, read_event, without_usage
+from billing.engines.stream_meter import StreamMeter
+
+_ENDINGS = {EventKind.DONE: Ending.DONE, EventKind.ERROR: Ending.ERROR}
+
+
+class ChunkReading:
+    """One stream of chunks.
+
+    Attributes:
+        passed: counts of everything that was let out; see `StreamReading`.
+        ending: how it ended; None while it goes on.
+    """
+
+    __slots__ = ("_engine", "_held", "_meter", "_request", "_splitter", "ending", "passed")
+
+    object_ids: Sequence[str] = ()
+
+    def __init__(
+        self, engine: Capabilities, request: InferenceRequest, *, prompt_floor: int
+    ) -> None:
+        self._engine = engine
+        self._request = request
+        self._splitter = EventSplitter()
+        self._meter = StreamMeter(engine, choices=request.choices, prompt_floor=prompt_floor)
+        self._held: list[bytes] = []
+        self.passed = NOTHING
+        self.ending: Ending | None = None
+
+    @property
+    def mark(self) -> Mark:
+        """Counts of everything that was read."""
+        return self._meter.mark
+
+    @property
+    def exact(self) -> bool:
+        """The engine has given the counts of the whole answer."""
+        return self._meter.exact
+
+    @property
+    def anomalies(self) -> set[str]:
+        """What was wrong with the engine's figures."""
+        return self._meter.anomalies
+
+    @property
+    def holding(self) -> bool:
+        """Whether the end, or what may be it, waits."""
+        return bool(self._held)
+
+    def raw(self) -> dict[str, int]:
+        """Whole numbers of the newest usage object, as the engine gave them."""
+        return self._meter.raw()
+
+    def feed(self, received: bytes) -> bytes:
+        """What may leave now.
+
+        Raises:
+            UpstreamUnavailable: an event without an end.
+        """
+        if self.ending is not None:
+            self._held.append(received)
+            return b""
+        return self._take(self._splitter.feed(received))
+
+    def finish(self) -> bytes:
+        """The body is over: what may leave now."""
+        if self.ending is not None:
+            return b""
+        rest = self._splitter.finish()
+        if not rest.strip():
+            # Blanks behind an event that may be the end must not let it out before its record.
+            self._held += [rest] if rest else []
+            passed = b""
+        else:
+            passed = self._take([rest])
+        if self.ending is None:
+            self.ending = Ending.BODY
+            self._meter.conclude()
+        return passed
+
+    def held(self) -> bytes:
+        """The end; once."""
+        held = b"".join(self._held)
+        self._held.clear()
+        return held
+
+    def _take(self, events: list[bytes]) -> bytes:
+        """Meter events; what may leave now. The ending, and what follows it, is held."""
+        passed: list[bytes] = []
+        for text in events:
+            if self.ending is not None:
+                self._held.append(text)
+                continue
+            event = read_event(text)
+            passed += self._held
+            self._held.clear()
+            self.passed = self._meter.mark
+            if event.kind in _ENDINGS:
+                self.ending = _ENDINGS[event.kind]
+                self._held.append(text)
+                continue
+            self._meter.observe(event)
+            shown = self._shown(event)
+            if event.finished and not self._engine.done_marker:
+                self._held.append(shown)
+                continue
+            passed.append(shown)
+            self.passed = self._meter.mark
+        if self.ending is not None:
+            self._held.append(self._splitter.finish())
+            if self.ending is Ending.DONE:
+                self._meter.conclude()
+        return b"".join(passed)
+
+    def _shown(self, event: Event) -> bytes:
+        """What the client gets of an event: what it would get if the meter had not asked."""
+        request = self._request
+        if event.kind is EventKind.USAGE_ONLY:
+            return event.text if request.wants_usage else b""
+        if not event.usage_member or request.wants_continuous:
+            return event.text
+        if request.wants_usage and (event.usage is None or not self._engine.continuous_usage):
+            return event.text
+        return without_usage(event)
