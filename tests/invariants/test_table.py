@@ -24,5 +24,9 @@ def test_every_name_in_the_table_exists() -> None:
     assert len(NAMED) > 40
     for file, name in NAMED:
         tree = ast.parse(ROOT.joinpath(file).read_text("utf-8"))
-        defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+        defined = {
+            node.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
         assert name in defined, (file, name)
