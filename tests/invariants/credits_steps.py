@@ -314,6 +314,22 @@ def _wishes(draw: st.DrawFn) -> Wish:
 
 
 wishes = _wishes()
+_ALIKE: dict[str, Any] = {"amount": Decimal(1), "scope": CreditScope(), "priority": 0}
+TWINS = (
+    Wish(
+        {
+            **_ALIKE,
+            "kind": GrantKind.PAID,
+            "cost_basis": Decimal(1),
+            "taxed_at": TaxedAt.PURCHASE,
+            "paid_from": AccountCode.BANK,
+        },
+        None,
+    ),
+    Wish({**_ALIKE, "kind": GrantKind.PROMOTIONAL, "cost_basis": Decimal(0)}, None),
+)
+"""Two grants that only their kind puts in an order."""
+
 recipes: st.SearchStrategy[Recipe] = st.one_of(
     st.builds(lambda wish: lambda s: s.grant(wish), wishes),
     st.builds(lambda pick: lambda s: s.void(pick), picks),

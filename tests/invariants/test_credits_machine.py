@@ -49,6 +49,7 @@ from tests.invariants.credits_state import (
     unbilled,
 )
 from tests.invariants.credits_steps import (
+    TWINS,
     Recipe,
     Result,
     Scene,
@@ -132,7 +133,7 @@ class CreditsMachine(RuleBasedStateMachine):
     )
     def begins(self, wishes: list[Wish], line: str, quantity: int, bills: bool) -> None:
         """Credit that pays usage, so that whatever follows has something to break."""
-        self.credit_is_granted(wishes)
+        self.credit_is_granted([*wishes, *TWINS])
         self.usage_is_paid(line, quantity, settle=False)
         if bills:
             self.scene.books.now = month_of(self.scene.books.now)[1]
