@@ -18,6 +18,7 @@ import pyarrow.fs as arrow_fs  # pyright: ignore[reportMissingTypeStubs]  # it c
 from billing.errors import ConfigurationError, NotFound, SteelyardError
 
 _CHUNK_BYTES = 1 << 20
+_ATTEMPTS = 3
 _SCHEME = "s3://"
 
 
@@ -127,13 +128,17 @@ class _S3:
         return f"{_SCHEME}{self.base}/{name}"
 
     def put(self, source: Path, name: str) -> None:
-        # A store shows an object only once its upload is complete.
-        try:
-            with source.open("rb") as file, self._writer(name) as target:
-                while chunk := file.read(_CHUNK_BYTES):
-                    target.write(chunk)
-        except OSError as refused:
-            raise _unavailable(refused) from None
+        refused = OSError()
+        for _ in range(_ATTEMPTS):
+            try:
+                self._upload(source, name)
+            except OSError as error:
+                refused = error
+            # Whatever was answered: what was lost may be the answer and not the object, or an
+            # upload may have ended without its object.
+            if self._holds(source, name):
+                return
+        raise _unavailable(refused)
 
     def open(self, name: str) -> IO[bytes]:
         try:
@@ -143,8 +148,21 @@ class _S3:
         except OSError as refused:
             raise _unavailable(refused) from None
 
-    def _writer(self, name: str) -> Any:
-        return self.files.open_output_stream(f"{self.base}/{name}")
+    def _upload(self, source: Path, name: str) -> None:
+        # A store shows an object only once its upload is complete.
+        with (
+            source.open("rb") as file,
+            self.files.open_output_stream(f"{self.base}/{name}") as target,
+        ):
+            while chunk := file.read(_CHUNK_BYTES):
+                target.write(chunk)
+
+    def _holds(self, source: Path, name: str) -> bool:
+        try:
+            with source.open("rb") as wanted, self.open(name) as stored:
+                return sha256_of(wanted) == sha256_of(stored)
+        except (OSError, NotFound, ArchiveUnavailable):
+            return False
 
 
 def _s3(bucket: Bucket) -> Any:
