@@ -81,6 +81,17 @@ class Aggregation(StrEnum):
                 assert_never(self)
 
 
+LEVELS = frozenset(
+    {
+        Aggregation.MAX,
+        Aggregation.LATEST,
+        Aggregation.TIME_WEIGHTED_SUM,
+        Aggregation.PERCENTILE,
+    }
+)
+"""Aggregations of readings, which may lie below zero; what adds up is taken back by corrections."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
     """What a meter is, whatever its version.

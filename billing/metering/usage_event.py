@@ -80,7 +80,8 @@ class UsageReport:
         source: who reports, a name of the reporter's choice.
         foreign_id: the reporter's id; (tenant, source, foreign_id) is unique for ever (D7).
         meter: code of the meter.
-        quantity: 0 to 10^18, with at most 18 decimals.
+        quantity: up to 10^18, with at most 18 decimals; below zero only where the meter reads
+            levels.
         occurred_at: when it happened; decides bucket and period.
         model: model name, where the meter counts per model.
         project: slug of the tenant's project, or None for the default one.
@@ -116,9 +117,10 @@ class UsageReport:
         ):
             if text is not None:
                 require_text(text, field=field)
-        require_quantity(self.quantity, field="quantity")
+        # Whether it may be below zero is its meter's to say, which is not known here.
+        require_quantity(self.quantity.copy_abs(), field="quantity")
         for _, quantity in self.further:
-            require_quantity(quantity, field="quantity")
+            require_quantity(quantity.copy_abs(), field="quantity")
         require_utc(self.occurred_at, field="occurred_at")
 
     @property

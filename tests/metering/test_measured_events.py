@@ -22,7 +22,7 @@ from billing.store.database import Database, Role
 from billing.store.usage.read import usage_of_all
 from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
-from tests.metering.test_meters_on_database import meter_file, quantity
+from tests.metering.test_meters_on_database import meter_file, quantities, quantity
 from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
 
 MONTH = Period(start=MONTH_START, end=MONTH_END)
@@ -175,3 +175,31 @@ def test_an_open_period_earns_a_level_hour_by_hour(world: World) -> None:
         rest = accrue_usage(connection, tenant=acme, period=MONTH, now=MONTH_END)
     assert earned == [6, 3, 3, 0]
     assert sum(earned) + rest == whole.contracts[0].rating.lines[0].exact
+
+
+@pytest.mark.parametrize("aggregation", ["max", "latest", "percentile", "time_weighted_sum"])
+def test_a_level_may_lie_below_zero_and_its_period_does_not(world: World, aggregation: str) -> None:
+    define(world, meter_file("run", aggregation))
+    acme = world.tenant("acme")
+    assert sent(world, {"v": -3}).kind is VerdictKind.ACCEPTED
+    plain = usage_report(
+        foreign_id="p", meter="run", quantity=-5, model=None, occurred_at=world.now
+    )
+    assert world.report(acme, plain)[0].kind is VerdictKind.ACCEPTED
+    assert all(row.quantity == 0 for row in quantities(world, acme, "run"))
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "count", "unique"])
+def test_what_is_counted_is_taken_back_by_corrections_only(world: World, aggregation: str) -> None:
+    define(world, meter_file("run", aggregation))
+    acme = world.tenant("acme")
+    for count in (1, -1):
+        report = usage_report(
+            foreign_id=f"p{count}",
+            meter="run",
+            quantity=count,
+            model=None,
+            occurred_at=world.now,
+        )
+        (verdict,) = world.report(acme, report)
+        assert verdict.kind is (VerdictKind.ACCEPTED if count > 0 else VerdictKind.REJECTED)

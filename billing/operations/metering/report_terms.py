@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from billing.metering.meter import Aggregation
+from billing.metering.meter import LEVELS, Aggregation
 from billing.metering.usage_event import (
     EARLIEST,
     FUTURE_TOLERANCE,
@@ -40,6 +40,7 @@ class _MeterInForce:
     since: datetime
     version_id: int
     counts: bool
+    reads_levels: bool
 
 
 class _Counted(NamedTuple):
@@ -73,7 +74,10 @@ class Terms:
         self._meters = {
             code: [
                 _MeterInForce(
-                    since=since, version_id=version_id, counts=aggregation == Aggregation.COUNT
+                    since=since,
+                    version_id=version_id,
+                    counts=aggregation == Aggregation.COUNT,
+                    reads_levels=aggregation in LEVELS,
                 )
                 for since, version_id, aggregation in versions
             ]
@@ -102,7 +106,13 @@ class Terms:
             report.further and tuple(meter for meter, _ in report.further),
         )
         counted = self._counted.get(key)
-        if counted is None or not counted.any_quantity or report.occurred_at > self._latest:
+        if (
+            counted is None
+            or not counted.any_quantity
+            or report.occurred_at > self._latest
+            or report.quantity < 0
+            or any(quantity < 0 for _, quantity in report.further)
+        ):
             refused = self._refusal(report)
             if refused is not None:
                 return refused
@@ -145,6 +155,8 @@ class Terms:
                 return parked("unknown meter; it is counted once it is defined")
             if report.occurred_at < versions[-1].since:
                 return parked("occurred_at lies before the meter took effect")
+            if quantity < 0 and not versions[0].reads_levels:
+                return rejected("quantity: is negative; correct the event that it takes back")
             if versions[0].counts and quantity != 1:
                 return rejected("quantity: this meter counts events; report each one with 1")
         return None

@@ -236,7 +236,8 @@ def _row(
         model=head.model,
         kind=head.kind,
         contract_ids=tuple(head.contract_ids) if contract_ids is None else contract_ids,
-        quantity=quantity,
+        # A period's quantity is never below zero, whatever its readings were.
+        quantity=max(quantity, Decimal(0)),
         informational=head.informational,
         bucket_from=bucket_of(since),
     )
