@@ -6,9 +6,10 @@ classes of a model it prices. Decides nothing about tenants or dates: that is th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
+from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.charge import Charge, find_overlaps, selector_of
 from billing.catalog.selector import require_slug
 from billing.errors import InvalidPlan
@@ -30,9 +31,15 @@ class ZeroUsageFirstFlat(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """Choices on which billing engines differ, so that a plan states its own (D13)."""
+    """Choices on which billing engines differ, so that a plan states its own (D13).
+
+    Attributes:
+        zero_usage_first_flat: whether unused tiers cost their first flat fee.
+        admission: how requests are admitted; it changes no amount.
+    """
 
     zero_usage_first_flat: ZeroUsageFirstFlat = ZeroUsageFirstFlat.SKIP
+    admission: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

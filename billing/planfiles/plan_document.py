@@ -92,9 +92,21 @@ class PriceListDocument(Document):
 
 
 class PoliciesDocument(Document):
-    """Choices on which billing engines differ."""
+    """Choices on which billing engines differ, and how requests are admitted.
+
+    `max_exposure` is in major units of the plan's currency. `on_database_loss` left out is closed
+    for prepaid plans and open for others.
+    """
 
     zero_usage_first_flat: Literal["skip", "charge"] = "skip"
+    payment: Literal["postpaid", "prepaid"] = "postpaid"
+    hold: Literal["worst_case", "likely"] = "worst_case"
+    on_database_loss: Literal["open", "closed"] | None = None
+    max_exposure: DecimalText = Decimal(100)
+    on_client_left: Literal["close", "drain"] = "close"
+    drain_ms: int = 30_000
+    unpriced: Literal["refuse", "free"] = "refuse"
+    shadow: bool = False
 
 
 class PlanDocument(Document):

@@ -14,6 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, assert_never, cast
 
+from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
+from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit, Tier
 from billing.catalog.price_list import token_charge
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
@@ -28,6 +30,7 @@ from billing.planfiles.plan_document import (
     OutcomeDocument,
     PerUnitDocument,
     PlanDocument,
+    PoliciesDocument,
     PriceListDocument,
     TierDocument,
 )
@@ -89,7 +92,7 @@ def dump(plan: PricePlan) -> dict[str, Any]:
         "name": plan.name,
         "currency": plan.currency.code,
         "payment_terms_days": plan.payment_terms_days,
-        "policies": {"zero_usage_first_flat": plan.policies.zero_usage_first_flat.value},
+        "policies": _dump_policies(plan.policies),
         "charges": [_dump_charge(charge) for charge in plan.charges],
     }
 
@@ -117,6 +120,8 @@ def _plan(document: PlanDocument, source: YamlSource, *, version: int | None) ->
         origins.append(path)
     with _located(source, ("currency",)):
         plan_currency = currency(document.currency, field="")
+    with _located(source, ("policies",)):
+        policies = _policies(document.policies)
     with _located(source, (), origins):
         return PricePlan(
             slug=document.slug,
@@ -124,11 +129,26 @@ def _plan(document: PlanDocument, source: YamlSource, *, version: int | None) ->
             name=document.name,
             currency=plan_currency,
             charges=tuple(charges),
-            policies=Policies(
-                zero_usage_first_flat=ZeroUsageFirstFlat(document.policies.zero_usage_first_flat)
-            ),
+            policies=policies,
             payment_terms_days=document.payment_terms_days,
         )
+
+
+def _policies(document: PoliciesDocument) -> Policies:
+    loss = document.on_database_loss
+    return Policies(
+        zero_usage_first_flat=ZeroUsageFirstFlat(document.zero_usage_first_flat),
+        admission=AdmissionPolicy(
+            payment=Payment(document.payment),
+            hold=HoldSize(document.hold),
+            on_database_loss=None if loss is None else OnLoss(loss),
+            max_exposure=document.max_exposure,
+            on_client_left=OnClientLeft(document.on_client_left),
+            drain_ms=document.drain_ms,
+            unpriced=Unpriced(document.unpriced),
+            shadow=document.shadow,
+        ),
+    )
 
 
 def _charge(document: ChargeDocument) -> Charge:
@@ -219,6 +239,25 @@ def _located(
         raise source.refuse(
             refused.message, path=full, field=field_name(full), remedy=refused.remedy
         ) from None
+
+
+def _dump_policies(policies: Policies) -> dict[str, Any]:
+    admission = policies.admission
+    document = PoliciesDocument.model_validate(
+        {
+            "payment": admission.payment.value,
+            "hold": admission.hold.value,
+            "on_database_loss": admission.on_database_loss and admission.on_database_loss.value,
+            "max_exposure": admission.max_exposure,
+            "on_client_left": admission.on_client_left.value,
+            "drain_ms": admission.drain_ms,
+            "unpriced": admission.unpriced.value,
+            "shadow": admission.shadow,
+        }
+    )
+    # Defaults are left out: plans stored before these words existed keep the digest they have.
+    said = document.model_dump(mode="json", exclude_defaults=True)
+    return {"zero_usage_first_flat": policies.zero_usage_first_flat.value, **said}
 
 
 def _dump_charge(charge: Charge) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -176,6 +176,25 @@ def price_version(connection: sa.Connection, *, tenant_id: int, contract_ids: It
         )
         row = only(connection, found, tenant=tenant_id, ids=ids)
     return row.id
+
+
+def price_versions(
+    connection: sa.Connection, contract_ids: Mapping[int, Sequence[int]]
+) -> dict[int, int]:
+    """`price_version` of many tenants at once, by tenant."""
+    wanted = {tenant: sorted(ids) for tenant, ids in contract_ids.items()}
+    rows = query(
+        connection,
+        "SELECT tenant_id, contract_ids, id FROM price_version WHERE tenant_id = ANY(:tenants)",
+        tenants=list(wanted),
+    )
+    versions = {row.tenant_id: row.id for row in rows if row.contract_ids == wanted[row.tenant_id]}
+    return {
+        tenant: versions[tenant]
+        if tenant in versions
+        else price_version(connection, tenant_id=tenant, contract_ids=ids)
+        for tenant, ids in wanted.items()
+    }
 
 
 def meters(connection: sa.Connection) -> dict[str, MeterRow]:

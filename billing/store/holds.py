@@ -5,6 +5,7 @@ Every step of a hold is one call of a function of the schema, which takes the li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -41,6 +42,27 @@ def ensure_credit(connection: sa.Connection, *, tenant_id: int, currency: str) -
         name=CREDIT,
         currency=currency,
     )
+
+
+def ensure_credits(connection: sa.Connection, currencies: Mapping[int, str]) -> dict[int, int]:
+    """Row ids of the limits that are tenants' credit, by tenant; those without any get theirs.
+
+    Args:
+        currencies: of the credit, by tenant.
+    """
+    found = (
+        "SELECT l.tenant_id, l.id FROM spend_limit l "
+        "JOIN unnest(CAST(:tenants AS integer[]), CAST(:currencies AS text[])) "
+        "AS w (tenant_id, currency) USING (tenant_id, currency) WHERE l.name = :name"
+    )
+    asked = {"tenants": list(currencies), "currencies": list(currencies.values()), "name": CREDIT}
+    ids = {row.tenant_id: row.id for row in query(connection, found, **asked)}
+    missing = currencies.keys() - ids.keys()
+    if not missing:
+        return ids
+    for tenant_id in sorted(missing):
+        ensure_credit(connection, tenant_id=tenant_id, currency=currencies[tenant_id])
+    return {row.tenant_id: row.id for row in query(connection, found, **asked)}
 
 
 def limit(

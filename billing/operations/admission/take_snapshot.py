@@ -1,24 +1,44 @@
-"""Take the snapshot of keys, terms and models against which the proxy admits requests."""
+"""Take the snapshot of keys, terms and models against which the proxy admits requests.
+
+Decides: what of the contracts in force reaches the proxy. Tenants on the same plans share one
+reading of them, so that the work grows with plans and models, not with tenants.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import sqlalchemy as sa
 
+from billing.admission.amounts import Rates
 from billing.admission.backend import ServedModel
 from billing.admission.snapshot import KeyGrant, Snapshot
-from billing.admission.terms import TenantTerms
-from billing.catalog.price_plan import PricePlan, prices_model
+from billing.admission.terms import AdmissionPolicy, Payment, TenantTerms, Unpriced
+from billing.catalog.admission_policy import strictest
+from billing.catalog.price_plan import PricePlan
+from billing.catalog.rates import proxy_rates, rates_of
 from billing.metering.event_id import microseconds
 from billing.metering.token_class import TokenClass
+from billing.metering.unit_meter import UnitMeter
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.store import catalog
+from billing.store import holds as holds_store
 from billing.store import tenancy as tenancy_store
 from billing.store.database import Role, become
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlanTerms:
+    """What a set of plans says together, whoever is bound to it."""
+
+    priced: Mapping[str, frozenset[TokenClass]]
+    priced_units: Mapping[str, frozenset[UnitMeter]]
+    policy: AdmissionPolicy
+    rates: Mapping[str, Rates]
+    currency: str
 
 
 def take_snapshot(
@@ -36,9 +56,15 @@ def take_snapshot(
     for entry in bound_plans(connection):
         if entry.contract.in_force(now):
             bound[entry.contract.tenant_id].append(entry)
+    said = _plan_terms(bound, models)
+    credit = _prepaid_credit(connection, said)
     # Events are written under the ingest role, which also interns what they refer to.
     become(connection, Role.INGEST)
     ids = catalog.ensure_models(connection, (model.name for model in models))
+    versions = catalog.price_versions(
+        connection,
+        {tenant: [entry.contract.id for entry in entries] for tenant, entries in bound.items()},
+    )
     return Snapshot(
         version=version,
         keys={
@@ -55,26 +81,68 @@ def take_snapshot(
         terms={
             tenant_id: TenantTerms(
                 tenant_id=tenant_id,
-                price_version_id=catalog.price_version(
-                    connection,
-                    tenant_id=tenant_id,
-                    contract_ids=[entry.contract.id for entry in entries],
-                ),
-                priced=_priced([entry.plan for entry in entries], models),
+                price_version_id=versions[tenant_id],
+                priced=terms.priced,
+                priced_units=terms.priced_units,
+                policy=terms.policy,
+                rates=terms.rates,
+                currency=terms.currency,
+                prepaid=credit.get(tenant_id),
             )
-            for tenant_id, entries in bound.items()
+            for tenant_id, terms in said.items()
         },
         models={model.name: replace(model, id=ids[model.name]) for model in models},
     )
 
 
-def _priced(
-    plans: Sequence[PricePlan], models: Sequence[ServedModel]
-) -> dict[str, frozenset[TokenClass]]:
-    priced = {
-        model.name: frozenset[TokenClass]().union(
-            *(prices_model(plan, model.name) for plan in plans)
+def _plan_terms(
+    bound: Mapping[int, Sequence[BoundPlan]], models: Sequence[ServedModel]
+) -> dict[int, _PlanTerms]:
+    shared: dict[tuple[tuple[str, int], ...], _PlanTerms] = {}
+    said: dict[int, _PlanTerms] = {}
+    for tenant_id, entries in bound.items():
+        plans = tuple(
+            sorted((entry.contract.plan_slug, entry.contract.plan_version) for entry in entries)
         )
-        for model in models
+        if plans not in shared:
+            shared[plans] = _read_plans([entry.plan for entry in entries], models)
+        said[tenant_id] = shared[plans]
+    return said
+
+
+def _read_plans(plans: Sequence[PricePlan], models: Sequence[ServedModel]) -> _PlanTerms:
+    policy = strictest(plan.policies.admission for plan in plans)
+    prices = {model.name: rates_of(plans, model.name) for model in models}
+    classes = {
+        name: frozenset(each for each in TokenClass if each.meter in found)
+        for name, found in prices.items()
     }
-    return {name: classes for name, classes in priced.items() if classes}
+    units = {
+        name: frozenset(unit for unit in UnitMeter if unit.value in found)
+        for name, found in prices.items()
+    }
+    return _PlanTerms(
+        priced={name: found for name, found in classes.items() if found},
+        priced_units={name: found for name, found in units.items() if found},
+        policy=policy,
+        rates={
+            name: proxy_rates(found)
+            for name, found in prices.items()
+            if classes[name] or units[name] or policy.unpriced is Unpriced.FREE
+        },
+        # Contracts of one billing period are in one currency: binding another is refused.
+        currency=plans[0].currency.code,
+    )
+
+
+def _prepaid_credit(connection: sa.Connection, said: Mapping[int, _PlanTerms]) -> dict[int, int]:
+    """Row ids of the credit that prepaid tenants draw on; one without credit yet gets its row.
+
+    Without a row nothing would limit its requests.
+    """
+    prepaid = {
+        tenant_id: terms.currency
+        for tenant_id, terms in said.items()
+        if terms.policy.payment is Payment.PREPAID
+    }
+    return holds_store.ensure_credits(connection, prepaid) if prepaid else {}

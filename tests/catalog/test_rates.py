@@ -1,0 +1,129 @@
+"""Rates bound what a request can cost, whatever was used before it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.admission.amounts import ATTO
+from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit, Tier
+from billing.catalog.price_plan import PricePlan
+from billing.catalog.rates import proxy_rates, rates_of
+from billing.catalog.selector import Selector
+from billing.metering.unit_meter import UnitMeter
+from billing.money import currency
+from billing.rating.pipeline import rate
+from billing.rating.quantity import MeteredQuantity
+from tests.strategies import PATIENT, decimals, usage_charges
+
+OUTPUT = Selector(meter="tokens.output", models=frozenset({"small"}))
+
+
+def plan_of(*charges: Charge) -> PricePlan:
+    return PricePlan(slug="p", name="P", currency=currency("USD"), charges=charges)
+
+
+def without_flat(charge: Charge) -> Charge:
+    if isinstance(charge, Graduated):
+        tiers = tuple(replace(tier, flat=Decimal(0)) for tier in charge.tiers)
+        return replace(charge, tiers=tiers)
+    return charge
+
+
+def per_unit(meter: str, price: str, per: int = 1, models: tuple[str, ...] = ("small",)) -> PerUnit:
+    selector = Selector(meter=meter, models=frozenset(models))
+    return PerUnit(key=meter, description=meter, selector=selector, price=Decimal(price), per=per)
+
+
+@PATIENT
+@given(
+    usage_charges(OUTPUT, "drawn").map(without_flat),
+    st.integers(1, 10**6),
+    decimals(limit=10**9, places=3),
+)
+def test_rates_are_the_highest_tier(charge, quantity, before):
+    """No request costs more than its rate, wherever in the period's tiers it falls."""
+    plan = plan_of(charge)
+    used = MeteredQuantity(
+        meter="tokens.output", model="small", quantity=Decimal(quantity), before=before
+    )
+    cost = sum(Fraction(line.exact) for line in rate(plan, [used], opens_period=False).lines)
+    prices = rates_of([plan], "small")
+    assert Fraction(prices["tokens.output"]) * quantity >= cost
+    assert Fraction(proxy_rates(prices).output * quantity, ATTO) >= cost
+
+
+def test_the_highest_of_all_tiers_is_taken_even_where_it_is_not_the_first():
+    tiers = (
+        Tier(up_to=Decimal(10), unit=Decimal(2)),
+        Tier(up_to=Decimal(20), unit=Decimal(5)),
+        Tier(up_to=None, unit=Decimal(1), flat=Decimal(100)),
+    )
+    charge = Graduated(key="g", description="G", selector=OUTPUT, tiers=tiers, per=10)
+    assert rates_of([plan_of(charge)], "small") == {"tokens.output": Decimal("0.5")}
+
+
+def test_only_charges_of_the_model_count():
+    plan = plan_of(
+        FlatFee(key="fee", description="Fee", amount=Decimal(20)),
+        per_unit("tokens.output", "3", per=1_000_000),
+        replace(per_unit("tokens.output", "9", models=("large",)), key="large"),
+        PerUnit(
+            key="all",
+            description="Requests",
+            selector=Selector(meter="requests"),
+            price=Decimal("0.01"),
+        ),
+        OutcomePrice(key="o", description="Solved", outcome="solved", price=Decimal(1)),
+    )
+    assert rates_of([plan], "small") == {
+        "tokens.output": Decimal("0.000003"),
+        "requests": Decimal("0.01"),
+        "outcome.solved": Decimal(1),
+    }
+    assert "tokens.output" not in rates_of([plan], "unknown")
+
+
+def test_the_highest_over_several_contracts_is_taken():
+    cheap = plan_of(per_unit("tokens.input", "1"))
+    dear = plan_of(per_unit("tokens.input", "2"), per_unit("tokens.output", "7"))
+    for plans in ([cheap, dear], [dear, cheap]):
+        assert rates_of(plans, "small") == {
+            "tokens.input": Decimal(2),
+            "tokens.output": Decimal(7),
+        }
+
+
+def test_included_usage_does_not_lower_a_rate():
+    free = replace(per_unit("tokens.input", "2"), included=Decimal(10**9))
+    assert rates_of([plan_of(free)], "small") == {"tokens.input": Decimal(2)}
+
+
+@pytest.mark.parametrize(
+    ("meter", "price", "per", "expected"),
+    [
+        ("tokens.input", "0.20", 1_000_000, 200_000_000_000),
+        ("tokens.input", "0.000000000000000001", 10, 1),  # a tenth of the smallest: rounded up
+        ("tokens.output", "0", 1, 0),
+        ("tokens.cached_input", "1000000000000000000", 1, 10**36),
+    ],
+)
+def test_prices_become_whole_numbers_rounded_up(meter, price, per, expected):
+    rates = proxy_rates(rates_of([plan_of(per_unit(meter, price, per=per))], "small"))
+    assert getattr(rates, meter.removeprefix("tokens.")) == expected
+
+
+def test_audio_is_priced_by_the_second_and_counted_in_milliseconds():
+    plan = plan_of(per_unit("audio.seconds", "0.0001"), per_unit("images", "0.04"))
+    rates = proxy_rates(rates_of([plan], "small"))
+    assert rates.units == {UnitMeter.AUDIO_MS: 10**11, UnitMeter.IMAGES: 4 * 10**16}
+
+
+def test_a_price_per_request_is_a_rate_too():
+    plan = plan_of(per_unit("requests", "0.002"))
+    assert proxy_rates(rates_of([plan], "small")).request == 2 * 10**15

@@ -1,0 +1,132 @@
+"""Policies of a plan file: how requests are admitted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
+from billing.catalog.admission_policy import AdmissionPolicy
+from billing.catalog.price_plan import Policies
+from billing.errors import InvalidPlan
+from billing.planfiles.plan_file import EXAMPLES, digest, dump, load_document, read_plan
+
+PLAN = """\
+slug: plan
+name: A plan
+currency: USD
+policies:
+{policies}
+price_list:
+  models:
+    org/model-8b:
+      input: "0.10"
+"""
+
+# Of the examples as they were stored before plans could say how requests are admitted.
+DIGESTS = {
+    "starter.yaml": "4889b9b58644001686473aae4f7d073d36b7f57a049c4f2213aaabd32c26a380",
+    "inference-standard.yaml": "98eba48787a34cc8a9750e5f98ad6809773a69f03d6f94b0eff828406e5aa93e",
+    "support-outcomes.yaml": "6eed1ff4c9d26975cb941ddd02a6bc8be7b10ee777a7642df8e5f3be6ec8d464",
+}
+
+POLICIES = st.builds(
+    AdmissionPolicy,
+    payment=st.sampled_from(Payment),
+    hold=st.sampled_from(HoldSize),
+    on_database_loss=st.none() | st.sampled_from(OnLoss),
+    max_exposure=st.decimals(min_value=0, max_value=10**12, places=12),
+    on_client_left=st.sampled_from(OnClientLeft),
+    drain_ms=st.integers(0, 3_600_000),
+    unpriced=st.sampled_from(Unpriced),
+    shadow=st.booleans(),
+)
+
+
+def plan_with(*lines: str) -> str:
+    return PLAN.format(policies="\n".join(f"  {line}" for line in lines))
+
+
+@pytest.mark.parametrize("name", DIGESTS)
+def test_defaults_do_not_change_a_stored_plans_digest(name):
+    plan = read_plan((EXAMPLES / name).read_text())
+    assert digest(plan) == DIGESTS[name]
+    assert set(dump(plan)["policies"]) == {"zero_usage_first_flat"}
+
+
+def test_a_default_that_is_written_down_is_the_same_plan():
+    silent = read_plan(plan_with("zero_usage_first_flat: skip"))
+    said = read_plan(
+        plan_with(
+            "payment: postpaid",
+            "hold: worst_case",
+            'max_exposure: "100.00"',
+            "on_client_left: close",
+            "drain_ms: 30000",
+            "unpriced: refuse",
+            "shadow: false",
+        )
+    )
+    assert digest(said) == digest(silent)
+
+
+@given(POLICIES)
+def test_every_policy_round_trips(admission):
+    plan = read_plan(plan_with("zero_usage_first_flat: skip"))
+    changed = replace(plan, policies=Policies(admission=admission))
+    stored = load_document(dump(changed))
+    assert stored == changed
+    assert digest(stored) == digest(changed)
+    assert (digest(changed) == digest(plan)) is (admission == AdmissionPolicy())
+
+
+def test_every_policy_can_be_written():
+    plan = read_plan(
+        plan_with(
+            "payment: prepaid",
+            "hold: likely",
+            "on_database_loss: open",
+            'max_exposure: "2.50"',
+            "on_client_left: drain",
+            "drain_ms: 5000",
+            "unpriced: free",
+            "shadow: true",
+        )
+    )
+    assert plan.policies.admission == AdmissionPolicy(
+        payment=Payment.PREPAID,
+        hold=HoldSize.LIKELY,
+        on_database_loss=OnLoss.OPEN,
+        max_exposure=Decimal("2.5"),
+        on_client_left=OnClientLeft.DRAIN,
+        drain_ms=5_000,
+        unpriced=Unpriced.FREE,
+        shadow=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("payment: later", "policies.payment"),
+        ("hold: none", "policies.hold"),
+        ("on_database_loss: maybe", "policies.on_database_loss"),
+        ('max_exposure: "-1"', "policies.max_exposure"),
+        ('max_exposure: "0.0000000000001"', "policies.max_exposure"),
+        ("max_exposure: 1.5", "policies.max_exposure"),
+        ("drain_ms: -1", "policies.drain_ms"),
+        ("drain_ms: 3600001", "policies.drain_ms"),
+        ("unpriced: cheap", "policies.unpriced"),
+        ("shadow: 1", "policies.shadow"),
+        ("postpaid: true", "policies.postpaid"),
+    ],
+)
+def test_refused_with_line_and_field(line, field):
+    with pytest.raises(InvalidPlan) as refused:
+        read_plan(plan_with(line))
+    assert refused.value.field == field
+    assert "line 5" in str(refused.value)
