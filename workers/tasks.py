@@ -27,7 +27,7 @@ from billing.settings import Settings
 from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
-from workers.sealer import check_recent, seal_ledgers
+from workers.sealer import SealWatch, seal_ledgers
 from workers.upkeep import check_rollups, free_holds, keep_months, release_parked, tend_credit
 
 if TYPE_CHECKING:
@@ -117,11 +117,13 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
             seal_ledgers, tools.database, tools.settings, now=_instant(timestamp)
         )
 
+    watch = SealWatch(tools.database)
+
     @app.periodic(cron="*/5 * * * *")
     @app.task(name="check_recent_seal", queueing_lock="check_recent_seal")
     async def check(timestamp: int) -> None:
         del timestamp
-        await asyncio.to_thread(check_recent, tools.database)
+        await asyncio.to_thread(watch.check)
 
     add_upkeep(app, tools)
 

@@ -15,7 +15,7 @@ from billing.settings import Settings
 from billing.store.database import Role, query
 from billing.verifier import ed25519_verifies
 from tests.world import World
-from workers.sealer import check_recent, seal_ledgers
+from workers.sealer import SealWatch, seal_ledgers
 
 
 class Witness(HTTPServer):
@@ -84,10 +84,21 @@ def test_a_change_of_recent_usage_is_found_by_the_worker(
 ) -> None:
     settings = Settings(data_dir=tmp_path)
     acme = world.tenant()
-    for _ in range(14):
+    watch = SealWatch(world.database)
+    for turn in range(14):
         world.use(acme, {"requests": 1})
         assert seal_ledgers(world.database, settings, now=world.now) == 1
-    assert check_recent(world.database) == []
+        if turn == 1:
+            assert watch.check() == []
+    # Folded since the last check, and not among the newest ones any more.
+    (third,) = owner.execute(
+        "SELECT id FROM usage_event ORDER BY epoch OFFSET 2 LIMIT 1"
+    ).fetchall()
+    owner.execute("UPDATE usage_event SET cause = cause + 1 WHERE id = %s", third)
+    assert [finding.subject for finding in watch.check()] == [str(third[0])]
+    assert [finding.subject for finding in watch.check()] == [str(third[0])]
+    owner.execute("UPDATE usage_event SET cause = cause - 1 WHERE id = %s", third)
+    assert watch.check() == []
     (newest,) = owner.execute("SELECT id FROM usage_event ORDER BY epoch DESC LIMIT 1").fetchall()
     owner.execute("UPDATE usage_event SET cause = cause + 1 WHERE id = %s", newest)
-    assert [finding.subject for finding in check_recent(world.database)] == [str(newest[0])]
+    assert [finding.subject for finding in watch.check()] == [str(newest[0])]
