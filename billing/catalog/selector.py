@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from billing.errors import InvalidPlan
 from billing.metering.token_class import TokenClass
+from billing.metering.unit_meter import UnitMeter
 
 OUTCOME_PREFIX = "outcome."
 """Meters of outcomes: `outcome.<slug>`, one per outcome definition."""
@@ -18,7 +19,17 @@ OUTCOME_PREFIX = "outcome."
 REQUESTS = "requests"
 """The built-in meter that counts operations."""
 
-BUILT_IN_METERS = frozenset({REQUESTS, *(token_class.meter for token_class in TokenClass)})
+_TOKENS = "tokens"
+_UNITS = {
+    REQUESTS: "requests",
+    **{token_class.meter: _TOKENS for token_class in TokenClass},
+    UnitMeter.IMAGES.value: "images",
+    UnitMeter.AUDIO_MS.value: "seconds",
+    UnitMeter.CHARACTERS.value: "characters",
+    UnitMeter.SEARCHES.value: "searches",
+}
+
+BUILT_IN_METERS = frozenset(_UNITS)
 
 _METER = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9][a-z0-9_-]*)*")
 _MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*")
@@ -73,7 +84,7 @@ class Selector:
 
 
 def is_built_in(meter: str) -> bool:
-    """Whether a meter exists without being declared: tokens, requests and outcomes."""
+    """Whether a meter exists without being declared: tokens, requests, outcomes, audio and such."""
     if meter.startswith(OUTCOME_PREFIX):
         return _SLUG.fullmatch(meter.removeprefix(OUTCOME_PREFIX)) is not None
     return meter in BUILT_IN_METERS
@@ -81,11 +92,9 @@ def is_built_in(meter: str) -> bool:
 
 def unit_of(meter: str) -> str:
     """What one unit of a meter is called on an invoice, in the plural."""
-    if meter.startswith("tokens."):
-        return "tokens"
     if meter.startswith(OUTCOME_PREFIX):
         return "outcomes"
-    return "requests" if meter == REQUESTS else "units"
+    return _UNITS.get(meter, _TOKENS if meter.startswith("tokens.") else "units")
 
 
 def require_model(name: str, *, field: str) -> str:

@@ -19,7 +19,7 @@ from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit, Tier
 from billing.catalog.price_list import token_charge
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
-from billing.catalog.selector import Selector, is_built_in
+from billing.catalog.selector import BUILT_IN_METERS, Selector, is_built_in
 from billing.errors import InvalidInput, InvalidPlan
 from billing.metering.token_class import TokenClass
 from billing.money import currency, plain
@@ -67,7 +67,7 @@ def read_plan(text: str | bytes, *, known_meters: Collection[str] = ()) -> Price
             raise source.refuse(
                 "unknown meter",
                 path=("charges", position, "meter"),
-                remedy="use tokens.input, tokens.output, requests, outcome.<slug> or declare it",
+                remedy=f"use outcome.<slug>, {', '.join(sorted(BUILT_IN_METERS))}, or declare it",
             )
     return _plan(document, source, version=None)
 
