@@ -167,6 +167,10 @@ class ClientRequest:
         if content:
             self._link.send(self._taken_head() + self._framed(content))
 
+    def push(self, content: bytes) -> None:
+        """As `write`, for a client that is known to read."""
+        self._link.send(self._taken_head() + self._framed(content))
+
     async def finish(self, content: bytes = b"") -> None:
         """Send the last of an answer that was begun."""
         await self._link.drained()

@@ -50,7 +50,7 @@ class Limits:
     answer_bytes: int = 256 << 20
     pool_idle_ms: int = 4_000
     pool_size: int = 512
-    checkpoint_ms: int = 100
+    checkpoint_ms: int = 200
     drain_ms: int = 12_000
     unknown_key_ms: int = 2_000
     unknown_keys: int = 10_000

@@ -54,6 +54,8 @@ class StreamRelay:
         self._reading = stream_reading(request.route, exchange.engine, request, prompt_floor=0)
         self._started = False
         self._settled = False
+        self._failure: Exception | None = None
+        self._passed_last: bytes | None = None  # what left with the ending, if `_pass_on` saw it
         self._written = 0
         self._written_at_us = 0
         self._written_mark = NOTHING
@@ -104,7 +106,35 @@ class StreamRelay:
                 return
             if passed:
                 await self._write(passed)
-        await self._finish(self._reading.finish())
+                self._connection.tap = self._pass_on
+        self._connection.tap = None
+        if self._failure is not None:
+            raise self._failure
+        if self._passed_last is not None:
+            await self._finish(self._passed_last)
+        else:
+            await self._finish(self._reading.finish())
+
+    def _pass_on(self, received: bytes) -> bool:
+        """Relay bytes in the same turn of the loop in which they came: a chunk that has nothing
+        to wait for needs no task to be woken. False leaves them to `_relay`."""
+        exchange = self._exchange
+        if exchange.stopped is not None or exchange.client.blocked:
+            return False
+        try:
+            passed = self._reading.feed(received)
+        except Exception as failure:  # noqa: BLE001  # `_relay` raises it, where it is settled
+            self._failure = failure
+            self._connection.interrupt()
+            return True
+        if self._reading.ending is not None:
+            self._passed_last = passed
+            self._connection.tap = None
+            self._connection.interrupt()
+        elif passed:
+            self._client.push(passed)
+            self._note_written(len(passed))
+        return True
 
     async def _finish(self, passed: bytes) -> None:
         """The end has come: make the usage durable, then let the end leave."""
@@ -160,10 +190,14 @@ class StreamRelay:
             await self._client.finish(content)
         else:
             await self._client.write(content)
+        self._note_written(len(content))
+
+    def _note_written(self, size: int) -> None:
+        exchange = self._exchange
         if exchange.client.lost:
             self._write_lost = True
             return
-        self._written += len(content)
+        self._written += size
         self._written_at_us = exchange.plant.clock()
         self._written_mark = passing = self._reading.passed
         if exchange.client.unsent_bytes():

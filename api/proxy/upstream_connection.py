@@ -8,6 +8,7 @@ connection a request takes, nor deadlines: its owner sweeps them.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import cast
 
 import httptools
@@ -35,6 +36,7 @@ class UpstreamConnection(asyncio.Protocol):
         aborted: ended from our side.
         paused: reading is paused until the client has taken what is buffered.
         reusable: the answer is complete and the connection can take another request.
+        tap: takes body bytes as they come, without waking the reader; False leaves them to it.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -45,6 +47,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._failure: UpstreamError | None = None
         self.paused = False
         self.aborted = False
+        self.tap: Callable[[bytes], bool] | None = None
         self.used = 0
         self.quiet_since = loop.time()
         self._reset()
@@ -62,6 +65,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._complete = False
         self._body: list[bytes] = []
         self._buffered = 0
+        self._interrupted = False
+        self.tap = None
 
     # What the proxy calls.
 
@@ -88,14 +93,16 @@ class UpstreamConnection(asyncio.Protocol):
         return self.status
 
     async def read(self) -> bytes:
-        """Body bytes received since the last read; empty at the end of a complete body.
+        """Body bytes received since the last read; empty at the end of a complete body, and
+        once after `interrupt`.
 
         Raises:
             UpstreamUnavailable: the body broke off.
             UpstreamTimeout: the owner's deadline passed.
         """
         while not self._body:
-            if self._complete:
+            if self._complete or self._interrupted:
+                self._interrupted = False
                 return b""
             await self._wait()
         received = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -105,6 +112,11 @@ class UpstreamConnection(asyncio.Protocol):
             self.paused = False
             self._transport.resume_reading()
         return received
+
+    def interrupt(self) -> None:
+        """Have the reader look up: whoever holds the tap has something for it."""
+        self._interrupted = True
+        self._wake()
 
     @property
     def ended(self) -> bool:
@@ -172,6 +184,13 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._has_head and self._head_bytes > MAX_HEAD_BYTES:
             self.abort(UpstreamUnavailable("The inference backend sent too large a head."))
             return
+        if self._body and self.tap is not None and self._failure is None:
+            content = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            if self.tap(content):
+                self._body.clear()
+                self._buffered = 0
+                if not self._complete:
+                    return
         if self._buffered > HIGH_WATER_BYTES and not self.paused and self._transport is not None:
             self.paused = True
             self._transport.pause_reading()
