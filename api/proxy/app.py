@@ -21,7 +21,10 @@ from billing.admission.decision import authenticate, models_for
 from billing.admission.route import Route
 from billing.errors import SteelyardError
 
-_ROUTES = {route.value.encode(): route for route in Route}
+_ROUTES = {
+    route.value.encode(): route
+    for route in (Route.CHAT_COMPLETIONS, Route.COMPLETIONS, Route.EMBEDDINGS)
+}
 
 
 class _ModelRow(msgspec.Struct):

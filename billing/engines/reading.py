@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, assert_never
 
-from billing.admission.route import Route
+from billing.admission.route import Dialect, Route
 from billing.engines.capabilities import Capabilities
 from billing.engines.chunk_stream import ChunkReading
 from billing.engines.mark import Ending, Mark
@@ -85,8 +85,9 @@ def stream_reading(
         prompt_floor: tokens that the prompt has at least; billed when the stream is cut before
             the engine has said how many they are.
     """
-    match route:
-        case Route.CHAT_COMPLETIONS | Route.COMPLETIONS | Route.EMBEDDINGS:
+    dialect = route.spec.dialect
+    match dialect:
+        case Dialect.CHUNKS | Dialect.PLAIN | Dialect.RESPONSES | Dialect.MESSAGES:
             return ChunkReading(engine, request, prompt_floor=prompt_floor)
         case _:
-            assert_never(route)
+            assert_never(dialect)
