@@ -43,6 +43,7 @@ _TYPES: Final[Mapping[str, Any]] = {
     "numeric[]": _pa.list_(_pa.string()),
     "bigint[]": _pa.list_(_pa.int64()),
     "integer[]": _pa.list_(_pa.int32()),
+    "text[]": _pa.list_(_pa.string()),
 }
 
 

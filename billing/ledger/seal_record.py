@@ -29,6 +29,8 @@ class SealedUsage:
         correction: what a correction says that made the event, or None: its kind, the event that
             it takes back and its instant, the replacement, the corrector's source and id, the
             reason, who corrected, when, and the tenant.
+        carried: what the event carried for dimensions, or None: the tenant, the id of the shape,
+            the paths, and the text at each of them.
     """
 
     id: UUID
@@ -57,10 +59,11 @@ class SealedUsage:
     foreign_id: str | None = None
     body_hash: str | None = None
     correction: Sequence[str | int | None] | None = None
+    carried: Sequence[int | Sequence[str]] | None = None
 
 
 def usage_record(event: SealedUsage) -> str:
-    """The canonical text of a usage event."""
+    """The canonical text of a usage event; one that carries nothing is a member shorter."""
     return _text(
         "usage v1",
         str(event.id),
@@ -89,6 +92,7 @@ def usage_record(event: SealedUsage) -> str:
         event.foreign_id,
         event.body_hash,
         event.correction,
+        *(() if event.carried is None else (event.carried,)),
     )
 
 

@@ -1,8 +1,8 @@
 """Months of the usage ledger: what they hold, their archives, and how they leave the database.
 
-A month here is a partition: the events whose id was minted in that month, UTC. Archived rows are
-compared in a temporary table that bears the ledger's name, so that the very statements that
-count and seal the ledger read them.
+A month here is a partition: the events whose id was minted in that month, UTC, with what they
+carried for dimensions. Archived rows are compared in temporary tables that bear the ledger's
+names, so that the very statements that count and seal the ledger read them.
 """
 
 from __future__ import annotations
@@ -68,8 +68,23 @@ SELECT e.tenant_id, date_bin('15 minutes', e.occurred_at, '1970-01-01Z') AS buck
 
 _DIMENSION_TOTALS = DIMENSION_FACTS.format(where=_MONTH_IDS)
 
-# As for the seal's records: named, so that no prepared statement reads the ledger instead.
-_STAGED_TOTALS = _TOTALS.replace("FROM usage_event e", "FROM pg_temp.usage_event e")
+
+def _of_staged(statement: str) -> str:
+    """As for the seal's records: named, so that no prepared statement reads the ledger instead."""
+    return statement.replace("FROM usage_event e", "FROM pg_temp.usage_event e").replace(
+        "JOIN usage_property p", "JOIN pg_temp.usage_property p"
+    )
+
+
+_STAGED_TOTALS = _of_staged(_TOTALS)
+_STAGED_DIMENSION_TOTALS = _of_staged(_DIMENSION_TOTALS)
+
+_CARRIED = {
+    "property_tenant_id": "integer",
+    "property_shape_id": "integer",
+    "property_texts": "text[]",
+}
+"""Columns of an archive behind the ledger's: what an event carried; null if it carried nothing."""
 
 _TOTAL_COLUMNS = (
     "tenant_id, bucket, meter_version_id, model_id, price_version_id, project_id, key_id, kind, "
@@ -99,25 +114,29 @@ def month_content(connection: sa.Connection, month: date) -> MonthRow:
     return MonthRow(month=month, **members(row))
 
 
-def event_columns(connection: sa.Connection) -> dict[str, str]:
-    """PostgreSQL type by column of the usage ledger."""
+def archived_columns(connection: sa.Connection) -> dict[str, str]:
+    """PostgreSQL type by column of an archive: the ledger's, and of what events carried."""
     rows = query(
         connection,
         "SELECT attname, format_type(atttypid, atttypmod) AS kind FROM pg_attribute "
         "WHERE attrelid = 'public.usage_event'::regclass AND attnum > 0 AND NOT attisdropped "
         "ORDER BY attnum",
     )
-    return {row.attname: row.kind for row in rows}
+    return {row.attname: row.kind for row in rows} | _CARRIED
 
 
 def month_events(
     connection: sa.Connection, month: date, columns: Sequence[str], *, at_once: int
 ) -> Iterator[Sequence[tuple[Any, ...]]]:
     """The events of a month by (epoch, id), `at_once` at a time; memory is bounded by that."""
-    listed = ", ".join(f"e.{column}" for column in columns)
+    listed = ", ".join(
+        column.replace("property_", "p.") if column in _CARRIED else f"e.{column}"
+        for column in columns
+    )
     rows = connection.execute(
         sa.text(
-            f"SELECT {listed} FROM usage_event e WHERE {_MONTH_IDS} ORDER BY e.epoch, e.id"  # noqa: S608  # names of the catalog
+            f"SELECT {listed} FROM usage_event e LEFT JOIN usage_property p ON p.event_id = e.id "  # noqa: S608  # names of the catalog
+            f"WHERE {_MONTH_IDS} ORDER BY e.epoch, e.id"
         ),
         {"month": month},
         execution_options={"stream_results": True, "yield_per": at_once},
@@ -166,29 +185,46 @@ def archives(connection: sa.Connection, *, month: date | None = None) -> list[Ar
     return [ArchiveRow(**members(row, sha256=bytes(row.sha256))) for row in rows]
 
 
-def archived_totals(
-    connection: sa.Connection, archive_id: int
-) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """(quantity, events) by the key of a rollup and a run, as they were when it was archived."""
-    rows = query(
+Totals = dict[tuple[Any, ...], tuple[Any, ...]]
+"""(quantity, events) by the key of a rollup and a run, or by that of a rollup by dimension."""
+
+
+def archived_totals(connection: sa.Connection, archive_id: int) -> Totals:
+    """What the month added to the rollups, as it was when it was archived."""
+    return _totals(
         connection,
         f"SELECT {_TOTAL_COLUMNS} FROM usage_archived_total WHERE archive_id = :archive",  # noqa: S608  # our own text
+        f"SELECT tenant_id, bucket, {DIMENSION_KEY}, quantity, events "  # noqa: S608  # our own text
+        "FROM usage_archived_dimension_total WHERE archive_id = :archive",
         archive=archive_id,
     )
-    return {tuple(row)[:-2]: tuple(row)[-2:] for row in rows}
+
+
+def staged_totals(connection: sa.Connection, month: date) -> Totals:
+    """As `archived_totals`, of the staged rows of a month."""
+    return _totals(connection, _STAGED_TOTALS, _STAGED_DIMENSION_TOTALS, month=month)
+
+
+def _totals(connection: sa.Connection, *statements: str, **parameters: object) -> Totals:
+    return {
+        tuple(row)[:-2]: tuple(row)[-2:]
+        for statement in statements
+        for row in query(connection, statement, **parameters)
+    }
 
 
 def stage_archived(connection: sa.Connection) -> None:
-    """Shadow the usage ledger, for the rest of the transaction, with an empty temporary table."""
-    run(
-        connection,
-        "CREATE TEMPORARY TABLE usage_event (LIKE public.usage_event) ON COMMIT DROP",
-    )
+    """Shadow the usage ledger, for the rest of the transaction, with empty temporary tables."""
+    for table in ("usage_event", "usage_property"):
+        run(
+            connection,
+            f"CREATE TEMPORARY TABLE {table} (LIKE public.{table}) ON COMMIT DROP",
+        )
 
 
 def unstage_archived(connection: sa.Connection) -> None:
-    """Let the ledger's name mean the ledger again."""
-    run(connection, "DROP TABLE pg_temp.usage_event")
+    """Let the ledger's names mean the ledger again."""
+    run(connection, "DROP TABLE pg_temp.usage_event, pg_temp.usage_property")
 
 
 def stage_leaves(connection: sa.Connection) -> None:
@@ -220,19 +256,26 @@ def is_kept_leaf(connection: sa.Connection, leaf: bytes) -> bool:
 def fill_staged(
     connection: sa.Connection, columns: Mapping[str, str], rows: Sequence[Sequence[Any]]
 ) -> None:
-    """Replace the rows of the temporary table."""
+    """Replace the rows of the temporary tables by those of an archive with these columns."""
     # A temporary table is not vacuumed: what is deleted would be read over, batch after batch.
-    run(connection, "TRUNCATE pg_temp.usage_event")
-    copy_events(connection, ("pg_temp", "usage_event"), columns, rows)
+    run(connection, "TRUNCATE pg_temp.usage_event, pg_temp.usage_property")
+    own = {name: kind for name, kind in columns.items() if name not in _CARRIED}
+    copy_rows(connection, ("pg_temp", "usage_event"), own, [row[: len(own)] for row in rows])
+    id_at = list(columns).index("id")
+    carried = [(row[id_at], *row[len(own) :]) for row in rows if row[-1] is not None]
+    kinds = {"event_id": "uuid"} | {
+        name.removeprefix("property_"): kind for name, kind in _CARRIED.items()
+    }
+    copy_rows(connection, ("pg_temp", "usage_property"), kinds, carried)
 
 
-def copy_events(
+def copy_rows(
     connection: sa.Connection,
     table: tuple[str, str],
     columns: Mapping[str, str],
     rows: Sequence[Sequence[Any]],
 ) -> None:
-    """Copy events into a table with the ledger's columns."""
+    """Copy rows into a table with these columns, PostgreSQL types by name."""
     raw = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
     statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(
         sql.Identifier(*table), sql.SQL(", ").join(map(sql.Identifier, columns))
@@ -241,13 +284,6 @@ def copy_events(
         copy.set_types(list(columns.values()))
         for row in rows:
             copy.write_row(row)
-
-
-def staged_totals(connection: sa.Connection, month: date) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """As `archived_totals`, of the temporary table's rows of a month."""
-    return {
-        tuple(row)[:-2]: tuple(row)[-2:] for row in query(connection, _STAGED_TOTALS, month=month)
-    }
 
 
 def horizon(connection: sa.Connection) -> datetime | None:

@@ -15,12 +15,16 @@ import sqlalchemy as sa
 
 from billing.archive.places import ArchivePlace, Bucket, archive_place
 from billing.journal.records import Record
+from billing.metering.cloud_event import CloudEvent
 from billing.metering.correction import Correction
+from billing.metering.usage_event import VerdictKind
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.ledger.accounting_periods import close_period
 from billing.operations.ledger.verify_ledger import verify_ledger
 from billing.operations.metering.correct_usage import correct_usage
+from billing.operations.metering.define_meter import define_meter
 from billing.operations.metering.encode_page import append_records
+from billing.operations.metering.ingest_usage import report_usage
 from billing.operations.retention.archive_month import archive_month, drop_month
 from billing.operations.seal.fold import seal_all
 from billing.operations.seal.verify import Finding
@@ -34,12 +38,25 @@ from tests.operations.crash_points import attribution_of, usage_record, void_rec
 from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
 
 NOVEMBER = date(2026, 11, 1)
+SPLIT_METER = f"""
+code: context
+unit: tokens
+event_type: context
+aggregation: sum
+value: data.tokens
+effective_from: "{MONTH_START:%Y-%m-%dT%H:%M:%SZ}"
+dimensions:
+  - {{name: length, path: data.length, edges: [8000, 32000]}}
+  - {{name: region, path: data.where.region}}
+"""
 AFTER = MONTH_END + timedelta(days=80)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
     """Two tenants with usage of a month that left and of one that stayed, invoiced and closed.
+
+    A third one has usage that is split by dimensions, and is not invoiced.
 
     Attributes:
         owner: an engine of a superuser.
@@ -81,10 +98,13 @@ class Sealed:
 def make_sealed(database: Database, owner: sa.Engine, folder: Path) -> Sealed:
     """Usage of every origin, books of every form, sealed in several folds."""
     world = make_world(database, MONTH_START + timedelta(days=14))
-    acme, birch = world.tenant("acme"), world.tenant("birch")
+    acme, birch, cedar = (world.tenant(slug) for slug in ("acme", "birch", "cedar"))
+    with database.transaction(Role.OPERATOR) as connection:
+        define_meter(connection, SPLIT_METER, now=world.now)
     key = load_or_make(folder.joinpath("seal.key"))
     place = archive_place(str(folder.joinpath("archive")), Bucket())
     _use(world, (acme, birch), run="november")
+    use_split(world, cedar)
     seal_all(database, key, now=world.now)
     for tenant in (acme, birch):
         with database.transaction(Role.OPERATOR) as connection:
@@ -95,6 +115,7 @@ def make_sealed(database: Database, owner: sa.Engine, folder: Path) -> Sealed:
     with database.transaction(Role.MAINTAINER) as connection:
         ensure_partitions(connection, now=world.now, months=6)
     _use(later, (acme, birch), run="december")
+    use_split(later, cedar)
     _correct(later, acme)
     seal_all(database, key, now=later.now)
     with database.transaction(Role.OPERATOR) as connection:
@@ -126,6 +147,24 @@ def _use(world: World, tenants: tuple[Tenant, ...], *, run: str) -> None:
         records.append(void_record(world, whose, number << 8 | 4))
         with world.database.transaction(Role.INGEST) as connection:
             append_records(connection, records)
+
+
+def use_split(world: World, tenant: Tenant) -> None:
+    """Usage that says where it ran and how long its context was, and some that does not."""
+    said = ({"length": 9_000, "where": {"region": "eu"}}, {"where": {"region": "us"}}, {})
+    events = [
+        CloudEvent(
+            source="desk",
+            id=f"{world.now:%m}-{number}",
+            type="context",
+            time=world.now,
+            data={"tokens": 100 + number, **each},
+        )
+        for number, each in enumerate(said)
+    ]
+    with world.database.transaction(Role.OPERATOR) as connection:
+        verdicts = report_usage(connection, [(tenant.slug, each) for each in events], now=world.now)
+    assert {each.kind for each in verdicts} == {VerdictKind.ACCEPTED}
 
 
 def _correct(world: World, tenant: Tenant) -> None:

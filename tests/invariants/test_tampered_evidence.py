@@ -148,8 +148,8 @@ def alone(tmp_path: Path, *arguments: str) -> Ran:
     return Ran(status=ran.returncode, out=ran.stdout, err=ran.stderr)
 
 
-def bundle(path: Path, *options: str) -> str:
-    made = run_command("ledger", "bundle", "acme", "--month", "2026-12", "-o", str(path), *options)
+def bundle(path: Path, *, tenant: str = "acme", month: str = "2026-12") -> str:
+    made = run_command("ledger", "bundle", tenant, "--month", month, "-o", str(path))
     assert made.status == 0, made.err
     return str(path)
 
@@ -163,6 +163,27 @@ RESEALED = (
     "DELETE FROM sealed_transaction",
 )
 """A history without a seal: the next fold makes it a new one."""
+
+
+def test_L7_what_events_carried_is_proved_from_the_archive_too(
+    sealed: Sealed, tmp_path: Path
+) -> None:
+    honest = bundle(tmp_path / "b.json", tenant="cedar", month="2026-11")
+    entries = json.loads(Path(honest).read_text())["entries"]
+    carried = [member for each in entries for member in json.loads(each["record"])[27:]]
+    assert sorted(texts for _, _, _, texts in carried) == [["9000", "eu"]] * 2 + [["us"]] * 2
+    assert alone(tmp_path, honest).status == 0
+    path = archive_of(sealed)
+    table = pq.read_table(path)
+    at = table.column_names.index("property_texts")
+    texts = [said and ["x", *said[1:]] for said in table.column(at).to_pylist()]
+    forged = pa.array(texts, table.column(at).type)
+    pq.write_table(table.set_column(at, table.schema.field(at), forged), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    found = sealed.findings(f"UPDATE usage_archive SET sha256 = '\\x{digest}'")
+    assert {"archive", "event"} <= {each.kind for each in found}
+    forgery = bundle(tmp_path / "c.json", tenant="cedar", month="2026-11")
+    assert "missing or changed" in alone(tmp_path, forgery).out
 
 
 def test_L7_a_tenant_that_kept_its_head_finds_an_omitted_event(

@@ -21,9 +21,12 @@ TABLES = {
     "usage_event": "id",
     "usage_key": "event_id",
     "usage_correction": "event_id",
+    "usage_property": "event_id",
     "usage_rollup": "bucket",
     "usage_rollup_day": "day",
     "usage_run_total": "run_id",
+    "usage_dimension_rollup": "dimension || '=' || value",
+    "usage_dimension_rollup_day": "dimension || '=' || value",
     "account": "id",
     "account_balance": "account_id",
     "ledger_transaction": "id",
@@ -37,6 +40,7 @@ TABLES = {
     "sealed_transaction": "transaction_id",
     "usage_archive": "url",
     "usage_archived_total": "bucket",
+    "usage_archived_dimension_total": "dimension || '=' || value",
     "usage_horizon": "month",
 }
 """What is verified, and what of a row names it."""
@@ -55,6 +59,8 @@ NOT_EVIDENCE = {
     ("usage_rollup", "epoch"),
     ("usage_rollup_day", "epoch"),
     ("usage_run_total", "epoch"),
+    ("usage_dimension_rollup", "epoch"),
+    ("usage_dimension_rollup_day", "epoch"),
     # When and by whom: the digest of the balances is what a closed period promises.
     ("accounting_period", "closed_at"),
     ("accounting_period", "closed_by"),
@@ -269,6 +275,20 @@ def test_L7_every_row_that_is_taken_away_is_missed(sealed: Sealed) -> None:
         ),
         (
             (
+                "INSERT INTO usage_dimension_rollup SELECT tenant_id, bucket - interval '1 day', "
+                "{others} FROM usage_dimension_rollup LIMIT 1"
+            ),
+            "rollup",
+        ),
+        (
+            (
+                "INSERT INTO usage_property SELECT (SELECT max(id::text)::uuid FROM usage_event "
+                "WHERE run_id <> ''), tenant_id, {others} FROM usage_property LIMIT 1"
+            ),
+            "event",
+        ),
+        (
+            (
                 "INSERT INTO posting SELECT transaction_id, ordinal + 10, {others} FROM posting "
                 "ORDER BY account_version DESC LIMIT 1"
             ),
@@ -302,6 +322,7 @@ def test_L7_a_forged_row_is_named(sealed: Sealed, statement: str, kind: str) -> 
         ("usage_event", ("epoch",)),
         ("usage_event", ("occurred_at",)),
         ("usage_key", ("foreign_id",)),
+        ("usage_property", ("texts",)),
         ("posting", ("amount",)),
         ("ledger_transaction", ("reference",)),
         ("sealed_transaction", ("transaction_id",)),

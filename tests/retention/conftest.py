@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from billing.archive.places import ArchivePlace, Bucket, archive_place
+from billing.operations.metering.define_meter import define_meter
 from billing.operations.metering.encode_page import append_records
 from billing.operations.seal.fold import fold
 from billing.signing.ed25519 import load_or_make
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
 from billing.tenancy.tenant import Tenant
+from tests.invariants.tampering import SPLIT_METER, use_split
 from tests.operations.crash_points import attribution_of, usage_record
 from tests.world import World, make_world
 
@@ -52,6 +54,9 @@ def closed(database: Database, now: datetime, tmp_path: Path) -> Closed:
             records = [usage_record(world, whose, number << 10 | n, output=n) for n in range(1, 40)]
             append_records(connection, records)
         world.use(tenant, {"tokens.input": 1_000_000, "tokens.output": 7})
+    with database.transaction(Role.OPERATOR) as connection:
+        define_meter(connection, SPLIT_METER, now=now)
+    use_split(world, acme)
     # December has usage, too: it stays.
     december = World(database=database, now=now + timedelta(days=30))
     december.use(acme, {"tokens.output": 5})

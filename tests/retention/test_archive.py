@@ -17,6 +17,7 @@ from billing.archive.parquet import DamagedArchive
 from billing.archive.places import Bucket, archive_place
 from billing.errors import ConfigurationError, Conflict, NotFound
 from billing.operations.metering.encode_page import append_records
+from billing.operations.metering.verify_rollups import verify_rollups
 from billing.operations.retention import archive_month as archiving
 from billing.operations.retention.archive_month import (
     apply_retention,
@@ -29,7 +30,6 @@ from billing.operations.retention.verify_archives import ArchiveFinding, verify_
 from billing.store import retention
 from billing.store.database import Role, query
 from billing.store.embedded.address import ServerAddress
-from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
 from tests.operations.crash_points import attribution_of, usage_record
 from tests.retention.conftest import LATER, MONTH, Closed, seal
@@ -56,12 +56,15 @@ def findings(closed: Closed) -> list[ArchiveFinding]:
 
 
 def november(closed: Closed) -> list[tuple[object, ...]]:
-    """Events that were minted in November, as the ledger has them."""
+    """Events that were minted in November, as the ledger has them, and what they carried."""
     with closed.world.database.transaction(Role.OPERATOR) as connection:
         found = query(
             connection,
-            "SELECT * FROM usage_event WHERE id < first_event_id('2026-12-01Z') ORDER BY epoch, id",
+            "SELECT e.*, p.tenant_id AS carrier, p.shape_id, p.texts FROM usage_event e "
+            "LEFT JOIN usage_property p ON p.event_id = e.id "
+            "WHERE e.id < first_event_id('2026-12-01Z') ORDER BY e.epoch, e.id",
         )
+    assert any(row.texts for row in found)
     return [tuple(row) for row in found]
 
 
@@ -78,12 +81,12 @@ def test_a_month_is_archived_dropped_and_read_back_as_it_was(
     assert (archive.events, archive.ordinal) == (len(before), 1)
     assert archive_month(database, closed.place, MONTH, now=LATER) == archive
     assert drop_month(database, closed.place, MONTH, now=LATER, keep_months=2) == len(before)
-    assert november(closed) == []
+    assert rows_of(closed, "usage_property", "1") == []
     assert len(rows_of(closed, "usage_event")) == 1
     assert rows_of(closed, "usage_rollup", "1, 2, 3, 4, 5, 6, 7, 8") == totals
     assert findings(closed) == []
     with database.transaction(Role.OPERATOR) as connection:
-        assert rollup_differences(connection) == []
+        assert verify_rollups(connection) == []
     for _ in range(2):
         assert read_back(database, closed.place, MONTH) == ("restored_usage_202611", len(before))
         assert rows_of(closed, "restored_usage_202611") == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from decimal import Decimal
 from itertools import pairwise
 from threading import Barrier, Thread
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 
 from billing.ledger.seal_record import SealedUsage, usage_record
 from billing.ledger.tree import leaf_hash, nodes_of, root
+from billing.operations.metering.define_meter import define_meter
 from billing.operations.seal.fold import fold, seal_all
 from billing.signing.ed25519 import SealKey, load_or_make, verify
 from billing.store.database import Database, Role, become, only, query
 from billing.store.seal.folds import folds, newest_fold
 from billing.store.seal.hashes import StoredTree, TreeKind, leaves_of, tree_of
 from billing.store.seal.records import newest_epoch, usage_records
+from tests.invariants.tampering import SPLIT_METER, use_split
 from tests.world import World
 
 
@@ -34,23 +37,30 @@ def test_L7_the_leaf_of_an_event_is_built_alike_by_the_database_and_in_python(
     world: World, owner: psycopg.Connection
 ) -> None:
     acme = world.tenant("acme")
+    with world.database.transaction(Role.OPERATOR) as connection:
+        define_meter(connection, SPLIT_METER, now=world.now)
     world.use(acme, {"tokens.input": Decimal("12.500"), "requests": 3})
+    use_split(world, acme)
     with world.database.transaction(Role.OPERATOR) as connection:
         rows = usage_records(connection, tenant_id=acme.id, after=0, to=newest_epoch(connection))
-    assert len(rows) == 2
+    assert len(rows) == 5
     for row in rows:
         stored = owner.execute(
             "SELECT e.*, m.name AS model, b.name AS backend, k.source, k.foreign_id, k.body_hash, "
+            "p.tenant_id AS carrier, p.shape_id, h.paths, p.texts, "
             "(SELECT array_agg(v.code ORDER BY n) FROM meter_set s, "
             " unnest(s.meter_version_ids) WITH ORDINALITY u (x, n), meter_version v "
             " WHERE s.id = e.meter_set_id AND v.id = u.x) AS codes FROM usage_event e "
             "LEFT JOIN model m ON m.id = e.model_id LEFT JOIN backend b ON b.id = e.backend_id "
+            "LEFT JOIN usage_property p ON p.event_id = e.id "
+            "LEFT JOIN usage_shape h ON h.id = p.shape_id "
             "JOIN usage_key k ON k.event_id = e.id WHERE e.id = %s",
             (row.id,),
         )
         names = [column.name for column in stored.description or ()]
         event = dict(zip(names, stored.fetchall()[0], strict=True))
         quantities = [f"{q.normalize():f}" for q in event["quantities"]]
+        carried = [event[name] for name in ("carrier", "shape_id", "paths", "texts")]
         expected = usage_record(
             SealedUsage(
                 **{
@@ -62,10 +72,13 @@ def test_L7_the_leaf_of_an_event_is_built_alike_by_the_database_and_in_python(
                 raw_paths=[],
                 raw_counts=event["raw_counts"].hex(),
                 body_hash=event["body_hash"].hex(),
+                carried=carried if event["texts"] else None,
             )
         )
         assert row.record == expected
     assert '["tokens.input", "12.5"]' in rows[0].record + rows[1].record
+    # Two of three said something; all others have no member for it.
+    assert sorted(len(json.loads(row.record)) for row in rows) == [27, 27, 27, 28, 28]
 
 
 @settings(max_examples=60, deadline=None)
@@ -76,8 +89,6 @@ def test_texts_are_escaped_alike_by_the_database_and_in_python(
     found = postgres_connection.execute(
         "SELECT jsonb_build_array('usage v1'::text, %s::text, NULL, true, 7)::text", (text,)
     ).fetchall()[0][0]
-    import json
-
     assert found == json.dumps(["usage v1", text, None, True, 7], ensure_ascii=False)
 
 

@@ -152,11 +152,11 @@ def read_back(
             raise DamagedArchive(f"{archive.url}: {findings[0].what}", field="archive")
         with acting_as(connection, Role.MAINTAINER):
             table = retention.make_restored(connection, month)
-        columns = retention.event_columns(connection)
+        columns = retention.archived_columns(connection)
         done = 0
         with place.open(file_name(archive)) as file:
             for rows in read_events(file, columns):
-                retention.copy_events(connection, ("public", table), columns, rows)
+                retention.copy_rows(connection, ("public", table), columns, rows)
                 done += len(rows)
                 if progress is not None:
                     progress(done, archive.events)
@@ -197,7 +197,7 @@ def _write(
     progress: Progress | None,
 ) -> ArchiveRow:
     name = f"usage-{content.month:%Y-%m}.{ordinal}.parquet"
-    columns = retention.event_columns(connection)
+    columns = retention.archived_columns(connection)
 
     def counted() -> Iterator[Sequence[tuple[Any, ...]]]:
         done = 0

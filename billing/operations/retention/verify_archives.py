@@ -101,7 +101,7 @@ def _verify_rows(
     keep_leaves: Callable[[Sequence[bytes]], None],
 ) -> str | None:
     columns = columns_of(file)
-    if columns != retention.event_columns(connection):
+    if columns != retention.archived_columns(connection):
         return "its columns are not those of the ledger"
     totals: dict[tuple[Any, ...], list[Any]] = {}
     leaves = _SealedLeaves(connection)

@@ -53,6 +53,11 @@ WITH fresh AS MATERIALIZED (
     SELECT k.* FROM usage_key k
      WHERE k.event_id >= (SELECT id FROM fresh ORDER BY id LIMIT 1)
        AND k.event_id <= (SELECT id FROM fresh ORDER BY id DESC LIMIT 1)
+), carried AS (
+    SELECT p.*, c.paths FROM usage_property p
+      LEFT JOIN usage_shape c ON c.id = p.shape_id
+     WHERE p.event_id >= (SELECT id FROM fresh ORDER BY id LIMIT 1)
+       AND p.event_id <= (SELECT id FROM fresh ORDER BY id DESC LIMIT 1)
 ), named AS (
     SELECT s.id, array_agg(v.code ORDER BY n) AS codes
       FROM meter_set s
@@ -60,7 +65,7 @@ WITH fresh AS MATERIALIZED (
       JOIN meter_version v ON v.id = u.version_id
      GROUP BY s.id
 ), recorded AS (
-    SELECT e.tenant_id AS owner, e.epoch, e.id, jsonb_build_array(
+    SELECT e.tenant_id AS owner, e.epoch, e.id, (jsonb_build_array(
         'usage v1', e.id, e.tenant_id, e.epoch,
         (extract(epoch FROM e.occurred_at) * 1000000)::bigint, e.kind, e.cause, e.estimated,
         e.project_id, e.key_id, e.model_id, m.name, e.backend_id, b.name, e.price_version_id,
@@ -73,8 +78,10 @@ WITH fresh AS MATERIALIZED (
         CASE WHEN c.event_id IS NOT NULL THEN jsonb_build_array(
             c.kind, c.corrects, (extract(epoch FROM c.corrects_at) * 1000000)::bigint,
             c.replacement_id, c.source, c.foreign_id, c.reason, c.actor,
-            (extract(epoch FROM c.corrected_at) * 1000000)::bigint, c.tenant_id) END
-        )::text AS record
+            (extract(epoch FROM c.corrected_at) * 1000000)::bigint, c.tenant_id) END)
+        -- An event that carries nothing has no member for it: most of them carry nothing.
+        || CASE WHEN p.event_id IS NULL THEN '[]' ELSE jsonb_build_array(jsonb_build_array(
+            p.tenant_id, p.shape_id, p.paths, p.texts)) END)::text AS record
       FROM fresh e
       LEFT JOIN named s ON s.id = e.meter_set_id
       LEFT JOIN model m ON m.id = e.model_id
@@ -82,12 +89,15 @@ WITH fresh AS MATERIALIZED (
       LEFT JOIN usage_shape h ON h.id = e.raw_shape_id
       LEFT JOIN reported r ON r.event_id = e.id AND r.tenant_id = e.tenant_id
       LEFT JOIN usage_correction c ON c.event_id = e.id
+      LEFT JOIN carried p ON p.event_id = e.id
 )
 """
 
 # A statement that the driver has prepared keeps reading the table it was prepared for, also where a
 # temporary one bears the same name since: so the staged rows of an archive are named as such.
-_ARCHIVED_EVENTS = _EVENTS.replace("FROM usage_event\n", "FROM pg_temp.usage_event\n")
+_ARCHIVED_EVENTS = _EVENTS.replace("FROM usage_event\n", "FROM pg_temp.usage_event\n").replace(
+    "FROM usage_property p\n", "FROM pg_temp.usage_property p\n"
+)
 
 _TRANSACTION = """
 SELECT t.legal_entity_id AS owner, t.id, taken.ordinal AS epoch, jsonb_build_array(

@@ -35,6 +35,13 @@ _SETS = (
     "e.meter_set_id IN (SELECT s.id FROM meter_set s JOIN meter_dimension n "
     "ON n.meter_version_id = ANY(s.meter_version_ids))"
 )
+_ANY = """
+SELECT FROM (
+    (SELECT FROM meter_dimension LIMIT 1) UNION ALL
+    (SELECT FROM usage_dimension_rollup LIMIT 1) UNION ALL
+    (SELECT FROM usage_dimension_rollup_day LIMIT 1)
+) AS declared_or_added LIMIT 1
+"""
 _DIFFERENCES = f"""
 WITH facts AS MATERIALIZED (
     {DIMENSION_FACTS.format(where=_SETS)}
@@ -68,8 +75,8 @@ def dimension_differences(connection: sa.Connection) -> list[tuple[int, str, str
         (tenant id, where, meter version): where is the start of a quarter hour, or `day …`, and
         the value of the dimension.
     """
-    if first(connection, "SELECT FROM meter_dimension LIMIT 1") is None:
-        return []  # nothing can have been added, and the ledger is large
+    if first(connection, _ANY) is None:
+        return []  # nothing was added, and the ledger is large
     return [
         (row.tenant_id, f"{row.place} {row.dimension}={row.value}", str(row.meter_version_id))
         for row in query(connection, _DIFFERENCES)
