@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 import sys
@@ -16,6 +15,7 @@ from litestar import Litestar
 
 from api.app import create_app
 from api.deployment import utc_now
+from api.interpreter import tune_interpreter
 from billing.errors import SteelyardError
 from billing.operations.deployment import opened_database
 from billing.settings import read_settings
@@ -85,19 +85,6 @@ def log_json(level: str) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
     )
-
-
-def tune_interpreter() -> None:
-    """Set the interpreter to batches of thousands of small objects, read by threads.
-
-    By default a batch of usage events sets off hundreds of searches for garbage, which take half
-    of its time and find none: what an event makes is in no cycle. And a thread whose answer from
-    the database has come would wait 5 ms for each turn beside one that reads the next batch.
-    """
-    sys.setswitchinterval(1 / 2000)  # float: the interpreter counts in seconds
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 20)
 
 
 def main() -> None:

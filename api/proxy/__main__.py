@@ -7,6 +7,7 @@ import sys
 import structlog
 import uvloop
 
+from api.interpreter import keep_freed_memory, tune_interpreter
 from api.proxy.app import Proxy, system_clock
 from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
@@ -42,6 +43,8 @@ def main() -> None:
     try:
         settings = read_settings()
         with opened_database(settings, pool_size=3) as database:
+            tune_interpreter()
+            keep_freed_memory()
             uvloop.run(run(settings, database))
     except SteelyardError as error:
         sys.exit(f"error: {error}")

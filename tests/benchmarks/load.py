@@ -96,9 +96,19 @@ class _Caller(asyncio.Protocol):
 
 
 async def run_load(
-    port: int, request: bytes, *, connections: int, seconds: float, stream: bool
+    port: int,
+    request: bytes,
+    *,
+    connections: int,
+    seconds: float,
+    stream: bool,
+    until_lost: bool = False,
 ) -> Load:
-    """Load a server for a while; every request begun is waited for."""
+    """Load a server for a while; every request begun is waited for.
+
+    Args:
+        until_lost: the server is going to be killed; end when it is gone.
+    """
     loop = asyncio.get_running_loop()
     load = Load()
     began = time.perf_counter()
@@ -108,8 +118,11 @@ async def run_load(
             lambda: _Caller(request, load, stream=stream), "127.0.0.1", port
         )
         callers.append(caller)
-    await asyncio.sleep(seconds)
+    idle = asyncio.gather(*(caller.idle for caller in callers))
+    await asyncio.wait([idle], timeout=seconds)
+    if until_lost and not idle.done():
+        raise RuntimeError("the server was not killed")
     load.stopping = True
-    await asyncio.gather(*(caller.idle for caller in callers))
+    await idle
     load.seconds = time.perf_counter() - began
     return load

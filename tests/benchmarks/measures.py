@@ -13,6 +13,14 @@ def cpu_us(pid: int) -> float:
     return run_ns / 1000
 
 
+def shared_out_mib(pid: int) -> float:
+    """Memory of a process in MiB, with its share of what others map too (PSS)."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
+
+
 def resident_mib(pid: int) -> float:
     """Resident memory of a process in MiB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -1,235 +1,172 @@
 """`make bench NAME=proxy`: what a metered request costs, beside what a blind relay costs.
 
-The proxy runs as in production (uvloop, the durable journal on disk) on one core; load
-and engine share another. CPU per request, from the kernel's accounting of the whole process, is
-the figure to trust: rates are capped by the generator, which is Python too.
+The proxy runs as in production (uvloop, the durable journal on disk) on one core; load and engine
+share another. CPU per request, from the kernel's accounting of the whole process, is the figure to
+trust: rates are capped by the generator, which is Python too. `ROUNDS=long` takes the sustained
+load to 60 s; `proxy_sustained.py` says what it is.
 """
 
 from __future__ import annotations
 
-import hashlib
-import multiprocessing
 import os
-import socket
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import uvloop
 
-from api.proxy.app import create_app
-from api.proxy.server import serve
-from billing.admission.backend import Backend, ServedModel
-from billing.admission.snapshot import KeyGrant, Snapshot
-from billing.admission.terms import TenantTerms
-from billing.journal.journal import Journal
-from billing.journal.reader import list_instances, records_of, segments
-from billing.journal.records import Usage
-from billing.metering.token_class import TokenClass
 from tests.benchmarks import relay
 from tests.benchmarks.load import Load, run_load
+from tests.benchmarks.measures import cpu_us, shared_out_mib
+from tests.benchmarks.open_loop import at_rate, paced_streams, percentile
+from tests.benchmarks.proxy_sustained import losses_of_a_kill, sustained
+from tests.benchmarks.proxy_world import (
+    Server,
+    child,
+    durable_usages,
+    free_port,
+    pin,
+    request_bytes,
+    run_proxy,
+)
 from tests.benchmarks.report import FOLDER, Figure, publish
 from tests.fake_engine import fast
 
-KEY = "sk-sy-benchmar-0123456789abcdef0123456789abcdef"
 SECONDS = 3.0
 PACE_MS = 100
+FIRST_MS = 20
 PACED_STREAMS = 400
+MANY_STREAMS = 1_000
+PER_SECOND = 200
+PROMPTS = {"0.1k": 100, "4k": 4_000, "200k": 200_000}
+ENGINES = {"tiny": (0, 0), "paced": (PACE_MS, 0), "slow": (0, FIRST_MS)}
+LONG = os.environ.get("ROUNDS") == "long"
 
 
-class _FixedControl:
-    def __init__(self, snapshot: Snapshot) -> None:
-        self.snapshot = snapshot
-
-    async def look_up(self, key_digest: bytes) -> None:
-        del key_digest
-
-
-def _snapshot(engine_ports: dict[str, int]) -> Snapshot:
-    classes = frozenset({TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT})
-    models = {
-        name: ServedModel(
-            id=port,
-            name=name,
-            backends=(Backend(name=name, base_url=f"http://127.0.0.1:{port}", engine="vllm"),),
-            classes=classes,
-        )
-        for name, port in engine_ports.items()
-    }
-    priced = dict.fromkeys(models, classes)
-    return Snapshot(
-        version=1,
-        keys={
-            hashlib.sha256(KEY.encode()).digest(): KeyGrant(
-                key_id=1, tenant_id=1, project_id=1, may_infer=True
-            )
-        },
-        terms={1: TenantTerms(tenant_id=1, price_version_id=1, priced=priced)},
-        models=models,
-    )
-
-
-def run_proxy(port: int, engine_ports: dict[str, int], folder: Path) -> None:
-    """Serve until SIGTERM."""
-
-    async def main() -> None:
-        journal = await Journal.open(folder)
-        app = create_app(_FixedControl(_snapshot(engine_ports)), journal)
-        await serve(app, "127.0.0.1", port)
-
-    uvloop.run(main())
-
-
-def request_bytes(model: str, *, stream: bool) -> bytes:
-    """A request as the official client sends it: its headers, a short prompt."""
-    flag = b',"stream":true' if stream else b""
-    content = b"Tell me what a steelyard weighs, and for whom. " * 6
-    body = b'{"messages":[{"role":"user","content":"%b"}],"model":"%b","max_tokens":100%b}' % (
-        content,
-        model.encode(),
-        flag,
-    )
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-        "Accept-Encoding: gzip, deflate\r\n"
-        "Connection: keep-alive\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
-        "User-Agent: OpenAI/Python 3.52.0\r\nX-Stainless-Lang: python\r\nX-Stainless-OS: Linux\r\n"
-        "X-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\nX-Stainless-Async: false\r\n"
-        f"Authorization: Bearer {KEY}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def child(core: int, target: Callable[..., None], port: int, *arguments: Any) -> Iterator[int]:
-    """Run a server in a process of its own on one core; yields its pid."""
-    process = multiprocessing.get_context("spawn").Process(
-        target=_pinned, args=(core, target, port, *arguments), daemon=True
-    )
-    process.start()
-    try:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            except OSError:
-                if time.monotonic() > deadline or not process.is_alive():
-                    raise
-                time.sleep(0.05)
-        yield process.pid or 0
-    finally:
-        process.terminate()
-        process.join(20)
-
-
-def _pinned(core: int, target: Callable[..., None], *arguments: Any) -> None:
-    _pin(core)
-    target(*arguments)
-
-
-def _pin(core: int) -> None:
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
-
-
-def cpu_us(pid: int) -> float:
-    """CPU time of a process so far, all threads."""
-    run_ns = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        run_ns += int((task / "schedstat").read_text().split()[0])
-    return run_ns / 1000
-
-
-class Server(NamedTuple):
-    """A server under test; without a pid its CPU is not measured."""
-
-    pid: int | None
-    port: int
-
-
-def measured(server: Server, model: str, *, stream: bool, connections: int) -> tuple[Load, float]:
+def measured(
+    server: Server, model: str, *, stream: bool, connections: int, prompt_bytes: int
+) -> tuple[Load, float]:
     """Run one load; returns it with the CPU µs per answer that the server spent."""
-    request = request_bytes(model, stream=stream)
-    before = cpu_us(server.pid) if server.pid else 0.0
+    request = request_bytes(model, stream=stream, prompt_bytes=prompt_bytes)
+    before = cpu_us(server.pid)
     load = uvloop.run(
         run_load(server.port, request, connections=connections, seconds=SECONDS, stream=stream)
     )
     if load.errors:
         sys.exit("a server answered with something else than 200")
-    return load, (cpu_us(server.pid) - before) / load.answers if server.pid else 0.0
+    return load, (cpu_us(server.pid) - before) / load.answers
 
 
-def durable_usages(folder: Path) -> int:
-    """Usage events that a reader finds in the journal."""
-    return sum(
-        isinstance(record, Usage)
-        for instance in list_instances(folder)
-        for segment in segments(instance)
-        for record in records_of(segment.path)
+def figure(name: str, what: str, value: float, unit: str) -> Figure:
+    """A figure of the proxy stands beside the relay's of the same run."""
+    return Figure(
+        name=f"{name}.{what}",
+        value=value,
+        unit=unit,
+        baseline=None if name == "relay" else f"relay.{what}",
     )
 
 
-def bench(name: str, server: Server, paced_server: Server) -> tuple[list[Figure], int]:
-    """All figures of one server, and how many answers it gave."""
+def sizes(name: str, server: Server) -> tuple[list[Figure], int]:
+    """CPU and rate for prompts of several sizes; how many answers it gave."""
+    figures: list[Figure] = []
+    answers = 0
+    for size, prompt_bytes in PROMPTS.items():
+        for kind, stream, connections in (("whole", False, 32), ("stream", True, 16)):
+            load, used_us = measured(
+                server, "tiny", stream=stream, connections=connections, prompt_bytes=prompt_bytes
+            )
+            answers += load.answers
+            what = f"{kind}.{size}"
+            figures.append(figure(name, f"{what}.cpu", used_us, "µs CPU/answer"))
+            figures.append(figure(name, f"{what}.rate", load.per_second, "answers/s"))
+    return figures, answers
 
-    def figure(what: str, value: float, unit: str) -> Figure:
-        baseline = None if name == "relay" else f"relay.{what}"
-        return Figure(name=f"{name}.{what}", value=value, unit=unit, baseline=baseline)
 
-    whole, whole_us = measured(server, "tiny", stream=False, connections=32)
-    stream, stream_us = measured(server, "tiny", stream=True, connections=16)
-    paced, paced_us = measured(paced_server, "paced", stream=True, connections=PACED_STREAMS)
-    figures = [
-        figure("whole.rate", whole.per_second, "answers/s"),
-        figure("whole.p50", whole.p50_us, "µs, 32 connections"),
-        figure("whole.p99", whole.p99_us, "µs, 32 connections"),
-        figure("stream.rate", stream.per_second, "streams/s"),
-    ]
-    if server.pid:
-        figures += [
-            figure("whole.cpu", whole_us, "µs CPU/answer"),
-            figure("stream.cpu", stream_us, "µs CPU/stream"),
-            figure("paced.cpu", paced_us / (fast.CHUNKS + 1), "µs CPU/chunk"),
-        ]
-    return figures, whole.answers + stream.answers + paced.answers
+def latency(name: str, server: Server, model: str) -> tuple[list[Figure], int]:
+    """What clients see at an even rate, from the instant at which each request is due."""
+    figures: list[Figure] = []
+    answers = 0
+    for stream in (False, True):
+        request = request_bytes(model, stream=stream)
+        seen = uvloop.run(at_rate(server.port, request, per_second=PER_SECOND, seconds=SECONDS * 2))
+        if seen.errors:
+            sys.exit("a request at an even rate was not answered")
+        answers += len(seen.whole_us)
+        times, what = (seen.first_us, "ttft") if stream else (seen.whole_us, "whole")
+        for share in (50, 99):
+            value = percentile(times, share) - FIRST_MS * 1000
+            unit = f"µs beyond the engine's {FIRST_MS} ms, {PER_SECOND}/s"
+            figures.append(figure(name, f"{what}.p{share}", value, unit))
+    return figures, answers
+
+
+def paced(name: str, server: Server) -> tuple[list[Figure], int]:
+    """CPU and gaps of paced streams, and memory with a thousand of them open."""
+    request = request_bytes("paced", stream=True)
+    before = cpu_us(server.pid)
+    seen = uvloop.run(paced_streams(server.port, request, streams=PACED_STREAMS))
+    per_chunk = (cpu_us(server.pid) - before) / PACED_STREAMS / (fast.CHUNKS + 1)
+    memory = list[float]()
+    stopping = threading.Event()
+
+    def watch() -> None:
+        while not stopping.wait(0.5):
+            memory.append(shared_out_mib(server.pid))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    uvloop.run(paced_streams(server.port, request, streams=MANY_STREAMS))
+    stopping.set()
+    watching.join()
+    unit = f"{PACED_STREAMS} streams, a chunk each {PACE_MS} ms"
+    return [
+        figure(name, "paced.cpu", per_chunk, f"µs CPU/chunk, {unit}"),
+        figure(name, "paced.gap.p99", percentile(seen.gaps_us, 99), f"µs between chunks, {unit}"),
+        figure(name, "paced.memory", max(memory), f"MiB (PSS), {MANY_STREAMS} streams open"),
+    ], PACED_STREAMS + MANY_STREAMS
 
 
 def main() -> None:
     """Measure the relay, the proxy, and the engine without either."""
-    _pin(0)
+    pin(0)
     FOLDER.mkdir(parents=True, exist_ok=True)
-    ports = {"tiny": free_port(), "paced": free_port()}
+    ports = {name: free_port() for name in ENGINES}
+    figures: list[Figure] = []
     with (
-        child(0, fast.main, ports["tiny"]),
-        child(0, fast.main, ports["paced"], PACE_MS),
+        child(0, fast.main, ports["tiny"], *ENGINES["tiny"]),
+        child(0, fast.main, ports["paced"], *ENGINES["paced"]),
+        child(0, fast.main, ports["slow"], *ENGINES["slow"]),
         tempfile.TemporaryDirectory(dir=FOLDER) as folder,
     ):
-        near, far = free_port(), free_port()
+        relays = {name: free_port() for name in ENGINES}
         with (
-            child(1, relay.main, near, ports["tiny"]) as pid,
-            child(1, relay.main, far, ports["paced"]) as far_pid,
+            child(1, relay.main, relays["tiny"], ports["tiny"]) as tiny,
+            child(1, relay.main, relays["paced"], ports["paced"]) as slowly,
+            child(1, relay.main, relays["slow"], ports["slow"]) as late,
         ):
-            figures, _ = bench("relay", Server(pid, near), Server(far_pid, far))
+            figures += sizes("relay", Server(tiny, relays["tiny"]))[0]
+            figures += latency("relay", Server(late, relays["slow"]), "slow")[0]
+            figures += paced("relay", Server(slowly, relays["paced"]))[0]
         port = free_port()
         with child(1, run_proxy, port, ports, Path(folder)) as pid:
             server = Server(pid, port)
-            of_proxy, answers = bench("proxy", server, server)
-        alone = [Server(None, ports[name]) for name in ("tiny", "paced")]
-        of_engine, _ = bench("engine", *alone)
+            parts = [
+                sizes("proxy", server),
+                latency("proxy", server, "slow"),
+                paced("proxy", server),
+            ]
+            for part, _ in parts:
+                figures += part
+        answers = sum(count for _, count in parts)
+        time.sleep(0.2)
         if (durable := durable_usages(Path(folder))) != answers:
             sys.exit(f"{answers} answers, but {durable} usage events in the journal")
-    publish("proxy", [*figures, *of_proxy, *of_engine])
+        figures += sustained(ports, seconds=60 if LONG else 10)
+        figures += losses_of_a_kill(ports, rounds=10 if LONG else 3)
+    publish("proxy", figures)
 
 
 if __name__ == "__main__":

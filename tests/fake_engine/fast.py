@@ -1,4 +1,6 @@
-"""An engine that costs next to nothing: fixed bytes, for benchmarks. `main(port, pace_ms)`.
+"""An engine that costs next to nothing: fixed bytes, for benchmarks.
+
+`main(port, pace_ms, first_ms)`.
 
 A request with `"stream":true` gets a stream, any other a whole answer. It looks for no more.
 """
@@ -72,8 +74,9 @@ WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, pace_ms: int) -> None:
+    def __init__(self, pace_ms: int, first_ms: int) -> None:
         self._pace = pace_ms / 1000
+        self._first = first_ms / 1000
         self._buffer = b""
         self._loop = asyncio.get_running_loop()
 
@@ -89,7 +92,13 @@ class _Connection(asyncio.Protocol):
         if len(body) < length:
             return
         self._buffer = b""
-        if b'"stream":true' not in body:
+        if self._first:
+            self._loop.call_later(self._first, self._answer, b'"stream":true' in body)
+        else:
+            self._answer(b'"stream":true' in body)
+
+    def _answer(self, stream: bool) -> None:
+        if not stream:
             self._transport.write(WHOLE)
         elif self._pace:
             self._transport.write(STREAM_HEAD)
@@ -110,12 +119,14 @@ class _Connection(asyncio.Protocol):
             self._loop.call_later(self._pace, self._next, number + 1)
 
 
-async def _serve(port: int, pace_ms: int) -> None:
+async def _serve(port: int, pace_ms: int, first_ms: int) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(pace_ms), "127.0.0.1", port, backlog=2048)
+    server = await loop.create_server(
+        lambda: _Connection(pace_ms, first_ms), "127.0.0.1", port, backlog=2048
+    )
     await server.serve_forever()
 
 
-def main(port: int, pace_ms: int = 0) -> None:
-    """Serve until killed."""
-    uvloop.run(_serve(port, pace_ms))
+def main(port: int, pace_ms: int = 0, first_ms: int = 0) -> None:
+    """Serve until killed; `first_ms` is how long it thinks before an answer begins."""
+    uvloop.run(_serve(port, pace_ms, first_ms))
