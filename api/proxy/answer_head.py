@@ -1,7 +1,7 @@
 """Which response headers of a backend reach the client.
 
 Decides: all of them, but those that belong to one hop, those that framing sets anew, and our own
-name, which a backend must not be able to set; and which answers do not reach the client at all.
+names, which a backend must not be able to set; and which answers do not reach the client at all.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from api.proxy.headers import Headers
 
 REQUEST_ID = b"x-steelyard-request-id"
+SERVED_MODEL = b"x-steelyard-served-model"
+"""Sent where a fallback has answered in place of the model that was asked for."""
 
 _OF_ONE_HOP = frozenset(
     {
@@ -23,6 +25,7 @@ _OF_ONE_HOP = frozenset(
         b"upgrade",
         b"content-length",
         REQUEST_ID,
+        SERVED_MODEL,
     }
 )
 
@@ -42,6 +45,11 @@ def passed_headers(upstream: Headers, shown_id: bytes) -> Headers:
     return passed
 
 
+def shown_name(name: str) -> bytes:
+    """A model's name as the value of a header: an engine chose it, and may not begin a new line."""
+    return "".join(letter if "!" <= letter <= "~" else "?" for letter in name).encode("ascii")
+
+
 def is_event_stream(upstream: Headers) -> bool:
     """Whether the answer is a stream of events."""
     return any(
@@ -56,6 +64,14 @@ def is_encoded(upstream: Headers) -> bool:
         name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}
         for name, value in upstream
     )
+
+
+def retry_after_us(upstream: Headers) -> int:
+    """For how long a backend asked to be left alone; 0 where it did not, or not in seconds."""
+    for name, value in upstream:
+        if name == b"retry-after" and value.isdigit() and len(value) < 6:
+            return int(value) * 1_000_000
+    return 0
 
 
 def concerns_us(status: int) -> bool:

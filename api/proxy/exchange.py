@@ -10,17 +10,30 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from api.proxy.answer_head import SERVED_MODEL, passed_headers, shown_name
+from api.proxy.headers import Headers
 from api.proxy.ids import shown
+from api.proxy.pools import Pools, Seat
 from api.proxy.ports import Clock, JournalPort
 from api.proxy.tally import Tally
 from api.proxy.upstream import Upstream
 from api.proxy.upstream_connection import UpstreamConnection
-from billing.admission.backend import Backend
+from billing.admission.backend import Backend, ServedModel
 from billing.admission.decision import Admission
 from billing.engines.capabilities import Capabilities
 from billing.engines.read_request import InferenceRequest
 from billing.errors import JournalError, UpstreamError
-from billing.journal.records import Attribution, Cause, Counts, Record, Usage, Void
+from billing.journal.records import (
+    UNREACHED,
+    Attempted,
+    Attribution,
+    Cause,
+    Counts,
+    Intent,
+    Record,
+    Usage,
+    Void,
+)
 from billing.metering.token_class import TokenClass, TokenCounts
 
 
@@ -52,6 +65,7 @@ class Plant:
 
     journal: JournalPort
     upstream: Upstream
+    pools: Pools
     tally: Tally
     clock: Clock
 
@@ -70,23 +84,30 @@ class Exchange:
 
     Attributes:
         id: 16 bytes, UUIDv7.
-        backend: what serves it.
+        model, backend, engine: what serves it; a fallback is not the model that was asked for.
+        attempts: those that failed before the one at hand.
+        seat: its place at the backend.
         stopped: why it was ended from our side or the client's, None while it runs.
-        started_us: monotonic µs at dispatch.
+        started_us: monotonic µs at the first dispatch.
         first_byte_us: monotonic µs of the first byte of the answer's body, 0 before it.
     """
 
     id: bytes
     admission: Admission
-    backend: Backend
     request: InferenceRequest
-    engine: Capabilities
     client: Client
     plant: Plant
+    model: ServedModel
+    backend: Backend
+    engine: Capabilities
+    attempts: list[Attempted] = field(default_factory=list[Attempted])
+    seat: Seat | None = None
     stopped: Cause | None = None
     started_us: int = field(default_factory=lambda: time.monotonic_ns() // 1000)
     first_byte_us: int = 0
     _connection: UpstreamConnection | None = None
+    _intended: bool = False
+    _recorded: bool = False
 
     @property
     def shown_id(self) -> bytes:
@@ -101,12 +122,12 @@ class Exchange:
             tenant_id=admission.grant.tenant_id,
             project_id=admission.grant.project_id,
             key_id=admission.grant.key_id,
-            model_id=admission.model.id,
+            model_id=self.model.id,
             price_version_id=admission.terms.price_version_id,
             backend=self.backend.name,
             route=self.request.route.value,
             stream=self.request.stream,
-            served_model=self.backend.model or admission.model.name,
+            served_model=self.backend.model or self.model.name,
         )
 
     @property
@@ -114,10 +135,10 @@ class Exchange:
         """Whether a backend was connected to; without that no compute was spent."""
         return self._connection is not None
 
-    def attach(self, connection: UpstreamConnection) -> None:
+    def attach(self, connection: UpstreamConnection | None) -> None:
         """Learn of the connection that serves it; close it at once if nobody waits any more."""
         self._connection = connection
-        if self.stopped is not None:
+        if connection is not None and self.stopped is not None:
             connection.abort()
 
     def stop(self, cause: Cause) -> None:
@@ -133,6 +154,27 @@ class Exchange:
         """The answer is complete: stopping must not touch the connection any more."""
         self._connection = None
 
+    def place(self, model: ServedModel, backend: Backend, engine: Capabilities) -> None:
+        """Give it a place at a backend; it leaves the one that it has."""
+        if self.seat is not None:
+            self.seat.leave()
+        self.model, self.backend, self.engine = model, backend, engine
+        self.seat = self.plant.pools.begin(backend)
+
+    def close(self) -> None:
+        """It is over, whatever became of it: free what it held, leave no operation open."""
+        if self.seat is not None:
+            self.seat.leave()
+        if not self._recorded and (self.reached or self._intended):
+            self.void("abandoned" if self.reached else UNREACHED)
+
+    def answer_headers(self, upstream: Headers) -> Headers:
+        """The headers of the answer for the client."""
+        headers = passed_headers(upstream, self.shown_id)
+        if self.model is not self.admission.model:
+            headers.append((SERVED_MODEL, shown_name(self.model.name)))
+        return headers
+
     def note_first_byte(self) -> None:
         """The first byte of the answer's body is here."""
         if not self.first_byte_us:
@@ -144,7 +186,7 @@ class Exchange:
         Tokens of a class that it is not registered with are plain input: such a model has no
         price for cached tokens, and they must not fall out of the bill.
         """
-        classes = self.admission.model.classes
+        classes = self.model.classes
         folded = 0
         cached, written = tokens.cached_input, tokens.cache_write
         if TokenClass.CACHED_INPUT not in classes:
@@ -161,6 +203,11 @@ class Exchange:
             reasoning=tokens.reasoning,
         )
 
+    def intent(self) -> Intent:
+        """That it is dispatched, and what has failed so far."""
+        self._intended = True
+        return Intent(self.id, self.plant.clock(), self.attribution, tuple(self.attempts))
+
     def usage(
         self,
         tokens: TokenCounts,
@@ -171,6 +218,7 @@ class Exchange:
         at_us: int | None = None,
     ) -> Usage:
         """The usage event of the operation; `at_us` is the last delivered byte's, or now."""
+        self._recorded = True
         now = time.monotonic_ns() // 1000
         counts = self.counts(tokens)
         ttft_us = self.first_byte_us - self.started_us if self.first_byte_us else 0
@@ -185,13 +233,16 @@ class Exchange:
             estimated=estimated,
             ttft_us=ttft_us,
             duration_us=now - self.started_us,
+            attempts=tuple(self.attempts),
         )
 
     def void(self, reason: str) -> None:
         """Journal that it was dispatched and delivered nothing: not billed, but scrap."""
+        self._recorded = True
         self.plant.tally.voids[reason] += 1
+        attempts = tuple(self.attempts)
         self.plant.write_soon(
-            Void(self.id, self.plant.clock(), self.attribution, reason),
+            Void(self.id, self.plant.clock(), self.attribution, reason, attempts),
         )
 
     def reason(self, failure: UpstreamError) -> Cause:

@@ -12,27 +12,32 @@ import contextlib
 import logging
 
 from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
+from api.proxy.attempts import Attempts
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange, Plant
+from api.proxy.health import HealthChecks
 from api.proxy.ids import Mint, shown
 from api.proxy.keys import KeyRing, key_digest
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers, rendered
+from api.proxy.pools import Pools
 from api.proxy.ports import Clock, ControlPort, JournalPort
 from api.proxy.request_body import read_body
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
 from api.proxy.upstream import Upstream
 from api.proxy.whole import relay_refusal, relay_whole
+from billing.admission.backend import Backend, ServedModel
 from billing.admission.decision import admit
+from billing.admission.fallback import fallbacks_for
 from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
 from billing.engines.engine_request import upstream_body
 from billing.engines.read_request import read_request
 from billing.errors import SteelyardError, UpstreamError
-from billing.journal.records import UNREACHED, Intent
+from billing.journal.records import UNREACHED
 
 log = logging.getLogger("steelyard.proxy")
 
@@ -67,7 +72,9 @@ class Inference:
         self._limits = limits
         self._sweep = CheckpointSweep(limits, clock)
         self._live: set[Exchange] = set()
+        self._pools = Pools()
         self._plant: Plant | None = None
+        self._health: HealthChecks | None = None
         self._probed_us = 0
         self._mint = Mint()
         self.draining = False
@@ -77,8 +84,8 @@ class Inference:
         operation_id = self._mint(self._clock())
         self._tally.in_flight += 1
         try:
-            exchange, content = await self._admit(operation_id, route, request, client)
-            await self._run(exchange, content, request, client)
+            exchange = await self._admit(operation_id, route, request, client)
+            await self._run(exchange, request, client)
         except ClientLeft:
             pass
         except SteelyardError as error:
@@ -105,13 +112,15 @@ class Inference:
 
     def close(self) -> None:
         """After `drain`: close the backends' connections."""
+        if self._health is not None:
+            self._health.close()
         if self._plant is not None:
             self._plant.upstream.close()
 
     async def _admit(
         self, operation_id: bytes, route: Route, received: ClientRequest, client: ClientConnection
-    ) -> tuple[Exchange, bytes]:
-        """Everything that can refuse a request, before a backend hears of it."""
+    ) -> Exchange:
+        """Whose request it is, what it asks for, and whether it may run."""
         digest = key_digest(received.headers)
         await self._keys.grant(digest)
         content = await read_body(received, self._limits.body_bytes)
@@ -119,18 +128,16 @@ class Inference:
         self._refuse_if_closed()
         admission = admit(self._control.snapshot, digest, request.model, route, self._clock())
         backend = admission.model.backends[0]
-        engine = engine_named(backend.engine)
-        exchange = Exchange(
+        return Exchange(
             id=operation_id,
             admission=admission,
-            backend=backend,
             request=request,
-            engine=engine,
             client=client,
             plant=self._running_plant(),
+            model=admission.model,
+            backend=backend,
+            engine=engine_named(backend.engine),
         )
-        name = backend.model or admission.model.name
-        return exchange, upstream_body(request, engine, upstream_model=name)
 
     def _refuse_if_closed(self) -> None:
         """Turn requests away that could not be served or recorded.
@@ -151,7 +158,6 @@ class Inference:
     async def _run(
         self,
         exchange: Exchange,
-        content: bytes,
         request: ClientRequest,
         client: ClientConnection,
     ) -> None:
@@ -161,7 +167,9 @@ class Inference:
         try:
             if client.lost:
                 return
-            await self._dispatch(exchange, content, request)
+            attempts = self._attempts(exchange, request)
+            attempts.begin()
+            await self._dispatch(exchange, attempts, request)
         except UpstreamError:
             if exchange.stopped == "drained":
                 raise Unavailable("The server is stopping; please retry.") from None
@@ -169,33 +177,47 @@ class Inference:
         finally:
             client.watch(None)
             self._live.discard(exchange)
+            exchange.close()
 
-    async def _dispatch(self, exchange: Exchange, content: bytes, client: ClientRequest) -> None:
-        plant, request = exchange.plant, exchange.request
+    def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
+        request = exchange.request
+
+        def content_for(backend: Backend, model: ServedModel) -> bytes:
+            name = backend.model or model.name
+            return upstream_body(request, engine_named(backend.engine), upstream_model=name)
+
+        headers = [(name, value) for name, value in client.headers if name in _FORWARDED]
+        headers.append((b"x-request-id", exchange.shown_id))
+        fallbacks: tuple[ServedModel, ...] = ()
+        if exchange.admission.model.fallbacks:
+            snapshot = self._control.snapshot
+            fallbacks = fallbacks_for(snapshot, exchange.admission, request.route)
+        return Attempts(
+            exchange,
+            content_for,
+            headers=headers,
+            fallbacks=fallbacks,
+            first_byte_ms=self._limits.first_byte_ms,
+        )
+
+    async def _dispatch(
+        self, exchange: Exchange, attempts: Attempts, client: ClientRequest
+    ) -> None:
+        plant = exchange.plant
         intent = None
-        if request.stream:
+        if exchange.request.stream:
             # Written while the backend works on the prompt, so that it is durable long before
             # the first content byte, which waits for it.
-            record = Intent(exchange.id, plant.clock(), exchange.attribution)
-            intent = asyncio.create_task(plant.journal.append(record))
-            intent.add_done_callback(_retrieve)
-        forwarded = [(name, value) for name, value in client.headers if name in _FORWARDED]
-        forwarded.append((b"x-request-id", exchange.shown_id))
-        backend = exchange.backend
+            intent = _journaled_intent(exchange)
         try:
-            connection = await plant.upstream.dispatch(
-                backend,
-                request.route.value,
-                content,
-                headers=forwarded,
-                attach=exchange.attach,
-            )
+            connection = await attempts.dispatch()
         except UpstreamError as failure:
             if exchange.reached:
                 exchange.void(exchange.reason(failure))
-            elif intent is not None:
+            elif intent is not None or exchange.attempts:
                 exchange.void(UNREACHED)  # only so that its intent is not left open
             raise
+        backend = exchange.backend
         try:
             limit = self._limits.answer_bytes
             if not 200 <= connection.status < 300:
@@ -204,10 +226,9 @@ class Inference:
                 exchange.void("encoded_answer")
                 raise UpstreamError("The inference backend compressed its answer unasked.")
             elif is_event_stream(connection.headers):
-                if intent is None:
-                    record = Intent(exchange.id, plant.clock(), exchange.attribution)
-                    intent = asyncio.create_task(plant.journal.append(record))
-                    intent.add_done_callback(_retrieve)
+                if intent is None or exchange.attempts:
+                    # What failed before is as durable as the rest when the answer begins.
+                    intent = _journaled_intent(exchange)
                 relay = StreamRelay(exchange, connection, client, intent=intent, sweep=self._sweep)
                 await relay.run()
             else:
@@ -226,9 +247,11 @@ class Inference:
             self._plant = Plant(
                 journal=self._journal,
                 upstream=Upstream(self._limits),
+                pools=self._pools,
                 tally=self._tally,
                 clock=self._clock,
             )
+            self._health = HealthChecks(self._plant.upstream, self._pools, self._control)
         return self._plant
 
     async def _wait_until_idle(self, seconds: float) -> None:
@@ -236,6 +259,12 @@ class Inference:
             async with asyncio.timeout(seconds):
                 while self._live:  # noqa: ASYNC110  # no event: one check per 20 ms, at stop only
                     await asyncio.sleep(0.02)
+
+
+def _journaled_intent(exchange: Exchange) -> asyncio.Task[None]:
+    task = asyncio.create_task(exchange.plant.journal.append(exchange.intent()))
+    task.add_done_callback(_retrieve)
+    return task
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

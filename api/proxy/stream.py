@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from api.proxy.answer_head import passed_headers
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
@@ -184,7 +183,7 @@ class StreamRelay:
                 if exchange.stopped is not None:
                     raise UpstreamUnavailable("The exchange was ended.")
             self._started = True
-            headers = passed_headers(self._connection.headers, exchange.shown_id)
+            headers = exchange.answer_headers(self._connection.headers)
             self._client.begin(self._connection.status, headers)
         if last:
             await self._client.finish(content)

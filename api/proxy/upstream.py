@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -21,6 +22,20 @@ from billing.admission.backend import Backend
 from billing.errors import ConfigurationError, UpstreamTimeout, UpstreamUnavailable
 
 SWEEP_SECONDS = 0.25
+ASK_US = 2_000_000
+"""How long a backend may take to say whether it works."""
+
+_Address = tuple[str, str | None]
+"""URL and credential: what connections of a backend have in common, whatever else is said of it."""
+
+
+@dataclass(slots=True)
+class _Deadlines:
+    """Of one exchange: the first byte of its body by an instant (monotonic µs), then no longer
+    silence than `stalled_ms`."""
+
+    first_by_us: int
+    stalled_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +65,8 @@ class Upstream:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._loop = asyncio.get_running_loop()
-        self._pools: dict[Backend, _Pool] = {}
-        self._busy: set[UpstreamConnection] = set()
+        self._pools: dict[_Address, _Pool] = {}
+        self._busy: dict[UpstreamConnection, _Deadlines] = {}
         self._tls: ssl.SSLContext | None = None
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
@@ -61,15 +76,20 @@ class Upstream:
         path: str,
         body: bytes,
         *,
+        method: bytes = b"POST",
+        content_type: bytes = b"application/json",
         headers: Sequence[tuple[bytes, bytes]] = (),
-        attach: Callable[[UpstreamConnection], None],
+        attach: Callable[[UpstreamConnection | None], None],
+        first_by_us: int | None = None,
     ) -> UpstreamConnection:
         """Send a request and wait for the head of its answer.
 
         Args:
             headers: sent besides the fixed ones; values come from a parsed request.
             attach: told of the connection before the request is written, so that a client that
-                leaves can have it closed at once.
+                leaves can have it closed at once; None if it turned out to be a stale one.
+            first_by_us: monotonic µs by which the body must have begun; the backend's own
+                deadline ends no later.
 
         Returns:
             the connection, to be read and then given back with `release`.
@@ -79,31 +99,55 @@ class Upstream:
             UpstreamTimeout: not connected or answered within the deadline.
         """
         pool = self._pool(backend)
-        request = _request(pool.origin, path, body, headers)
+        request = _request(
+            pool.origin, method, path, body, content_type=content_type, headers=headers
+        )
+        own_us = now_us() + 1000 * (backend.first_byte_ms or self._limits.first_byte_ms)
+        deadlines = _Deadlines(
+            own_us if first_by_us is None else min(own_us, first_by_us),
+            backend.stalled_ms or self._limits.stalled_ms,
+        )
         while True:
-            connection = self._idle(pool) or await self._connect(pool)
-            self._busy.add(connection)
+            connection = self._idle(pool) or await self._connect(pool, backend)
+            self._busy[connection] = deadlines
             attach(connection)
             connection.begin(*request)
             try:
                 await connection.head()
             except UpstreamUnavailable:
-                self._busy.discard(connection)
+                self._busy.pop(connection, None)
                 stale = connection.used > 1 and not connection.answered and not connection.aborted
                 connection.abort()
                 if not stale:
                     raise
+                attach(None)
                 continue
             except BaseException:
-                self._busy.discard(connection)
+                self._busy.pop(connection, None)
                 connection.abort()
                 raise
             return connection
 
+    async def ask(self, backend: Backend, path: str) -> int:
+        """The status of a GET, on a connection of its own, whose body nobody reads.
+
+        Raises:
+            UpstreamError: no answer.
+        """
+        pool = self._pool(backend)
+        connection = await self._connect(pool, backend)
+        self._busy[connection] = _Deadlines(now_us() + ASK_US, 1)
+        try:
+            connection.begin(*_request(pool.origin, b"GET", path))
+            return await connection.head()
+        finally:
+            self._busy.pop(connection, None)
+            connection.abort()
+
     def release(self, backend: Backend, connection: UpstreamConnection) -> None:
         """Keep a connection whose answer was read to its end; close any other."""
-        self._busy.discard(connection)
-        pool = self._pools.get(backend)
+        self._busy.pop(connection, None)
+        pool = self._pools.get((backend.base_url, backend.api_key))
         if (
             pool is None
             or not connection.reusable
@@ -128,9 +172,10 @@ class Upstream:
         self._busy.clear()
 
     def _pool(self, backend: Backend) -> _Pool:
-        pool = self._pools.get(backend)
+        address = (backend.base_url, backend.api_key)
+        pool = self._pools.get(address)
         if pool is None:
-            pool = self._pools[backend] = _Pool(_origin(backend))
+            pool = self._pools[address] = _Pool(_origin(backend))
         return pool
 
     def _idle(self, pool: _Pool) -> UpstreamConnection | None:
@@ -140,10 +185,10 @@ class Upstream:
                 return connection
         return None
 
-    async def _connect(self, pool: _Pool) -> UpstreamConnection:
+    async def _connect(self, pool: _Pool, backend: Backend) -> UpstreamConnection:
         origin = pool.origin
         try:
-            async with asyncio.timeout(self._limits.connect_ms / 1000):
+            async with asyncio.timeout((backend.connect_ms or self._limits.connect_ms) / 1000):
                 _, connection = await self._loop.create_connection(
                     lambda: UpstreamConnection(self._loop),
                     origin.host,
@@ -163,21 +208,22 @@ class Upstream:
 
     def _sweep(self) -> None:
         """Enforce the deadlines of all connections with one timer instead of one each."""
-        now = self._loop.time()
-        first_byte = self._limits.first_byte_ms / 1000
-        stalled = self._limits.stalled_ms / 1000
-        for connection in list(self._busy):
-            allowed = first_byte if connection.waits_for_first else stalled
-            if now - connection.quiet_since > allowed and not connection.paused:
+        now, at_us = self._loop.time(), now_us()
+        for connection, deadlines in list(self._busy.items()):
+            if connection.waits_for_first:
+                late = at_us > deadlines.first_by_us
+            else:
+                late = now - connection.quiet_since > deadlines.stalled_ms / 1000
+            if late and not connection.paused:
                 connection.expire()
         oldest = now - self._limits.pool_idle_ms / 1000
-        for backend, pool in list(self._pools.items()):
+        for address, pool in list(self._pools.items()):
             for connection in pool.idle:
                 if connection.quiet_since < oldest:
                     connection.abort()
             pool.idle = [kept for kept in pool.idle if not kept.closed]
             if not pool.idle and not self._busy:
-                del self._pools[backend]
+                del self._pools[address]
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
@@ -200,10 +246,7 @@ def _origin(backend: Backend) -> _Origin:
         )
     host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     authority = host if url.port is None else f"{host}:{port}"
-    fixed = [
-        f" HTTP/1.1\r\nhost: {authority}\r\n",
-        "content-type: application/json\r\naccept-encoding: identity\r\n",
-    ]
+    fixed = [f" HTTP/1.1\r\nhost: {authority}\r\naccept-encoding: identity\r\n"]
     if backend.api_key is not None:
         fixed.append(f"authorization: Bearer {backend.api_key}\r\n")
     return _Origin(
@@ -217,10 +260,23 @@ def _origin(backend: Backend) -> _Origin:
 
 
 def _request(
-    origin: _Origin, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
-) -> tuple[bytes, bytes]:
-    head = [b"POST ", origin.prefix, path.encode("ascii"), origin.fixed_head]
+    origin: _Origin,
+    method: bytes,
+    path: str,
+    body: bytes = b"",
+    *,
+    content_type: bytes = b"",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> tuple[bytes, ...]:
+    head = [method, b" ", origin.prefix, path.encode("ascii"), origin.fixed_head]
     for name, value in headers:
         head += [name, b": ", value, b"\r\n"]
-    head.append(b"content-length: %d\r\n\r\n" % len(body))
-    return b"".join(head), body
+    if method == b"POST" or body:
+        head += [b"content-type: ", content_type, b"\r\ncontent-length: %d\r\n" % len(body)]
+    head.append(b"\r\n")
+    return (b"".join(head), body) if body else (b"".join(head),)
+
+
+def now_us() -> int:
+    """Monotonic µs, for deadlines and durations."""
+    return time.monotonic_ns() // 1000

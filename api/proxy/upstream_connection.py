@@ -92,6 +92,16 @@ class UpstreamConnection(asyncio.Protocol):
             await self._wait()
         return self.status
 
+    async def first(self) -> None:
+        """Wait for the first bytes of the body, or its end.
+
+        Raises:
+            UpstreamUnavailable: it broke off before them.
+            UpstreamTimeout: the owner's deadline passed.
+        """
+        while not self._body and not self._complete:
+            await self._wait()
+
     async def read(self) -> bytes:
         """Body bytes received since the last read; empty at the end of a complete body, and
         once after `interrupt`.

@@ -7,7 +7,7 @@ is no answer. Bytes pass unchanged.
 
 from __future__ import annotations
 
-from api.proxy.answer_head import concerns_us, passed_headers
+from api.proxy.answer_head import concerns_us
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
 from api.proxy.upstream_connection import UpstreamConnection
@@ -111,5 +111,5 @@ def _metered(exchange: Exchange, body: bytes) -> Usage:
 def _send(
     exchange: Exchange, connection: UpstreamConnection, client: ClientRequest, body: bytes
 ) -> None:
-    headers = passed_headers(connection.headers, exchange.shown_id)
+    headers = exchange.answer_headers(connection.headers)
     client.answer(connection.status, headers, body)
