@@ -5,6 +5,7 @@ What must hold whatever was killed when:
 * an answer whose end reached the client has exactly one event, exact in the engine's counts;
 * one that was cut has at most one, and last checkpoint ≤ billed ≤ delivered; it is flagged, unless
   everything but the end mark had been delivered;
+* nothing is billed that the engine did not count;
 * nothing else is in the ledger, and the rollups are what the events add up to.
 """
 
@@ -34,12 +35,13 @@ class Books:
     """What was written down about all requests, by request id.
 
     Attributes:
+        scrap: why attempts bill nothing.
         checkpoints: output tokens of the last checkpoint in the journal.
         recorded: ids of the usage that proxies had made durable themselves.
     """
 
     events: Mapping[str, EventView]
-    scrap: frozenset[str]
+    scrap: Mapping[str, str]
     checkpoints: Mapping[str, int]
     recorded: frozenset[str]
 
@@ -54,12 +56,13 @@ def read_books(system: System) -> Books:
     by_id = Counter(shown(event.id) for event in rows)
     assert set(by_id.values()) <= {1}
     with system.database.transaction(Role.OPERATOR) as connection:
-        scrap = [shown(row.id) for row in query(connection, "SELECT id FROM scrap_attempt")]
+        scrap = query(connection, "SELECT id, reason FROM scrap_attempt")
         counted = query(connection, "SELECT count(*) AS rows FROM usage_event")[0].rows
         assert verify_rollups(connection) == []
     assert counted == len(rows)
-    assert len(scrap) == len(set(scrap))
-    assert not by_id.keys() & set(scrap)
+    reasons = {shown(row.id): str(row.reason) for row in scrap}
+    assert len(scrap) == len(reasons)
+    assert not by_id.keys() & reasons.keys()
     checkpoints: dict[str, int] = {}
     recorded: set[str] = set()
     for record in _journaled(system.journal_dir):
@@ -71,7 +74,7 @@ def read_books(system: System) -> Books:
             recorded.add(request_id)
     return Books(
         events={shown(event.id): event for event in rows},
-        scrap=frozenset(scrap),
+        scrap=reasons,
         checkpoints=checkpoints,
         recorded=frozenset(recorded),
     )
@@ -93,6 +96,7 @@ class Verdicts:
         unfinished: exact, with everything delivered but the end mark.
         unbilled: cut before a checkpoint.
         ended_early: the client left, or the proxy was told to stop.
+        leaked: tokens that engines had counted when a crash came, and that nobody is billed for.
     """
 
     completed: int = 0
@@ -100,13 +104,14 @@ class Verdicts:
     unfinished: int = 0
     unbilled: int = 0
     ended_early: int = 0
+    leaked: int = 0
 
 
 def judge(engine: PacedEngine, answers: Iterable[Told], books: Books) -> Verdicts:
     """Hold every request that the engine saw against client and ledger."""
     assert not engine.doubled
     assert not books.events.keys() - engine.served.keys()
-    assert not books.scrap - engine.served.keys()
+    assert not books.scrap.keys() - engine.served.keys()
     told_by_id: dict[str, Told] = {}
     for told in answers:
         if told.request_id is not None and told.status == 200:
@@ -119,7 +124,7 @@ def judge(engine: PacedEngine, answers: Iterable[Told], books: Books) -> Verdict
             served=served,
             told=told_by_id.get(request_id),
             event=books.events.get(request_id),
-            scrap=request_id in books.scrap,
+            scrap=books.scrap.get(request_id),
             checkpoint=books.checkpoints.get(request_id, 0),
             recorded=request_id in books.recorded,
         )
@@ -138,7 +143,7 @@ class Case:
     served: Served
     told: Told | None
     event: EventView | None
-    scrap: bool
+    scrap: str | None
     checkpoint: int
     recorded: bool
 
@@ -153,6 +158,10 @@ class Case:
 
 def _judge_one(case: Case, verdicts: Verdicts) -> None:
     served, told, event = case.served, case.told, case.event
+    unbilled = served.prompt + served.sent - (0 if event is None else _billed(event))
+    assert unbilled >= 0
+    if case.scrap in {None, "crash"} if event is None else event.cause == Cause.RECOVERED:
+        verdicts.leaked += unbilled
     if told is not None and told.ended:
         assert event is not None
         assert event.cause == Cause.COMPLETED
@@ -162,7 +171,7 @@ def _judge_one(case: Case, verdicts: Verdicts) -> None:
         verdicts.completed += 1
     elif event is None:
         assert case.checkpoint == 0
-        assert case.scrap or told is None or not told.delivered
+        assert case.scrap is not None or told is None or not told.delivered
         verdicts.unbilled += 1
     elif not event.estimated:
         _assert_exact(event, served)
@@ -182,7 +191,7 @@ def _judge_cut(case: Case, told: Told, event: EventView, verdicts: Verdicts) -> 
     # Of a client that left nobody knows what its kernel had taken when it closed.
     delivered = case.served.sent if told.left else told.delivered
     assert case.checkpoint <= billed <= delivered
-    assert int(event.quantities.get("tokens.input", 0)) in {0, case.served.prompt}
+    assert 0 <= int(event.quantities.get("tokens.input", 0)) <= case.served.prompt
     if event.cause == Cause.RECOVERED:
         assert not case.recorded
         verdicts.recovered += 1
@@ -190,6 +199,11 @@ def _judge_cut(case: Case, told: Told, event: EventView, verdicts: Verdicts) -> 
         if event.cause == Cause.CLIENT_LEFT and told.ask.model == "engine-vllm":
             assert told.delivered <= billed
         verdicts.ended_early += 1
+
+
+def _billed(event: EventView) -> int:
+    classes = ("tokens.input", "tokens.cached_input", "tokens.cache_write", "tokens.output")
+    return sum(int(event.quantities.get(meter, 0)) for meter in classes)
 
 
 def _assert_exact(event: EventView, served: Served) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import random
 from dataclasses import replace
 from os import environ
+from typing import Protocol
 
-from tests.faults.conftest import Plant
 from tests.faults.paced_engine import MODELS
 from tests.faults.stream_client import Ask, Client, Told
 
@@ -15,6 +15,12 @@ FULL = environ.get("STEELYARD_ROUNDS") == "full"
 """The counts that are promised, instead of the few that fit into every run of the suite."""
 
 CONCURRENCY = 50
+
+
+class Clients(Protocol):
+    """Whatever can be asked something."""
+
+    def client(self, ask: Ask, /) -> Client: ...
 
 
 def streams(chance: random.Random) -> list[Ask]:
@@ -43,7 +49,12 @@ def mixed(chance: random.Random) -> list[Ask]:
 
 
 def start_clients(
-    group: asyncio.TaskGroup, plant: Plant, asks: list[Ask], chance: random.Random, *, over_ms: int
+    group: asyncio.TaskGroup,
+    clients: Clients,
+    asks: list[Ask],
+    chance: random.Random,
+    *,
+    over_ms: int,
 ) -> list[asyncio.Task[Told]]:
     """Start every client at an instant of its own within `over_ms`."""
 
@@ -51,4 +62,4 @@ def start_clients(
         await asyncio.sleep(delay_ms / 1000)
         return await client.run()
 
-    return [group.create_task(run(plant.client(ask), chance.randrange(over_ms))) for ask in asks]
+    return [group.create_task(run(clients.client(ask), chance.randrange(over_ms))) for ask in asks]
