@@ -1,9 +1,10 @@
 """Token counts out of the usage objects of the engines, as disjoint classes.
 
 Decides: which figure of which engine means what. OpenAI's prompt tokens include the cached ones
-and its completion tokens the reasoning ones; SGLang puts reasoning at the top; some engines leave
-the details out. Zero, null and absent are three values: an explicit zero is a count, the other
-two mean that the engine did not say.
+and its completion tokens the reasoning ones; Anthropic's input tokens exclude what was read from
+or written to a cache; SGLang puts reasoning at the top; some engines leave the details out. Zero,
+null and absent are three values: an explicit zero is a count, the other two mean that the engine
+did not say. A detail that cannot be read loses itself, never the counts beside it.
 
 Does not decide prices, nor what is billed when a stream is cut.
 """
@@ -11,6 +12,7 @@ Does not decide prices, nor what is billed when a stream is cut.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -46,6 +48,8 @@ class _UsageObject(msgspec.Struct, frozen=True):
 
 
 _DECODER = msgspec.json.Decoder(_UsageObject)
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_COUNT = msgspec.json.Decoder(int)
 _ANY = msgspec.json.Decoder(strict=True)
 _NO_PROMPT_DETAILS = _PromptDetails()
 _NO_COMPLETION_DETAILS = _CompletionDetails()
@@ -62,6 +66,7 @@ class Figures:
         completion: generated tokens, reasoning included.
         reasoning: the part of them spent on reasoning.
         complete: the engine gave every figure that the route needs.
+        prompt_said, completion_said: it gave that count; only kept where figures come apart.
         anomalies: what was wrong with the object, as stable words.
     """
 
@@ -72,6 +77,8 @@ class Figures:
     reasoning: int
     complete: bool
     anomalies: tuple[str, ...] = ()
+    prompt_said: bool = True
+    completion_said: bool = True
 
     def counts(self) -> TokenCounts:
         """The figures as disjoint classes; their sum is prompt + completion."""
@@ -101,7 +108,7 @@ def usage_of(answer: bytes) -> msgspec.Raw | None:
 
 
 def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None:
-    """Read a usage object.
+    """Read a usage object of chat completions, completions or embeddings.
 
     Args:
         raw: its JSON text.
@@ -114,7 +121,7 @@ def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None
     try:
         usage = _DECODER.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+        return read_named_figures(raw, OF_CHUNKS, generates=generates)
     prompt, completion = usage.prompt_tokens, usage.completion_tokens
     if (
         usage.prompt_tokens_details is None
@@ -141,9 +148,136 @@ def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None
         and (not generates or isinstance(usage.completion_tokens, int)),
     )
     if not _plausible(figures):
-        return None
+        return read_named_figures(raw, OF_CHUNKS, generates=generates)
     _clamp(figures, usage.total_tokens)
     return figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Where a dialect's usage object has its figures.
+
+    Attributes:
+        prompt, completion: members with the two counts; the first that is there counts.
+        prompt_details, completion_details: members with their parts.
+        cache_excluded: cached and written tokens stand beside the prompt's count, as members of
+            their own, and are not in it.
+        total_is_prompt: where nothing but the total is said, it is the prompt's.
+    """
+
+    prompt: tuple[str, ...]
+    completion: str
+    prompt_details: tuple[str, ...] = ()
+    completion_details: tuple[str, ...] = ()
+    cache_excluded: bool = False
+    total_is_prompt: bool = False
+
+
+OF_CHUNKS = Names(
+    prompt=("prompt_tokens",),
+    completion="completion_tokens",
+    prompt_details=("prompt_tokens_details",),
+    completion_details=("completion_tokens_details",),
+)
+OF_RESPONSES = Names(
+    prompt=("input_tokens",),
+    completion="output_tokens",
+    prompt_details=("input_tokens_details", "input_token_details"),
+    completion_details=("output_tokens_details", "output_token_details"),
+)
+OF_MESSAGES = Names(prompt=("input_tokens",), completion="output_tokens", cache_excluded=True)
+OF_RERANK = Names(
+    prompt=("prompt_tokens", "input_tokens"), completion="completion_tokens", total_is_prompt=True
+)
+
+
+def read_named_figures(
+    raw: bytes | msgspec.Raw, names: Names, *, generates: bool
+) -> Figures | None:
+    """Read a usage object by the names of its dialect, every figure for itself.
+
+    Returns:
+        None where one of the two counts themselves is unreadable; see `read_figures`.
+    """
+    try:
+        members = _MEMBERS.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    lost: list[str] = []
+    prompt = _first_of(members, names.prompt, lost)
+    completion = _figure(members, names.completion, lost)
+    if lost:
+        return None
+    total = _figure(members, "total_tokens", lost)
+    if prompt is None and names.total_is_prompt:
+        prompt = total
+    if names.cache_excluded:
+        cached = _figure(members, "cache_read_input_tokens", lost)
+        written = _figure(members, "cache_creation_input_tokens", lost)
+        outside = (cached or 0) + (written or 0)
+    else:
+        details = _details(members, names.prompt_details, lost)
+        cached = _figure(details, "cached_tokens", lost)
+        written = _first_of(details, ("cache_write_tokens", "cache_creation_tokens"), lost)
+        outside = 0
+    details = _details(members, names.completion_details, lost)
+    reasoning = _figure(details, "reasoning_tokens", lost)
+    if reasoning is None:
+        reasoning = _figure(members, "reasoning_tokens", lost)
+    figures = Figures(
+        prompt=(prompt or 0) + outside,
+        cached=cached or 0,
+        cache_write=written or 0,
+        completion=completion or 0,
+        reasoning=reasoning or 0,
+        complete=prompt is not None
+        and (not generates or completion is not None)
+        and not (names.cache_excluded and bool(lost)),
+        prompt_said=prompt is not None,
+        completion_said=completion is not None,
+    )
+    _clamp(figures, UNSET if names.cache_excluded or total is None else total)
+    if lost:
+        figures.anomalies = (*figures.anomalies, "detail_unreadable")
+    return figures
+
+
+def _figure(members: Mapping[str, msgspec.Raw], name: str, lost: list[str]) -> int | None:
+    """A count; None where it is absent, null or unreadable, which last is noted in `lost`."""
+    raw = members.get(name)
+    if raw is None or bytes(raw) == b"null":
+        return None
+    try:
+        count = _COUNT.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        count = -1
+    if not 0 <= count <= MAX_COUNT:
+        lost.append(name)
+        return None
+    return count
+
+
+def _first_of(
+    members: Mapping[str, msgspec.Raw], names: tuple[str, ...], lost: list[str]
+) -> int | None:
+    for name in names:
+        count = _figure(members, name, lost)
+        if count is not None:
+            return count
+    return None
+
+
+def _details(
+    members: Mapping[str, msgspec.Raw], names: tuple[str, ...], lost: list[str]
+) -> Mapping[str, msgspec.Raw]:
+    for name in names:
+        raw = members.get(name)
+        if raw is not None and bytes(raw) != b"null":
+            try:
+                return _MEMBERS.decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                lost.append(name)
+    return {}
 
 
 def _first(preferred: _Figure, other: _Figure) -> _Figure:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from billing.engines.capabilities import engine_named
 from billing.engines.sse import read_event
 from billing.engines.stream_meter import StreamMeter
-from billing.engines.usage import raw_figures, read_figures, usage_of
+from billing.engines.usage import (
+    OF_MESSAGES,
+    OF_RERANK,
+    OF_RESPONSES,
+    raw_figures,
+    read_figures,
+    read_named_figures,
+    usage_of,
+)
 from billing.metering.token_class import TokenCounts
 from tests.strategies import PATIENT
 
@@ -209,3 +217,82 @@ def test_usage_said_before_the_last_content_is_not_the_whole_answers():
     assert not meter.exact
     meter.observe(usage_only({"prompt_tokens": 7, "completion_tokens": 4}))
     assert (meter.mark.prompt, meter.mark.completion, meter.exact) == (7, 4, True)
+
+
+GOOD = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"prompt_tokens_details": {"cached_tokens": "many"}},
+        {"prompt_tokens_details": {"cached_tokens": 12.0}},
+        {"prompt_tokens_details": {"cached_tokens": -3}},
+        {"prompt_tokens_details": {"cached_tokens": 1 << 60}},
+        {"prompt_tokens_details": [1]},
+        {"prompt_tokens_details": "x"},
+        {"completion_tokens_details": {"reasoning_tokens": True}},
+        {"completion_tokens_details": None, "reasoning_tokens": "x"},
+        {"total_tokens": "120"},
+    ],
+)
+def test_a_malformed_detail_loses_only_itself(details):
+    kept = {"completion_tokens_details": {"reasoning_tokens": 5}} | details
+    figures = figures_of(GOOD | kept)
+    assert (figures.prompt, figures.completion, figures.complete) == (100, 20, True)
+    assert figures.cached == 0
+    assert figures.anomalies == ("detail_unreadable",)
+    assert figures.reasoning == (0 if "reasoning_tokens" in str(details) else 5)
+
+
+def test_a_malformed_detail_beside_a_good_one():
+    figures = figures_of(
+        GOOD | {"prompt_tokens_details": {"cached_tokens": 64, "cache_write_tokens": "x"}}
+    )
+    assert (figures.cached, figures.cache_write) == (64, 0)
+
+
+@PATIENT
+@given(counts, counts, counts, counts)
+def test_messages_prompt_is_the_sum_of_its_three_parts(fresh, read, written, output):
+    usage = {
+        "input_tokens": fresh,
+        "cache_read_input_tokens": read,
+        "cache_creation_input_tokens": written,
+        "output_tokens": output,
+    }
+    figures = read_named_figures(json.dumps(usage).encode(), OF_MESSAGES, generates=True)
+    assert figures is not None
+    assert figures.counts() == TokenCounts(
+        input=fresh, cached_input=read, cache_write=written, output=output
+    )
+
+
+def test_responses_input_includes_what_was_cached():
+    usage = {
+        "input_tokens": 50,
+        "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 5},
+        "output_tokens": 8,
+        "output_tokens_details": {"reasoning_tokens": 6},
+        "total_tokens": 58,
+    }
+    figures = read_named_figures(json.dumps(usage).encode(), OF_RESPONSES, generates=True)
+    assert figures is not None
+    assert figures.counts() == TokenCounts(
+        input=15, cached_input=30, cache_write=5, output=8, reasoning=6
+    )
+    assert figures.complete
+
+
+def test_a_total_alone_is_a_rerank_prompt():
+    figures = read_named_figures(b'{"total_tokens":9}', OF_RERANK, generates=False)
+    assert figures is not None
+    assert (figures.prompt, figures.complete, figures.anomalies) == (9, True, ())
+
+
+def test_lost_cache_figures_of_messages_leave_a_lower_bound():
+    usage = b'{"input_tokens":9,"cache_read_input_tokens":"x","output_tokens":3}'
+    figures = read_named_figures(usage, OF_MESSAGES, generates=True)
+    assert figures is not None
+    assert (figures.prompt, figures.complete) == (9, False)
+    assert figures.anomalies == ("detail_unreadable",)

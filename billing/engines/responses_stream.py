@@ -1,0 +1,81 @@
+"""Streams of the Responses API.
+
+Decides: which of its events end a stream, carry usage, content or an id that a client can send
+back. `response.completed`, `.incomplete`, `.failed` and `.cancelled` all end it; they carry the
+usage of what was generated, which is billed whatever the outcome. Speech to text streams in the
+same form, with the usage on its last event.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from billing.engines.event_stream import EventReading
+from billing.engines.mark import Ending
+from billing.engines.usage import OF_RESPONSES, read_named_figures
+
+_ENDS = frozenset(
+    {
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "response.cancelled",
+        "transcript.text.done",
+    }
+)
+_FAILS = frozenset({"response.failed", "response.cancelled"})
+_EMPTY = frozenset({b"", b"null", b'""', b"{}"})
+
+
+class _Response(msgspec.Struct, frozen=True):
+    id: str = ""
+    usage: Raw = Raw(b"")
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str = ""
+    delta: Raw = Raw(b"")
+    response: _Response | None = None
+    usage: Raw = Raw(b"")
+    error: Raw | UnsetType = UNSET
+
+
+_EVENT = msgspec.json.Decoder(_Event)
+
+
+class ResponsesReading(EventReading):
+    """One stream of the Responses API."""
+
+    __slots__ = ()
+
+    def _read(self, payload: bytes) -> Ending | None:
+        if payload == b"[DONE]":
+            return Ending.DONE
+        try:
+            event = _EVENT.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            broken = payload.startswith((b'{"error"', b'{"type":"error"', b'{"type": "error"'))
+            return Ending.ERROR if broken else None
+        kind = event.type
+        if kind == "error" or (not kind and event.error is not UNSET):
+            return Ending.ERROR
+        if kind.endswith(".delta"):
+            if bytes(event.delta) not in _EMPTY:
+                self._content()
+            return None
+        response = event.response
+        if response is not None:
+            self._note_id(response.id)
+        usage = event.usage if response is None else response.usage
+        ends = kind in _ENDS
+        if bytes(usage) not in _EMPTY:
+            figures = read_named_figures(usage, OF_RESPONSES, generates=True)
+            self._reported(usage, figures, whole=ends and bool(figures and figures.complete))
+        if not ends:
+            return None
+        return Ending.ERROR if kind in _FAILS and not self.exact else Ending.DONE
+
+    def _note_id(self, object_id: str) -> None:
+        if object_id and object_id not in self.object_ids:
+            self.object_ids.append(object_id)
