@@ -7,7 +7,9 @@ decide when they are written: that order is the relays' business.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from api.proxy.answer_head import SERVED_MODEL, passed_headers, shown_name
@@ -21,6 +23,7 @@ from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend, ServedModel
 from billing.admission.decision import Admission
 from billing.engines.capabilities import Capabilities
+from billing.engines.prompt_floor import Ratios
 from billing.engines.read_request import InferenceRequest
 from billing.errors import JournalError, UpstreamError
 from billing.journal.records import (
@@ -35,6 +38,9 @@ from billing.journal.records import (
     Void,
 )
 from billing.metering.token_class import TokenClass, TokenCounts
+from billing.metering.unit_meter import UnitMeter
+
+_NO_UNITS: Mapping[UnitMeter, int] = MappingProxyType({})
 
 
 class Client(Protocol):
@@ -68,6 +74,7 @@ class Plant:
     pools: Pools
     tally: Tally
     clock: Clock
+    ratios: Ratios = field(default_factory=Ratios)
 
     def write_soon(self, record: Record) -> None:
         """Journal a record that nobody waits for. A refusal is counted, never raised: the
@@ -216,6 +223,7 @@ class Exchange:
         cause: Cause,
         estimated: bool,
         at_us: int | None = None,
+        units: Mapping[UnitMeter, int] = _NO_UNITS,
     ) -> Usage:
         """The usage event of the operation; `at_us` is the last delivered byte's, or now."""
         self._recorded = True
@@ -234,6 +242,7 @@ class Exchange:
             ttft_us=ttft_us,
             duration_us=now - self.started_us,
             attempts=tuple(self.attempts),
+            units={meter.value: count for meter, count in units.items()},
         )
 
     def void(self, reason: str) -> None:

@@ -19,6 +19,7 @@ from collections import deque
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
+from api.proxy.prompt_bounds import floor_of, learn_from
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.engines.mark import NOTHING, Ending, Mark
 from billing.engines.reading import stream_reading
@@ -50,7 +51,9 @@ class StreamRelay:
         self._intent = intent
         self._sweep = sweep
         request = exchange.request
-        self._reading = stream_reading(request.route, exchange.engine, request, prompt_floor=0)
+        self._reading = stream_reading(
+            request.route, exchange.engine, request, prompt_floor=floor_of(exchange)
+        )
         self._started = False
         self._settled = False
         self._failure: Exception | None = None
@@ -244,9 +247,11 @@ class StreamRelay:
         for anomaly in reading.anomalies:
             anomalies[anomaly] += 1
         mark = reading.mark
-        if not reading.exact:
+        if reading.exact:
+            learn_from(self._exchange, mark.counts())
+        else:
             anomalies["usage_missing"] += 1
-        elif not mark.prompt and not mark.completion:
+        if reading.exact and not mark.prompt and not mark.completion:
             anomalies["usage_zero"] += 1
         await self._settle(mark, cause="completed", estimated=not reading.exact)
 

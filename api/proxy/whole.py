@@ -2,7 +2,7 @@
 
 Decides: the order read, meter, make durable, send. The one wait is for the usage event: when a
 client has its answer, the event is on the disk, and when the event could not be written, there
-is no answer. Bytes pass unchanged.
+is no answer. Bytes pass unchanged, but for usage that only the meter asked a stream for.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 from api.proxy.answer_head import concerns_us
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
+from api.proxy.prompt_bounds import floor_of, learn_from
 from api.proxy.upstream_connection import UpstreamConnection
-from billing.engines.usage import raw_figures, read_figures, usage_of
+from billing.engines.whole_answer import Reading, read_whole
 from billing.errors import JournalError, UpstreamError, UpstreamUnavailable
-from billing.journal.records import Usage
-from billing.metering.token_class import TokenCounts
 
 
 async def relay_whole(
@@ -30,12 +29,20 @@ async def relay_whole(
     if exchange.stopped is not None:
         exchange.void(exchange.stopped)
         raise UpstreamUnavailable("The exchange was ended.")
+    reading = _read(exchange, body)
+    usage = exchange.usage(
+        reading.counts,
+        units=reading.units,
+        raw=reading.raw,
+        cause="completed",
+        estimated=not reading.exact,
+    )
     try:
-        await exchange.plant.journal.append(_metered(exchange, body))
+        await exchange.plant.journal.append(usage)
     except JournalError:
         exchange.void("journal_refused")
         raise
-    _send(exchange, connection, client, body)
+    _send(exchange, connection, client, body if reading.shown is None else reading.shown)
 
 
 async def relay_refusal(
@@ -79,33 +86,22 @@ async def read_body(
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _metered(exchange: Exchange, body: bytes) -> Usage:
-    """The usage event of a complete answer.
-
-    Without a usage object that can be trusted the counts are a lower bound, flagged; tokens are
-    never made up.
-    """
-    anomalies = exchange.plant.tally.anomalies
-    usage = usage_of(body)
-    figures = None
-    if usage is None:
-        anomalies["usage_missing"] += 1
-    else:
-        figures = read_figures(usage, generates=exchange.request.route.generates)
-        if figures is None:
-            anomalies["usage_unreadable"] += 1
-    if figures is None:
-        return exchange.usage(TokenCounts(), raw={}, cause="completed", estimated=True)
-    for anomaly in figures.anomalies:
-        anomalies[anomaly] += 1
-    if not figures.prompt and not figures.completion:
-        anomalies["usage_zero"] += 1
-    return exchange.usage(
-        figures.counts(),
-        raw={} if usage is None else raw_figures(usage),
-        cause="completed",
-        estimated=not figures.complete,
+def _read(exchange: Exchange, body: bytes) -> Reading:
+    """What a complete answer costs; a lower bound, flagged, where the engine does not say."""
+    request = exchange.request
+    reading = read_whole(
+        body,
+        route=request.route,
+        engine=exchange.engine,
+        request=request,
+        prompt_floor=floor_of(exchange),
     )
+    anomalies = exchange.plant.tally.anomalies
+    for anomaly in reading.anomalies:
+        anomalies[anomaly] += 1
+    if reading.exact:
+        learn_from(exchange, reading.counts)
+    return reading
 
 
 def _send(

@@ -61,19 +61,21 @@ class MessagesReading(EventReading):
             case "content_block_delta":
                 if _carries(event.delta):
                     self._content()
-                self._report(event.usage, last=False)
+                self._report(event.usage)
             case "message_start":
-                self._report(event.message.usage if event.message else Raw(b""), last=False)
+                self._report(event.message.usage if event.message else Raw(b""), first=True)
             case "message_delta":
                 self._report(event.usage, last=True)
             case _:
-                self._report(event.usage, last=False)
+                self._report(event.usage)
         return None
 
-    def _report(self, usage: Raw, *, last: bool) -> None:
+    def _report(self, usage: Raw, *, first: bool = False, last: bool = False) -> None:
         if bytes(usage) in _EMPTY:
             return
         figures = read_named_figures(usage, OF_MESSAGES, generates=True)
+        if first and figures is not None:
+            figures.completion = 0  # generated, but not delivered with this event
         self._reported(usage, figures, whole=False)
         if figures is not None:
             self._prompt_said = self._prompt_said or figures.prompt_said

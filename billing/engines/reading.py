@@ -14,7 +14,9 @@ from billing.admission.route import Dialect, Route
 from billing.engines.capabilities import Capabilities
 from billing.engines.chunk_stream import ChunkReading
 from billing.engines.mark import Ending, Mark
+from billing.engines.messages_stream import MessagesReading
 from billing.engines.read_request import InferenceRequest
+from billing.engines.responses_stream import ResponsesReading
 
 
 class StreamReading(Protocol):
@@ -87,7 +89,11 @@ def stream_reading(
     """
     dialect = route.spec.dialect
     match dialect:
-        case Dialect.CHUNKS | Dialect.PLAIN | Dialect.RESPONSES | Dialect.MESSAGES:
+        case Dialect.CHUNKS:
             return ChunkReading(engine, request, prompt_floor=prompt_floor)
+        case Dialect.MESSAGES:
+            return MessagesReading(prompt_floor=prompt_floor)
+        case Dialect.RESPONSES | Dialect.PLAIN:
+            return ResponsesReading(prompt_floor=prompt_floor)
         case _:
             assert_never(dialect)

@@ -52,7 +52,7 @@ def test_counts_never_fall_and_cumulative_is_never_summed(steps):
 def test_messages_prompt_is_said_at_the_start_and_output_at_the_end():
     reading = MessagesReading(prompt_floor=4)
     reading.feed(start(input_tokens=10, cache_read_input_tokens=5, output_tokens=1))
-    assert reading.mark == Mark(prompt=15, cached=5, completion=1)
+    assert reading.mark == Mark(prompt=15, cached=5)
     reading.feed(event(TEXT) * 3)
     assert (reading.mark.completion, reading.exact) == (3, False)
     reading.feed(delta(output_tokens=9))
