@@ -17,6 +17,7 @@ from billing.cli.output import (
     JsonFlag,
     figure,
     show_json,
+    show_members,
     show_nothing,
     show_table,
     show_text,
@@ -163,6 +164,7 @@ def _show_plan(plan: PricePlan) -> None:
         ("charge", "description", "kind", "meter", "models", "units", "#price", "#per"),
         [row for charge in plan.charges for row in _charge_rows(charge)],
     )
+    show_members("Policies", plan_document(plan)["policies"].items())
 
 
 def _charge_rows(charge: Charge) -> Iterator[tuple[object, ...]]:

@@ -13,6 +13,7 @@ from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unp
 from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.price_plan import Policies
 from billing.errors import InvalidPlan
+from billing.planfiles.plan_document import PoliciesDocument
 from billing.planfiles.plan_file import EXAMPLES, digest, dump, load_document, read_plan
 
 PLAN = """\
@@ -82,6 +83,15 @@ def test_every_policy_round_trips(admission):
     assert stored == changed
     assert digest(stored) == digest(changed)
     assert (digest(changed) == digest(plan)) is (admission == AdmissionPolicy())
+
+
+def test_the_prepaid_example_says_every_policy():
+    text = (EXAMPLES / "prepaid.yaml").read_text()
+    plan = read_plan(text)
+    assert plan.policies.admission.payment is Payment.PREPAID
+    assert plan.policies.admission.drain_ms == 10_000
+    written = {line.split(":")[0].strip() for line in text.splitlines() if line.startswith("  ")}
+    assert set(PoliciesDocument.model_fields) - {"zero_usage_first_flat"} <= written
 
 
 def test_every_policy_can_be_written():
