@@ -92,7 +92,7 @@ def list_all(
 ) -> None:
     """List contracts."""
     with as_operator() as connection:
-        tenant_id = require_tenant(connection, tenant).id if tenant else None
+        tenant_id = require_tenant(connection, tenant).id if tenant is not None else None
         contracts = list_contracts(connection, tenant_id=tenant_id)
         slugs = {each.id: each.slug for each in list_tenants(connection)}
     if as_json:

@@ -121,7 +121,7 @@ def list_all(
 ) -> None:
     """List invoices, newest first."""
     with as_operator() as connection:
-        owner = require_tenant(connection, tenant) if tenant else None
+        owner = require_tenant(connection, tenant) if tenant is not None else None
         wanted = None
         if period is not None:
             wanted = billing_month(period, owner) if owner else parse_month(period, zone("UTC"))

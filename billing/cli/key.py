@@ -46,7 +46,7 @@ def create(
 ) -> None:
     """Create a key and print it, once."""
     with as_operator() as connection:
-        in_zone = require_tenant(connection, tenant).zone if tenant else "UTC"
+        in_zone = require_tenant(connection, tenant).zone if tenant is not None else "UTC"
         key = issue_key(
             connection,
             role=role,
@@ -80,7 +80,7 @@ def list_all(
 ) -> None:
     """List keys, without their secrets."""
     with as_operator() as connection:
-        tenant_id = require_tenant(connection, tenant).id if tenant else None
+        tenant_id = require_tenant(connection, tenant).id if tenant is not None else None
         keys = list_keys(connection, tenant_id=tenant_id)
     if as_json:
         show_json({"keys": [key_document(key) for key in keys]})

@@ -103,7 +103,7 @@ def list_all(
     if limit < 1:
         raise InvalidInput("limit out of range", field="limit", remedy="1 or more")
     with as_operator() as connection:
-        tenant_id = require_tenant(connection, tenant).id if tenant else None
+        tenant_id = require_tenant(connection, tenant).id if tenant is not None else None
         claims = list_claims(connection, tenant_id=tenant_id, limit=limit)
     if as_json:
         show_json({"claims": [claim_document(claim) for claim in claims]})

@@ -33,7 +33,7 @@ def list_(
 ) -> None:
     """List reported events that wait: their meter is unknown, or they lie in the future."""
     with as_operator() as connection:
-        tenant_id = require_tenant(connection, tenant).id if tenant else None
+        tenant_id = require_tenant(connection, tenant).id if tenant is not None else None
         rows = parked_usage(connection, tenant_id=tenant_id)
         slugs = {each.id: each.slug for each in list_tenants(connection)}
     columns = (
