@@ -7,23 +7,32 @@ which of two bodies counted is what the verdicts say, and the totals must agree 
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
+import httpx
 import pytest
 import sqlalchemy as sa
 
 from billing.metering.usage_event import UsageReport, Verdict, VerdictKind
 from billing.operations.metering.ingest_usage import ingest_usage
+from billing.operations.tenancy.keys import issue_key
+from billing.settings import Settings
 from billing.store.database import Database, Role, query
 from billing.store.embedded.address import ServerAddress
 from billing.store.usage.verify import rollup_differences
+from billing.tenancy.api_key import Role as KeyRole
 from billing.tenancy.tenant import Tenant
+from tests.api.control.conftest import Clock, serving
+from tests.faults.workloads import FULL
 from tests.world import MONTH_START, make_world, usage_report
 
 WRITERS = 4
@@ -36,6 +45,13 @@ Sent = tuple[int, int]
 """(number of the event, which of its bodies)."""
 Total = tuple[int, str, datetime]
 """Tenant, meter, start of the bucket."""
+Send = Callable[[Tenant, Sequence[UsageReport]], list[Verdict]]
+"""How a writer reports a batch, and hears of each."""
+
+COUNTS = [
+    *([] if FULL else [20_000]),
+    pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
+]
 
 
 @dataclass(slots=True)
@@ -72,13 +88,13 @@ def report_of(sent: Sent) -> UsageReport:
     )
 
 
-def write(database: Database, tenants: Sequence[Tenant], sent: Sequence[Sent]) -> Heard:
+def write(send: Send, tenants: Sequence[Tenant], sent: Sequence[Sent]) -> Heard:
     """One writer: its events in batches, a transaction per tenant and batch."""
     heard = Heard()
     for start in range(0, len(sent), BATCH):
         for place, tenant in enumerate(tenants):
             part = [one for one in sent[start : start + BATCH] if one[0] % TENANTS == place]
-            verdicts = ingest(database, tenant, [report_of(one) for one in part])
+            verdicts = send(tenant, [report_of(one) for one in part])
             for (number, body), verdict in zip(part, verdicts, strict=True):
                 if verdict.kind is VerdictKind.ACCEPTED:
                     assert verdict.event_id is not None
@@ -90,6 +106,8 @@ def write(database: Database, tenants: Sequence[Tenant], sent: Sequence[Sent]) -
 
 
 def ingest(database: Database, tenant: Tenant, reports: Sequence[UsageReport]) -> list[Verdict]:
+    """A batch straight into the ledger."""
+
     def work(connection: sa.Connection) -> list[Verdict]:
         now = MONTH_START + timedelta(days=14)
         return ingest_usage(connection, reports, tenant=tenant, now=now)
@@ -109,46 +127,63 @@ def stored(database: Database) -> Counter[Total]:
     return Counter({(row.tenant_id, row.code, row.bucket): int(row.quantity) for row in rows})
 
 
-@pytest.mark.parametrize(
-    "events",
-    [
-        20_000,
-        pytest.param(1_000_000, marks=[pytest.mark.long, pytest.mark.timeout(3600)]),
-    ],
-)
-def test_L4_four_writers_with_duplicates_and_conflicts_count_exactly(
-    database: Database, postgres: ServerAddress, database_name: str, now: datetime, events: int
-) -> None:
-    world = make_world(database, now)
-    tenants = [world.tenant(f"tenant-{number}") for number in range(TENANTS)]
+def post(client: httpx.Client, tenant: Tenant, reports: Sequence[UsageReport]) -> list[Verdict]:
+    """A batch through the API, as JSON lines."""
+    lines = [
+        {
+            "tenant": tenant.slug,
+            "source": each.source,
+            "id": each.foreign_id,
+            "meter": each.meter,
+            "quantity": str(each.quantity),
+            "model": each.model,
+            "occurred_at": each.occurred_at.isoformat(),
+        }
+        for each in reports
+    ]
+    answer = client.post(
+        "usage/events",
+        content="\n".join(map(json.dumps, lines)),
+        headers={"content-type": "application/x-ndjson"},
+    )
+    return [
+        Verdict(kind=VerdictKind(each["verdict"]), event_id=UUID(each["event_id"]))
+        for each in answer.raise_for_status().json()["verdicts"]
+    ]
+
+
+def shuffled(events: int) -> tuple[list[Sent], int, int]:
+    """What is sent, and how much of it are duplicates and conflicts."""
     duplicates, conflicts = events * 5 // 100, events // 100
     distinct = events - duplicates - conflicts
     sent: list[Sent] = [(number, 0) for number in range(distinct)]
     sent += [(number, 0) for number in range(duplicates)]
     sent += [(number, 1) for number in range(duplicates, duplicates + conflicts)]
     random.Random(20).shuffle(sent)
+    return sent, duplicates, conflicts
 
-    pools = [Database(postgres.app_url(database_name), pool_size=1) for _ in range(WRITERS)]
+
+def require_exact(
+    database: Database, tenants: Sequence[Tenant], events: int, writers: Sequence[Send]
+) -> None:
+    """Send from every writer at once, and compare verdicts, rollups and events."""
+    sent, duplicates, conflicts = shuffled(events)
     with ThreadPoolExecutor(WRITERS) as threads:
-        writers = [
-            threads.submit(write, pool, tenants, sent[writer::WRITERS])
-            for writer, pool in enumerate(pools)
+        running = [
+            threads.submit(write, send, tenants, sent[place::WRITERS])
+            for place, send in enumerate(writers)
         ]
-        heard = [writer.result() for writer in writers]
-    for pool in pools:
-        pool.close()
-
+        heard = [writer.result() for writer in running]
     accepted: dict[int, tuple[int, UUID]] = {}
     for one in heard:
         assert not accepted.keys() & one.accepted.keys()
         accepted |= one.accepted
-    assert len(accepted) == distinct
+    assert len(accepted) == events - duplicates - conflicts
     kinds = Counter(kind for one in heard for _, kind, _ in one.others)
     assert kinds == {VerdictKind.DUPLICATE: duplicates, VerdictKind.CONFLICTING: conflicts}
     for one in heard:
         for number, _, event in one.others:
             assert event == accepted[number][1]
-
     expected = Counter[Total]()
     for number, (body, _) in accepted.items():
         meter, quantity, at = body_of((number, body))
@@ -159,3 +194,60 @@ def test_L4_four_writers_with_duplicates_and_conflicts_count_exactly(
         ids = set(connection.execute(sa.text("SELECT id FROM usage_event")).scalars())
         assert rollup_differences(connection) == []
     assert ids == {event for _, event in accepted.values()}
+
+
+@pytest.mark.parametrize("events", COUNTS)
+def test_L4_four_writers_with_duplicates_and_conflicts_count_exactly(
+    database: Database, postgres: ServerAddress, database_name: str, now: datetime, events: int
+) -> None:
+    world = make_world(database, now)
+    tenants = [world.tenant(f"tenant-{number}") for number in range(TENANTS)]
+    pools = [Database(postgres.app_url(database_name), pool_size=1) for _ in range(WRITERS)]
+    require_exact(database, tenants, events, [partial(ingest, pool) for pool in pools])
+    for pool in pools:
+        pool.close()
+
+
+@pytest.mark.parametrize("events", COUNTS)
+def test_L4_four_writers_through_the_api_count_exactly(
+    database: Database, now: datetime, events: int
+) -> None:
+    world = make_world(database, now)
+    tenants = [world.tenant(f"tenant-{number}") for number in range(TENANTS)]
+    with database.transaction(Role.OPERATOR) as connection:
+        key = issue_key(connection, role=KeyRole.OPERATOR, tenant=None, name="op", now=now)
+    headers = {"authorization": f"Bearer {key.text}"}
+    with serving(database, Settings(), Clock(now)) as url, ExitStack() as closing:
+        clients = [
+            closing.enter_context(
+                httpx.Client(base_url=f"{url}/api/v1/", headers=headers, timeout=120)
+            )
+            for _ in range(WRITERS)
+        ]
+        require_exact(database, tenants, events, [partial(post, client) for client in clients])
+
+
+def test_L3_the_same_event_several_times_in_one_batch_counts_once(
+    database: Database, now: datetime
+) -> None:
+    world = make_world(database, now)
+    tenant = world.tenant()
+    verdicts = world.report(tenant, *(report_of((0, 0)) for _ in range(3)), report_of((0, 1)))
+    assert [each.kind for each in verdicts] == ["accepted", "duplicate", "duplicate", "conflicting"]
+    assert {each.event_id for each in verdicts} == {verdicts[0].event_id}
+    assert list(stored(database).values()) == [body_of((0, 0))[1]]
+
+
+def test_L3_a_conflict_that_comes_first_counts_and_the_original_is_refused(
+    database: Database, now: datetime
+) -> None:
+    """Nobody can know which of two bodies was meant: the first to come counts, also in a batch."""
+    world = make_world(database, now)
+    tenant = world.tenant()
+    (first,) = world.report(tenant, report_of((0, 1)))
+    verdicts = world.report(tenant, report_of((0, 0)), report_of((0, 1)))
+    assert [each.kind for each in verdicts] == ["conflicting", "duplicate"]
+    assert {each.event_id for each in verdicts} == {first.event_id}
+    other = world.report(tenant, report_of((3, 1)), report_of((3, 0)), report_of((3, 1)))
+    assert [each.kind for each in other] == ["accepted", "conflicting", "duplicate"]
+    assert sum(stored(database).values()) == body_of((0, 1))[1] + body_of((3, 1))[1]
