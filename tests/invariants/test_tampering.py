@@ -51,6 +51,7 @@ NAMES = {
     "model": ("name",),
     "backend": ("name",),
     "usage_shape": ("paths",),
+    "usage_source": ("tenant_id", "source"),
 }
 """Words that the records of events spell out; what else these tables say counts nothing."""
 
@@ -322,6 +323,7 @@ def test_L7_a_forged_row_is_named(sealed: Sealed, statement: str, kind: str) -> 
         ("usage_event", ("epoch",)),
         ("usage_event", ("occurred_at",)),
         ("usage_key", ("foreign_id",)),
+        ("usage_key", ("foreign_key",)),
         ("usage_property", ("texts",)),
         ("posting", ("amount",)),
         ("ledger_transaction", ("reference",)),

@@ -125,7 +125,9 @@ def test_row_08_long_decimals_add_up_digit_by_digit(world: World) -> None:
     assert used(world, acme, around(world.now)) == Decimal("18.090989999999999999")
 
 
-@pytest.mark.parametrize("table", ["usage_correction", "parked_decision", "usage_key"])
+@pytest.mark.parametrize(
+    "table", ["usage_correction", "parked_decision", "usage_key", "usage_source"]
+)
 def test_row_15_no_clean_up_can_delete(owner: psycopg.Connection, table: str) -> None:
     with pytest.raises(IntegrityConstraintViolation):
         owner.execute(f"DELETE FROM {table}".encode())

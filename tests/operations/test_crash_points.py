@@ -41,7 +41,7 @@ LEFT_BEHIND = {
     "events": "SELECT occurred_at, m.name IS NULL, b.name IS NULL, kind, cause, estimated, "
     "quantities, raw_counts FROM usage_event e LEFT JOIN model m ON m.id = e.model_id "
     "LEFT JOIN backend b ON b.id = e.backend_id WHERE tenant_id = :tenant",
-    "keys": "SELECT source, foreign_id FROM usage_key WHERE tenant_id = :tenant",
+    "keys": "SELECT source, foreign_id FROM reported_event WHERE tenant_id = :tenant",
     "rollups": "SELECT bucket, meter_version_id, kind, quantity, events FROM usage_rollup "
     "WHERE tenant_id = :tenant",
     "parked": "SELECT source, foreign_id, meter, reason FROM parked_usage "

@@ -88,7 +88,7 @@ def stored(world: World, tenant: Tenant) -> dict[str, tuple[Any, ...]]:
                 "SELECT k.foreign_id, e.occurred_at, e.model_id, e.meter_set_id, e.kind, "
                 "e.quantities, ARRAY(SELECT c.valid_from FROM contract c JOIN price_version p "
                 "ON c.id = ANY(p.contract_ids) WHERE p.id = e.price_version_id) "
-                "FROM usage_event e JOIN usage_key k ON k.event_id = e.id "
+                "FROM usage_event e JOIN reported_event k ON k.event_id = e.id "
                 "WHERE e.tenant_id = :tenant"
             ),
             {"tenant": tenant.id},

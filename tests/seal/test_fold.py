@@ -54,7 +54,7 @@ def test_L7_the_leaf_of_an_event_is_built_alike_by_the_database_and_in_python(
             "LEFT JOIN model m ON m.id = e.model_id LEFT JOIN backend b ON b.id = e.backend_id "
             "LEFT JOIN usage_property p ON p.event_id = e.id "
             "LEFT JOIN usage_shape h ON h.id = p.shape_id "
-            "JOIN usage_key k ON k.event_id = e.id WHERE e.id = %s",
+            "JOIN reported_event k ON k.event_id = e.id WHERE e.id = %s",
             (row.id,),
         )
         names = [column.name for column in stored.description or ()]

@@ -28,7 +28,7 @@ from billing.store.database import Role
 from billing.tenancy.tenant import Tenant
 from billing.verifier import Document, verify_bundle, verify_document, verify_head
 from tests.store.full_world import _proxied
-from tests.world import World
+from tests.world import World, usage_report
 
 
 @pytest.fixture
@@ -89,6 +89,7 @@ def test_an_untouched_ledger_verifies(world: World, acme: Tenant) -> None:
 UNSEALED = {
     ("seal_key", "valid_from"),  # evidence of nothing: the heads say what was signed when
     ("seal_tree", "id"),  # what the other tables refer to
+    ("usage_source", "id"),  # the same
     ("seal_tree", "kind"),  # a constraint of the table refuses every other kind
 }
 
@@ -146,7 +147,8 @@ def test_L7_an_event_that_is_deleted_added_or_moved_is_named(
 
 
 @pytest.mark.parametrize(
-    "table", ["seal_key", "seal_tree", "seal_hashes", "seal_fold", "seal_head", "usage_key"]
+    "table",
+    ["seal_key", "seal_tree", "seal_hashes", "seal_fold", "seal_head", "usage_key", "usage_source"],
 )
 def test_L7_one_change_in_any_column_of_the_seal_itself_is_named(
     world: World, acme: Tenant, owner: psycopg.Connection, table: str
@@ -169,6 +171,30 @@ def test_L7_one_change_in_any_column_of_the_seal_itself_is_named(
         owner.execute(f"DELETE FROM {table}".encode())
         owner.execute(insert)
         assert findings(world) == [], column
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE usage_key SET foreign_id = foreign_key::text WHERE foreign_id IS NULL",
+        "UPDATE usage_key SET foreign_id = NULL WHERE foreign_id IS NOT NULL",
+        "UPDATE usage_key SET source_id = (SELECT id FROM usage_source WHERE source = 'unused')",
+        "DELETE FROM usage_source WHERE source <> 'unused'",
+        "DELETE FROM usage_key WHERE foreign_id IS NULL",
+        "DELETE FROM usage_key WHERE foreign_id IS NOT NULL",
+    ],
+)
+def test_L7_a_reporters_identity_that_is_changed_is_named(
+    world: World, acme: Tenant, owner: psycopg.Connection, key: SealKey, change: str
+) -> None:
+    uuid = "0190f3a1-7c2e-4b5d-9e8f-0a1b2c3d4e5f"
+    world.report(acme, usage_report(foreign_id=uuid, occurred_at=world.now))
+    seal_all(world.database, key, now=world.now + timedelta(minutes=5))
+    owner.execute("INSERT INTO usage_source (tenant_id, source) VALUES (%s, 'unused')", (acme.id,))
+    assert findings(world) == []
+    changed = owner.execute(change.encode()).rowcount
+    assert changed > 0
+    assert "event" in {finding.kind for finding in findings(world)}
 
 
 def test_L7_a_changed_leaf_is_told_from_a_changed_event(

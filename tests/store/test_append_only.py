@@ -90,7 +90,8 @@ def ledger_tables(owner: psycopg.Connection) -> dict[str, str]:
 def test_L2_the_ledgers_are_those_that_the_design_names(owner: psycopg.Connection) -> None:
     tables = set(ledger_tables(owner))
     assert {
-        "usage_event", "usage_event_202611", "usage_key", "usage_key_0", "usage_key_7", "posting",
+        "usage_event", "usage_event_202611", "usage_key", "usage_key_0", "usage_key_7",
+        "usage_source", "posting",
         "ledger_transaction", "account", "outcome_claim", "outcome_transition",
         "outcome_definition", "plan_version", "meter_version", "price_version", "meter_set",
         "usage_shape", "cost_statement", "scrap_attempt",

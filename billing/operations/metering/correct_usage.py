@@ -20,6 +20,7 @@ from billing.operations.minting import mint_id
 from billing.store.database import Role, acting_as
 from billing.store.usage import append as usage_store
 from billing.store.usage import reported as store
+from billing.store.usage import reported_keys
 from billing.store.usage.append import EventRow
 from billing.store.usage.reported import CorrectionRow, OriginalRow
 from billing.tenancy.tenant import Tenant
@@ -107,7 +108,9 @@ def reported_event(
     Raises:
         NotFound: none.
     """
-    key = store.claimed_key(connection, tenant_id=tenant.id, source=source, foreign_id=foreign_id)
+    key = reported_keys.claimed_key(
+        connection, tenant_id=tenant.id, source=source, foreign_id=foreign_id
+    )
     if key is None:
         raise NotFound("no such usage event", field="id", remedy="check source and id")
     return key.event_id
@@ -124,7 +127,7 @@ def _repeated(
     connection: sa.Connection, correction: Correction, tenant_id: int
 ) -> CorrectionRow | None:
     """The correction that this one repeats, if its id is known."""
-    key = store.claimed_key(
+    key = reported_keys.claimed_key(
         connection,
         tenant_id=tenant_id,
         source=correction.source,

@@ -24,8 +24,9 @@ from billing.store import tenancy as tenancy_store
 from billing.store.database import Role, acting_as
 from billing.store.usage import append as usage_store
 from billing.store.usage import parked as parking_store
-from billing.store.usage import reported as reported_store
+from billing.store.usage import reported_keys
 from billing.store.usage.parked import DecisionRow, ParkedKeyRow, ParkedRow
+from billing.store.usage.reported_keys import Known
 from billing.store.usage.staged_rows import EncodedOrigin, Report, StagedRows, course_bytes
 from billing.tenancy.tenant import Tenant
 
@@ -38,6 +39,7 @@ REPORTER = "reporter"
 Key = tuple[str, str]
 
 _OTHER_BODY = "this id was reported before with another body"
+_OTHER_ID = "another id has the fingerprint of this one; report the event under a new id"
 _COURSE = course_bytes(Cause.REPORTED, False, 0, 0)
 _NO_COUNTS = b""
 
@@ -188,13 +190,14 @@ def _whole(quantity: Decimal) -> int | Decimal:
     return whole if whole == quantity else quantity
 
 
-def _verdict(id: UUID, known: tuple[UUID, bool] | None) -> Verdict:
+def _verdict(id: UUID, known: Known | None) -> Verdict:
     if known is None:
         return Verdict(kind=VerdictKind.ACCEPTED, event_id=id)
-    first_id, same_body = known
-    if same_body:
-        return Verdict(kind=VerdictKind.DUPLICATE, event_id=first_id)
-    return Verdict(kind=VerdictKind.CONFLICTING, event_id=first_id, reason=_OTHER_BODY)
+    if not known.same_id:
+        return rejected(_OTHER_ID)
+    if known.same_body:
+        return Verdict(kind=VerdictKind.DUPLICATE, event_id=known.event_id)
+    return Verdict(kind=VerdictKind.CONFLICTING, event_id=known.event_id, reason=_OTHER_BODY)
 
 
 def _park(
@@ -206,7 +209,7 @@ def _park(
 ) -> dict[int, Verdict]:
     """Park what nothing can count, unless its id stands for something else already."""
     keys = [(report.source, report.foreign_id) for _, report, _, _ in unable]
-    claimed = reported_store.claimed_hashes(connection, tenant_id=tenant.id, keys=keys)
+    claimed = reported_keys.claimed_keys(connection, tenant_id=tenant.id, keys=keys)
     parking_store.park(
         connection,
         [

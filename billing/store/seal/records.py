@@ -50,7 +50,7 @@ WITH fresh AS MATERIALIZED (
      WHERE epoch > :after AND epoch <= :to
        AND (CAST(:tenant AS integer) IS NULL OR tenant_id = :tenant)
 ), reported AS (
-    SELECT k.* FROM usage_key k
+    SELECT k.* FROM reported_event k
      WHERE k.event_id >= (SELECT id FROM fresh ORDER BY id LIMIT 1)
        AND k.event_id <= (SELECT id FROM fresh ORDER BY id DESC LIMIT 1)
 ), carried AS (

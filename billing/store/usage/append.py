@@ -2,8 +2,8 @@
 
 Steps, all in the caller's transaction: copy the batch into a staging table; take the next epoch
 under a lock that is held to commit, so that epochs become visible in order (L8); claim reported
-ids in the key table and insert the events that are new; add exactly those to every level of the
-rollups. A batch that arrives twice changes nothing the second time (L3, L5).
+ids in the key table (`reported_keys.py`) and insert the events that are new; add exactly those to
+every level of the rollups. A batch that arrives twice changes nothing the second time (L3, L5).
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import psycopg
 import sqlalchemy as sa
 
 from billing.metering.event_id import microseconds
-from billing.store.database import first, only, query, run
+from billing.store.database import first, only, run
 from billing.store.usage.add_sums import add_to_levels
 from billing.store.usage.dimensions import add_dimensions
 from billing.store.usage.raw_counts import pack_counts
+from billing.store.usage.reported_keys import CLAIM, Known, known_reports, source_ids
 from billing.store.usage.staged_rows import (
     COLUMNS,
     REPORT_COLUMNS,
@@ -79,13 +80,12 @@ class Appended:
     Attributes:
         epoch: the epoch of this batch.
         accepted: ids of the events that were new.
-        known: for reported ids that were not new, by position in the batch: (id of the event
-            that holds the fact, whether its body is the same).
+        known: reported ids that were not new, by position in the batch.
     """
 
     epoch: int
     accepted: frozenset[UUID]
-    known: dict[int, tuple[UUID, bool]]
+    known: dict[int, Known]
 
 
 _STAGE = """
@@ -94,7 +94,7 @@ CREATE TEMPORARY TABLE IF NOT EXISTS usage_staging (
     model_id integer, backend_id integer, price_version_id integer, meter_set_id integer,
     raw_shape_id integer, ttft_us bigint, duration_us bigint, kind smallint, cause smallint,
     estimated boolean, quantities numeric[], raw_counts bytea, run_id text, ordinal integer,
-    source text, foreign_id text, body_hash bytea
+    source integer, foreign_key uuid, foreign_id text, body_hash uuid
 ) ON COMMIT DELETE ROWS
 """
 
@@ -110,24 +110,9 @@ _INSERTED = """
 """
 _APPEND_MINTED = f"WITH inserted AS ({_INSERT}{_INSERTED}"
 _APPEND_REPORTED = f"""
-WITH claimed AS (
-    INSERT INTO usage_key (tenant_id, source, foreign_id, event_id, body_hash)
-    SELECT DISTINCT ON (tenant_id, source, foreign_id)
-           tenant_id, source, foreign_id, id, body_hash
-      FROM usage_staging WHERE foreign_id IS NOT NULL
-     ORDER BY tenant_id, source, foreign_id, ordinal
-    ON CONFLICT DO NOTHING
-    RETURNING event_id
-), inserted AS ({_INSERT}
-     WHERE foreign_id IS NULL OR EXISTS (SELECT FROM claimed c WHERE c.event_id = s.id)
-{_INSERTED}"""  # noqa: S608  # our own names
-
-_KNOWN = """
-SELECT s.ordinal, s.id, k.event_id, k.body_hash = s.body_hash AS same
-  FROM usage_staging s
-  JOIN usage_key k ON (k.tenant_id, k.source, k.foreign_id) = (s.tenant_id, s.source, s.foreign_id)
- WHERE s.foreign_id IS NOT NULL
-"""
+WITH claimed AS ({CLAIM}), inserted AS ({_INSERT}
+     WHERE foreign_key IS NULL OR EXISTS (SELECT FROM claimed c WHERE c.event_id = s.id)
+{_INSERTED}"""
 
 
 def append(connection: sa.Connection, events: Sequence[EventRow]) -> Appended:
@@ -142,7 +127,7 @@ def append(connection: sa.Connection, events: Sequence[EventRow]) -> Appended:
     )
 
 
-def append_reports(connection: sa.Connection, staged: StagedRows) -> dict[int, tuple[UUID, bool]]:
+def append_reports(connection: sa.Connection, staged: StagedRows) -> dict[int, Known]:
     """Append a batch of reports that is encoded already; what `Appended.known` says of them."""
     epoch, accepted = append_staged(connection, staged)
     add_dimensions(connection, staged, accepted, epoch=epoch)
@@ -158,8 +143,12 @@ def append_staged(connection: sa.Connection, staged: StagedRows) -> tuple[int, l
     run(connection, "DELETE FROM usage_staging")
     _copy(connection, staged)
     epoch = take_epoch(connection)
-    statement = _APPEND_REPORTED if staged.reported else _APPEND_MINTED
-    accepted = _slices(bytes(only(connection, statement, epoch=epoch).ids))
+    if staged.reported:
+        sources = source_ids(connection, staged.sources)
+        inserted = only(connection, _APPEND_REPORTED, epoch=epoch, sources=sources)
+    else:
+        inserted = only(connection, _APPEND_MINTED, epoch=epoch)
+    accepted = _slices(bytes(inserted.ids))
     sums = staged.sums()
     if len(accepted) < len(staged):
         sums = staged.sums(frozenset(accepted).__contains__)
@@ -169,15 +158,11 @@ def append_staged(connection: sa.Connection, staged: StagedRows) -> tuple[int, l
 
 def _known(
     connection: sa.Connection, staged: StagedRows, accepted: Sequence[bytes]
-) -> dict[int, tuple[UUID, bool]]:
+) -> dict[int, Known]:
     # Most batches are all new, and asking about each of their ids takes as long as claiming it.
     if not staged.reported or len(accepted) == len(staged):
         return {}
-    return {
-        row.ordinal: (row.event_id, row.same)
-        for row in query(connection, _KNOWN)
-        if row.event_id != row.id
-    }
+    return known_reports(connection, staged.sources)
 
 
 def take_epoch(connection: sa.Connection) -> int:

@@ -63,14 +63,6 @@ class CorrectionRow:
     corrected_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimedKey:
-    """An id that a reporter has used."""
-
-    event_id: UUID
-    body_hash: bytes
-
-
 _ORIGINAL = """
 SELECT e.id, e.occurred_at, e.tenant_id, e.project_id, e.key_id, e.model_id, e.backend_id,
        e.price_version_id, e.meter_set_id, e.kind, e.estimated, e.quantities,
@@ -99,42 +91,6 @@ def original(connection: sa.Connection, event_id: UUID) -> OriginalRow | None:
             properties=tuple((path, carried) for path, carried in row.properties or ()),
         )
     )
-
-
-def claimed_key(
-    connection: sa.Connection, *, tenant_id: int, source: str, foreign_id: str
-) -> ClaimedKey | None:
-    """Which event a reporter's id stands for."""
-    row = first(
-        connection,
-        "SELECT event_id, body_hash FROM usage_key "
-        "WHERE (tenant_id, source, foreign_id) = (:tenant, :source, :foreign_id)",
-        tenant=tenant_id,
-        source=source,
-        foreign_id=foreign_id,
-    )
-    return None if row is None else ClaimedKey(**members(row, body_hash=bytes(row.body_hash)))
-
-
-def claimed_hashes(
-    connection: sa.Connection, *, tenant_id: int, keys: Sequence[tuple[str, str]]
-) -> dict[tuple[str, str], ClaimedKey]:
-    """Which events reporters' ids stand for, those among `keys` that were used."""
-    rows = query(
-        connection,
-        "SELECT u.source, u.foreign_id, u.event_id, u.body_hash FROM usage_key u "
-        "JOIN (SELECT DISTINCT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[]))) "
-        "AS k (source, foreign_id) USING (source, foreign_id) WHERE u.tenant_id = :tenant",
-        tenant=tenant_id,
-        sources=[source for source, _ in keys],
-        ids=[foreign_id for _, foreign_id in keys],
-    )
-    return {
-        (row.source, row.foreign_id): ClaimedKey(
-            event_id=row.event_id, body_hash=bytes(row.body_hash)
-        )
-        for row in rows
-    }
 
 
 def lock_corrections(connection: sa.Connection, tenant_id: int) -> None:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from billing.errors import AmountOutOfRange
+from billing.metering.reported_id import reported_key
 from billing.money import EXACT
 
 BUCKET_US: Final = 15 * 60 * 1_000_000
@@ -26,13 +27,14 @@ COLUMNS: Final = (
     "meter_set_id, raw_shape_id, kind, cause, estimated, ttft_us, duration_us, quantities, "
     "raw_counts, run_id"
 )
-REPORT_COLUMNS: Final = "ordinal, source, foreign_id, body_hash"
+REPORT_COLUMNS: Final = "ordinal, source, foreign_key, foreign_id, body_hash"
 """Follow in a batch of reported events."""
 
 _POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01, where its instants count from
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
-_NULLS: Final = b"\xff\xff\xff\xff" * 4
+_NULLS: Final = b"\xff\xff\xff\xff" * 5
+_NO_TEXT: Final = -1
 
 # Each field is its length and its bytes, all big-endian.
 _HEAD: Final = struct.Struct("!hi16siq")  # how many fields, id, occurred_at
@@ -41,6 +43,7 @@ _COURSE: Final = struct.Struct("!ihi?iqiq")  # cause, estimated, ttft, duration
 _ARRAY: Final = struct.Struct("!iiiIii")  # length, dimensions, no nulls, element type, size, from
 _EMPTY_ARRAY: Final = struct.pack("!iiiI", 12, 0, 0, 1700)
 _LENGTH: Final = struct.Struct("!i")
+_REPORT: Final = struct.Struct("!iiiii16si")  # ordinal, source, foreign key, length of the text
 _NUMERIC_OID: Final = 1700
 _NUMERIC: Final = struct.Struct("!ihhHh")  # length, digits, weight, sign, decimals shown
 _ONE_GROUP: Final = struct.Struct("!ihhHhh")
@@ -48,7 +51,7 @@ _TWO_GROUPS: Final = struct.Struct("!ihhHhhh")
 _GROUP: Final = 10_000
 _TWO_GROUPS_END: Final = _GROUP * _GROUP
 _FIELDS: Final = 18
-_FIELDS_REPORTED: Final = 22
+_FIELDS_REPORTED: Final = 23
 
 Quantity = int | Decimal
 
@@ -125,12 +128,14 @@ class StagedRows:
     Attributes:
         reported: rows of this batch may carry a `Report`.
         properties: by id, (path, text) of what an event carries for dimensions of its meters.
+        sources: (tenant, source) of the reports, numbered from 1 as they came.
     """
 
     reported: bool = False
     properties: dict[bytes, tuple[tuple[str, str], ...]] = field(
         default_factory=dict[bytes, tuple[tuple[str, str], ...]]
     )
+    sources: dict[tuple[int, str], int] = field(default_factory=dict[tuple[int, str], int])
     _rows: list[_Row] = field(default_factory=list[_Row])
     _sorted: bool = True
 
@@ -180,10 +185,24 @@ class StagedRows:
             )
         )
         if self.reported:
-            content += _NULLS if report is None else _report_bytes(report)
+            content += _NULLS if report is None else self._report_bytes(origin.origin, report)
         rows = self._rows
         rows.append((id, len(rows), content, origin.origin, at_us // BUCKET_US, quantities))
         self._sorted = False
+
+    def _report_bytes(self, origin: Origin, report: Report) -> bytes:
+        key, text = reported_key(report.foreign_id)
+        kept = b"" if text is None else text.encode()
+        number = self.sources.setdefault((origin.tenant_id, report.source), len(self.sources) + 1)
+        length = _NO_TEXT if text is None else len(kept)
+        return b"".join(
+            (
+                _REPORT.pack(4, report.ordinal, 4, number, 16, key, length),
+                kept,
+                _LENGTH.pack(len(report.body_hash)),
+                report.body_hash,
+            )
+        )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -280,20 +299,6 @@ def encoded_origin(origin: Origin) -> EncodedOrigin:
         origin,
         _ORIGIN.pack(*(part for row_id in ids for part in (4, row_id)), 2, kind),
         _LENGTH.pack(len(run)) + run,
-    )
-
-
-def _report_bytes(report: Report) -> bytes:
-    source, foreign_id = report.source.encode(), report.foreign_id.encode()
-    return b"".join(
-        (
-            struct.pack("!iii", 4, report.ordinal, len(source)),
-            source,
-            _LENGTH.pack(len(foreign_id)),
-            foreign_id,
-            _LENGTH.pack(len(report.body_hash)),
-            report.body_hash,
-        )
     )
 
 
