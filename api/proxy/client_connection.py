@@ -72,6 +72,7 @@ class ClientConnection(asyncio.Protocol):
         self._chunk_bytes = 0
         self._since = host.loop.time()
         self._refusal = (400, "invalid_http", "The request is not valid HTTP/1.1.")
+        self._refuse_next: tuple[int, str, str] | None = None
         self._on_lost: Callable[[], None] | None = None
         self._closing_since: float | None = None
         self._deaf = False  # what still comes is nobody's
@@ -142,6 +143,8 @@ class ClientConnection(asyncio.Protocol):
         elif self._waiting:
             self._serve(self._waiting.popleft())
             self.resume()
+        elif self._refuse_next is not None:
+            self._refuse(*self._refuse_next)
         else:
             self.resume()
 
@@ -243,7 +246,8 @@ class ClientConnection(asyncio.Protocol):
             self._parser = httptools.HttpRequestParser(self)
             return head + data[upgrade.args[0] :]
         except httptools.HttpParserError:
-            self._refuse(*self._refusal)
+            if not self._deaf:
+                self._refuse(*self._refusal)
             return b""
         if self._in_head:
             self._head_bytes += len(data)
@@ -325,9 +329,10 @@ class ClientConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._since = self._host.loop.time()
-        if self._receiving is not None:
-            self._receiving.receive_end()
-            self._receiving = None
+        request, self._receiving = self._receiving, None
+        if request is not None:
+            request.receive_end()
+            self._deaf = self._deaf or not request.keeps_alive  # nothing may follow it
 
     def _path(self) -> bytes:
         if self._url.startswith(b"/"):
@@ -350,7 +355,11 @@ class ClientConnection(asyncio.Protocol):
         """Answer in OpenAI's shape and close."""
         self._in_head = False
         serving = self._serving
-        if serving is not None and (serving.status or serving.body_complete):
+        if serving is not None and serving.body_complete:
+            self._deaf = True  # what came before it is answered first
+            self._refuse_next = (status, code, message)
+            return
+        if serving is not None and serving.status:
             self.cut(flush=True)  # an answer is under way: another head would corrupt it
             return
         content = error_body(message, wire_type="invalid_request_error", code=code)
