@@ -15,6 +15,7 @@ from litestar import Litestar
 
 from api.app import create_app
 from api.deployment import utc_now
+from api.http_limits import LimitedConnection
 from api.interpreter import tune_interpreter
 from billing.errors import SteelyardError
 from billing.operations.deployment import opened_database
@@ -62,7 +63,7 @@ def server_of(app: Litestar, host: str, port: int) -> Server:
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=LimitedConnection,
             ws="none",
             lifespan="on",
             access_log=False,
