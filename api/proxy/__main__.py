@@ -9,12 +9,13 @@ import uvloop
 
 from api.interpreter import keep_freed_memory, tune_interpreter
 from api.proxy.app import Proxy, system_clock
+from api.proxy.control.backends_watch import BackendsWatch
 from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
 from api.proxy.server import serve
 from billing.errors import SteelyardError
 from billing.journal.journal import Journal
-from billing.operations.deployment import configured_backends, journal_dir, opened_database
+from billing.operations.deployment import journal_dir, opened_database
 from billing.settings import Settings, read_settings
 from billing.store.database import Database
 
@@ -23,8 +24,10 @@ log = structlog.get_logger("steelyard.proxy")
 
 async def run(settings: Settings, database: Database) -> None:
     """Serve until SIGTERM or SIGINT; the journal is closed last."""
-    backends = configured_backends(settings)
-    control = await Control.start(database, database.conninfo(), backends, now=utc_now)
+    backends = BackendsWatch(settings)
+    control = await Control.start(
+        database, database.conninfo(), backends.read(), now=utc_now, reread=backends
+    )
     journal = await Journal.open(journal_dir(settings))
     app = Proxy(control, journal, clock=system_clock, limits=Limits())
     try:

@@ -6,9 +6,10 @@ found out at start-up.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -19,14 +20,34 @@ from billing.planfiles.yaml_source import YamlPath, YamlSource, read_yaml
 
 DEFAULT_ENGINE = "generic"
 
+Kind = Literal["text", "embedding", "rerank", "audio", "speech", "image"]
+Store = Literal["responses", "files", "batches"]
+
+_PATH = re.compile(r"/[A-Za-z0-9._~/-]{0,200}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+_Positive = Annotated[int, Field(ge=1, le=10**9)]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendModel:
-    """A model as tenants name it, and as the engine does where the two differ."""
+    """A model as tenants name it, and as the engine does where the two differ.
+
+    Attributes:
+        kind: what it is for.
+        fallbacks: models that are tried in this order when no backend of it answers.
+        max_output: tokens that it generates at most per choice.
+        context: tokens of prompt and answer together.
+        attempts: how often one request is dispatched at most.
+    """
 
     name: str
     upstream: str | None = None
-    kind: Literal["text", "embedding"] = "text"
+    kind: Kind = "text"
+    fallbacks: tuple[str, ...] | None = None
+    max_output: int | None = None
+    context: int | None = None
+    attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +59,15 @@ class BackendSpec:
         engine: name of the adapter.
         models: what it serves; empty: ask it.
         api_key: credential for it, never shown.
+        weight: its share of the requests beside the others of a model.
+        max_in_flight: requests that it gets at a time from one process.
+        draining: it gets nothing new.
+        connect_ms, first_byte_ms, stalled_ms: its deadlines, where they are not the usual ones.
+        stores: what it keeps for us.
+        media_hosts: hosts that it may fetch media from.
+        cache_salt: its prefix cache is kept apart per tenant.
+        metrics_url: where its counters are read; None: at `/metrics` of its own address.
+        health_path: where it says that it works; None: the usual one of its engine.
     """
 
     name: str
@@ -45,6 +75,17 @@ class BackendSpec:
     engine: str
     models: tuple[BackendModel, ...]
     api_key: str | None = field(default=None, repr=False)
+    weight: int = 1
+    max_in_flight: int | None = None
+    draining: bool = False
+    connect_ms: int | None = None
+    first_byte_ms: int | None = None
+    stalled_ms: int | None = None
+    stores: frozenset[str] = frozenset()
+    media_hosts: frozenset[str] = frozenset()
+    cache_salt: bool = False
+    metrics_url: str | None = None
+    health_path: str | None = None
 
 
 class _ModelDocument(Document):
@@ -52,7 +93,19 @@ class _ModelDocument(Document):
 
     name: str
     upstream: str | None = None
-    kind: Literal["text", "embedding"] = "text"
+    kind: Kind = "text"
+    fallbacks: list[str] | None = None
+    max_output: _Positive | None = None
+    context: _Positive | None = None
+    attempts: Annotated[int, Field(ge=1, le=10)] | None = None
+
+
+class _TimeoutsDocument(Document):
+    """Deadlines of one engine."""
+
+    connect_ms: _Positive | None = None
+    first_byte_ms: _Positive | None = None
+    stalled_ms: _Positive | None = None
 
 
 class _BackendDocument(Document):
@@ -63,6 +116,15 @@ class _BackendDocument(Document):
     engine: str = DEFAULT_ENGINE
     api_key_env: str | None = None
     models: list[_ModelDocument] = Field(default_factory=list[_ModelDocument])
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    max_in_flight: _Positive | None = None
+    draining: bool = False
+    timeouts: _TimeoutsDocument = _TimeoutsDocument()
+    stores: list[Store] = Field(default_factory=list[Store])
+    media_hosts: list[str] = Field(default_factory=list[str])
+    cache_salt: bool = False
+    metrics_url: str | None = None
+    health_path: str | None = None
 
 
 class _BackendsDocument(Document):
@@ -134,6 +196,19 @@ def _check_backend(
         raise source.refuse(
             "unknown engine", path=(*path, "engine"), remedy=f"use {', '.join(sorted(engines))}"
         )
+    if backend.metrics_url is not None and not _is_url(backend.metrics_url):
+        raise source.refuse(
+            "not a URL", path=(*path, "metrics_url"), remedy="like http://127.0.0.1:8000/metrics"
+        )
+    if backend.health_path is not None and not _PATH.fullmatch(backend.health_path):
+        raise source.refuse("not a path", path=(*path, "health_path"), remedy="like /health")
+    for position, host in enumerate(backend.media_hosts):
+        if not _HOST.fullmatch(host):
+            raise source.refuse(
+                "not the name of a host",
+                path=(*path, "media_hosts", position),
+                remedy="like media.example.com, without scheme and port",
+            )
 
 
 def _spec(
@@ -152,11 +227,31 @@ def _spec(
         name=backend.name,
         url=_without_version(backend.url),
         engine=backend.engine,
-        models=tuple(
-            BackendModel(name=model.name, upstream=model.upstream, kind=model.kind)
-            for model in backend.models
-        ),
+        models=tuple(_model(model) for model in backend.models),
         api_key=api_key,
+        weight=backend.weight,
+        max_in_flight=backend.max_in_flight,
+        draining=backend.draining,
+        connect_ms=backend.timeouts.connect_ms,
+        first_byte_ms=backend.timeouts.first_byte_ms,
+        stalled_ms=backend.timeouts.stalled_ms,
+        stores=frozenset(backend.stores),
+        media_hosts=frozenset(host.lower() for host in backend.media_hosts),
+        cache_salt=backend.cache_salt,
+        metrics_url=backend.metrics_url,
+        health_path=backend.health_path,
+    )
+
+
+def _model(model: _ModelDocument) -> BackendModel:
+    return BackendModel(
+        name=model.name,
+        upstream=model.upstream,
+        kind=model.kind,
+        fallbacks=None if model.fallbacks is None else tuple(model.fallbacks),
+        max_output=model.max_output,
+        context=model.context,
+        attempts=model.attempts,
     )
 
 

@@ -38,13 +38,18 @@ class Served:
 
 
 class FakeEngine:
-    """A server; `behaviour` holds for every request from now on."""
+    """A server; `behaviour` holds for every request from now on.
+
+    Attributes:
+        asked: paths of GETs, which are answered with 200 while it is `healthy`, else 503.
+    """
 
     def __init__(self) -> None:
         self.behaviour = Behaviour()
         self.served: list[Served] = []
+        self.asked: list[str] = []
+        self.healthy = True
         self.connections = 0
-        self.close_after_answer = False
         self.port = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -79,6 +84,11 @@ class FakeEngine:
                     name.lower(): value.strip()
                     for name, _, value in (one.partition(":") for one in fields)
                 }
+                if line.startswith("GET "):
+                    self.asked.append(line.split()[1])
+                    status = 200 if self.healthy else 503
+                    writer.write(b"HTTP/1.1 %d X\r\ncontent-length: 0\r\n\r\n" % status)
+                    continue
                 text = await reader.readexactly(int(headers["content-length"]))
                 served = Served(line.split()[1], headers, text, json.loads(text))
                 self.served.append(served)
@@ -100,6 +110,8 @@ class FakeEngine:
         try:
             if behaviour.hang:
                 await served.left.wait()
+                return False
+            if behaviour.drops:
                 return False
             if behaviour.informational:
                 writer.write(b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n")
@@ -143,8 +155,12 @@ class FakeEngine:
         head = f"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n{framing}"
         writer.write((head + _lines(behaviour) + "\r\n").encode("latin-1"))
         await asyncio.sleep(behaviour.silent_ms / 1000)
+        if behaviour.headless:
+            await writer.drain()
+            return False
         contents = 0
-        for piece in Events(served.path, served.body, behaviour).all():
+        events = () if behaviour.empty else Events(served.path, served.body, behaviour).all()
+        for piece in events:
             if piece.tokens and contents == behaviour.break_after:
                 return False
             contents += piece.tokens

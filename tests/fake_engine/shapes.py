@@ -25,6 +25,8 @@ class Behaviour:
         crlf: line ends of events; cut: bytes per write, to tear events apart.
         close_delimited: no length and no chunks: the body ends with the connection.
         hang: never answer.
+        drops: close the connection in place of an answer.
+        headless: close it behind the head of a stream; empty: end the stream there.
         informational: send a 103 first.
         filler: extra bytes of text per token.
     """
@@ -47,6 +49,9 @@ class Behaviour:
     cut: int | None = None
     close_delimited: bool = False
     hang: bool = False
+    drops: bool = False
+    headless: bool = False
+    empty: bool = False
     informational: bool = False
     filler: int = 0
 

@@ -1,7 +1,8 @@
-"""Asks engines without configured models what they serve.
+"""Keeps up with the engines: what is configured, and what those without models say they serve.
 
-Decides: when they are asked, and that an engine whose answer cannot be served beside the others is
-left out. Does not decide what becomes of the models: `served_models` does.
+Decides: when the configuration is looked at again and engines are asked, and that what cannot be
+served is left out: an engine that does not fit beside the others, a configuration with a mistake.
+Does not decide what becomes of the models: `served_models` does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import httpx
 import structlog
 
 from api.proxy.control.served_models import served_models
-from billing.errors import ConfigurationError
+from billing.errors import ConfigurationError, SteelyardError
 from billing.planfiles.backend_file import BackendModel, BackendSpec
 
 log = structlog.get_logger("steelyard.control")
@@ -22,28 +23,70 @@ log = structlog.get_logger("steelyard.control")
 DISCOVERY_SECONDS = 5
 
 
+Reread = Callable[[], Sequence[BackendSpec] | None]
+"""The configuration if it has changed since it was last read, else None.
+
+Raises:
+    SteelyardError: it has changed and cannot be used.
+"""
+
+
 class Discovery:
     """The engines as configured, and what those without models have said by now."""
 
-    def __init__(self, backends: Sequence[BackendSpec]) -> None:
+    def __init__(self, backends: Sequence[BackendSpec], reread: Reread | None = None) -> None:
         self.backends = list(backends)
+        self._reread = reread
 
     async def keep_asking(self, found: Callable[[], Awaitable[None]]) -> None:
-        """Ask until every engine has answered; `found` is awaited after each answer."""
-        while any(not backend.models for backend in self.backends):
+        """Look for changes and ask engines that have not answered; `found` is awaited after each.
+
+        Ends when there is nothing left that could change.
+        """
+        while self._reread is not None or any(not backend.models for backend in self.backends):
             await asyncio.sleep(DISCOVERY_SECONDS)
-            if await self.ask():
+            changed = await self._take_changes()
+            if await self.ask() or changed:
                 await found()
+
+    async def _take_changes(self) -> bool:
+        """Read the configuration again if it has changed; one that cannot be used changes nothing.
+
+        A backend that is no longer in it gets nothing new and finishes what it has.
+        """
+        if self._reread is None:
+            return False
+        try:
+            changed = await asyncio.to_thread(self._reread)
+            if changed is None:
+                return False
+            told = {(spec.name, spec.url): spec.models for spec in self.backends}
+            backends = [
+                spec if spec.models else replace(spec, models=told.get((spec.name, spec.url), ()))
+                for spec in changed
+            ]
+            served_models(backends)
+        except SteelyardError as error:
+            log.error("backends stay as they are", field=error.field, reason=error.message)  # noqa: TRY400  # no traceback: it is the operator's to mend
+            return False
+        self.backends = backends
+        log.info("backends read again", backends=[spec.name for spec in backends])
+        return True
 
     async def ask(self) -> bool:
         """Ask the engines that are still unknown once; True if one answered."""
+        unknown = [backend for backend in self.backends if not backend.models]
+        if not unknown:
+            return False
         found = False
         async with httpx.AsyncClient(timeout=DISCOVERY_SECONDS) as client:
-            for position, backend in enumerate(self.backends):
-                if not backend.models and (names := await _model_names(client, backend)):
+            for backend in unknown:
+                if names := await _model_names(client, backend):
                     models = tuple(BackendModel(name=name) for name in names)
-                    backends = list(self.backends)
-                    backends[position] = replace(backend, models=models)
+                    backends = [
+                        replace(one, models=models) if one is backend else one
+                        for one in self.backends
+                    ]
                     try:
                         served_models(backends)
                     except ConfigurationError as error:

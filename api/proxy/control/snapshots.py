@@ -19,7 +19,7 @@ import psycopg
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.proxy.control.discovery import Discovery
+from api.proxy.control.discovery import Discovery, Reread
 from api.proxy.control.served_models import served_models
 from billing.admission.snapshot import Snapshot
 from billing.errors import SteelyardError
@@ -42,11 +42,17 @@ class Control:
     """Holds the newest snapshot and replaces it. Use `start` and `stop`."""
 
     def __init__(
-        self, database: Database, conninfo: str, backends: Sequence[BackendSpec], now: Now
+        self,
+        database: Database,
+        conninfo: str,
+        backends: Sequence[BackendSpec],
+        now: Now,
+        *,
+        reread: Reread | None = None,
     ) -> None:
         self._database = database
         self._conninfo = conninfo
-        self._discovery = Discovery(backends)
+        self._discovery = Discovery(backends, reread)
         self._now = now
         self._refreshing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
@@ -55,15 +61,22 @@ class Control:
 
     @classmethod
     async def start(
-        cls, database: Database, conninfo: str, backends: Sequence[BackendSpec], *, now: Now
+        cls,
+        database: Database,
+        conninfo: str,
+        backends: Sequence[BackendSpec],
+        *,
+        now: Now,
+        reread: Reread | None = None,
     ) -> Self:
         """Take the first snapshot and begin to keep it current.
 
         Args:
             conninfo: for the listening connection, which is not one of the pool's.
             backends: as configured; those without models are asked what they serve.
+            reread: gives the backends again when their configuration has changed.
         """
-        control = cls(database, conninfo, backends, now)
+        control = cls(database, conninfo, backends, now, reread=reread)
         await control._discovery.ask()
         await control._refresh()
         control._tasks = [
