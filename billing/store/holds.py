@@ -12,6 +12,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from billing.admission.limit import Unit, Window
 from billing.ledger.hold import CREDIT, HoldAnswer, OpenHold, SpendLimit
 from billing.store.database import first, members, only, query, run
 
@@ -30,6 +31,53 @@ def set_limit(
         currency=currency,
         capacity=capacity,
     )
+
+
+NO_CURRENCY = "XXX"
+"""ISO 4217 for transactions in which no currency is involved."""
+
+
+def define_limit(
+    connection: sa.Connection,
+    *,
+    tenant_id: int,
+    name: str,
+    unit: Unit,
+    span: Window,
+    currency: str | None,
+    capacity: Decimal,
+    project_id: int | None,
+    key_id: int | None,
+    model_id: int | None,
+    hard: bool,
+    shadow: bool,
+) -> int:
+    """Make a limit of any kind; one of this name gets the capacity and kind, and lives. Its id."""
+    return only(
+        connection,
+        "INSERT INTO spend_limit (tenant_id, name, currency, capacity, unit, span, project_id, "
+        "key_id, model_id, hard, shadow) VALUES (:tenant, :name, :currency, :capacity, :unit, "
+        ":span, :project, :key, :model, :hard, :shadow) "
+        "ON CONFLICT (tenant_id, name, currency) DO UPDATE SET capacity = EXCLUDED.capacity, "
+        "hard = EXCLUDED.hard, shadow = EXCLUDED.shadow, ended_at = NULL RETURNING id",
+        tenant=tenant_id,
+        name=name,
+        currency=currency or NO_CURRENCY,
+        capacity=capacity,
+        unit=unit.value,
+        span=span.value,
+        project=project_id,
+        key=key_id,
+        model=model_id,
+        hard=hard,
+        shadow=shadow,
+    ).id
+
+
+def model_ids(connection: sa.Connection, name: str | None) -> dict[str, int]:
+    """The row id of a model, by its name; empty if there is none."""
+    row = first(connection, "SELECT id, name FROM model WHERE name = :name", name=name)
+    return {} if row is None else {row.name: row.id}
 
 
 def ensure_credit(connection: sa.Connection, *, tenant_id: int, currency: str) -> None:

@@ -70,16 +70,20 @@ CREATE TRIGGER announce_edit AFTER UPDATE OF capacity, hard, shadow, ended_at ON
 # each other. A process numbers its calls: one that was lost on the way and arrives after a later
 # one would grant, or take back, what the process has forgotten.
 LEASING = """
+-- 'stands': so do its leases. 'swept': they were given up for lost, and it has to forget them
+-- before it begins `anew`. 'gone': its journal is drained, or the call came too late.
 CREATE FUNCTION renew_process(the_process text, the_turn bigint, until timestamptz,
-                              at timestamptz) RETURNS boolean
+                              at timestamptz, anew boolean) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
 BEGIN
     INSERT INTO public.proxy_process AS p (instance, turn, started_at, seen_at, ends_at)
         VALUES (the_process, the_turn, at, at, until)
         ON CONFLICT (instance) DO UPDATE
             SET turn = the_turn, seen_at = at, ends_at = until, swept = false
-            WHERE p.turn < the_turn AND NOT p.drained;
-    RETURN FOUND;
+            WHERE p.turn < the_turn AND NOT p.drained AND (anew OR NOT p.swept);
+    RETURN CASE WHEN FOUND THEN 'stands'
+        WHEN (SELECT swept AND NOT drained FROM public.proxy_process WHERE instance = the_process)
+        THEN 'swept' ELSE 'gone' END;
 END $$;
 CREATE FUNCTION close_open_leases(the_process text) RETURNS TABLE (limit_id integer, freed numeric)
 LANGUAGE sql SET search_path = pg_catalog, public, pg_temp AS $$
@@ -114,9 +118,10 @@ DECLARE
     free numeric;
     surplus numeric;
     more numeric[] := '{}';
+    recalled integer[] := '{}';
 BEGIN
     PERFORM FROM public.spend_limit WHERE id = ANY (limits) ORDER BY id FOR UPDATE;
-    IF NOT public.renew_process(the_process, the_turn, until, at) THEN
+    IF public.renew_process(the_process, the_turn, until, at, false) <> 'stands' THEN
         RETURN;
     END IF;
     SELECT greatest(count(*), 1) INTO live FROM public.proxy_process p
@@ -147,6 +152,9 @@ BEGIN
             SELECT coalesce(sum(greatest(l.granted - l.drawn, 0)), 0) INTO elsewhere
                 FROM public.lease l WHERE l.limit_id = limits[i] AND NOT l.closed
                  AND l.instance <> the_process;
+            IF elsewhere > 0 THEN
+                recalled := recalled || limits[i];
+            END IF;
             RETURN NEXT;
         END IF;
         more := more || greatest(0, least_more[i] - surplus, least(
@@ -154,6 +162,11 @@ BEGIN
             trunc(free / (4 * live), CASE WHEN lim.unit = 'money' THEN 12 ELSE 0 END)));
     END LOOP;
     IF short THEN
+        -- Whoever has some of it that lies idle gives it back; the caller asks again.
+        IF cardinality(recalled) > 0 THEN
+            PERFORM pg_notify('steelyard_recall',
+                              the_process || ' ' || array_to_string(recalled, ','));
+        END IF;
         RETURN;
     END IF;
     FOR i IN 1..cardinality(limits) LOOP
@@ -182,7 +195,7 @@ DECLARE
 BEGIN
     PERFORM FROM public.spend_limit WHERE id IN (
         SELECT l.limit_id FROM public.lease l WHERE l.id = ANY (leases)) ORDER BY id FOR UPDATE;
-    IF NOT public.renew_process(the_process, the_turn, until, at) THEN
+    IF public.renew_process(the_process, the_turn, until, at, false) <> 'stands' THEN
         RETURN false;
     END IF;
     FOR each IN
@@ -286,7 +299,7 @@ SETTLE = (
 )
 
 OF_OPERATOR = (
-    "renew_process(text, bigint, timestamptz, timestamptz)",
+    "renew_process(text, bigint, timestamptz, timestamptz, boolean)",
     (
         "lease_limits(text, bigint, integer[], bigint[], numeric[], numeric[], numeric[], "
         "timestamptz[], timestamptz[], timestamptz, timestamptz)"
