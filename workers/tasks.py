@@ -27,6 +27,7 @@ from billing.settings import Settings
 from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
+from workers.lease_sweep import free_lost_leases
 from workers.sealer import SealWatch, seal_ledgers
 from workers.upkeep import check_rollups, free_holds, keep_months, release_parked, tend_credit
 
@@ -37,6 +38,9 @@ log = structlog.get_logger("steelyard.worker")
 
 CATCH_UP_WINDOW = timedelta(days=3)
 """Stripe stops redelivering a webhook after this long."""
+
+COMMIT_LAG = timedelta(minutes=1)
+"""Usage that was drawn from credit longer ago than this is in the ledger when accrual reads it."""
 
 PASSING = procrastinate.RetryStrategy(
     max_attempts=12,
@@ -161,6 +165,11 @@ def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
     async def free(timestamp: int) -> None:
         await asyncio.to_thread(free_holds, tools.database, now=_instant(timestamp))
 
+    @app.periodic(cron="* * * * * */10")
+    @app.task(name="free_lost_leases", queueing_lock="free_lost_leases")
+    async def sweep(timestamp: int) -> None:
+        await asyncio.to_thread(free_lost_leases, tools.database, now=_instant(timestamp))
+
 
 async def revive_stalled(app: procrastinate.App) -> None:
     """Give back the jobs of workers that died.
@@ -192,12 +201,22 @@ def accrue_everybody(database: Database, *, now: datetime) -> None:
     for tenant in tenants:
         current = tenant.billing_period(now)
         before = tenant.billing_period(current.start - timedelta(microseconds=1))
+        accrued = True
         for period in (before, current):
+            # Draws on credit stop counting once grants pay for them, which needs both periods.
+            settled_through = now - COMMIT_LAG if accrued and period is current else None
             try:
                 with database.transaction(Role.OPERATOR) as connection:
                     accrue_usage(connection, tenant=tenant, period=period, now=now)
-                    apply_credits(connection, tenant=tenant, period=period, now=now)
+                    apply_credits(
+                        connection,
+                        tenant=tenant,
+                        period=period,
+                        settled_through=settled_through,
+                        now=now,
+                    )
             except SteelyardError as error:
+                accrued = False
                 log.error(  # noqa: TRY400  # expected of data, not a bug: no traceback
                     "usage cannot be accrued", tenant=tenant.slug, code=error.code
                 )

@@ -92,7 +92,8 @@ def limits_of(connection: sa.Connection, *, now: datetime) -> dict[int, tuple[Li
     for row in query(
         connection,
         "SELECT l.id, l.tenant_id, l.name, l.unit, l.span, l.hard, l.shadow, l.capacity, "
-        "l.project_id, l.key_id, l.model_id, t.zone FROM spend_limit l JOIN tenant t ON t.id = l.tenant_id "
+        "l.project_id, l.key_id, l.model_id, t.zone "
+        "FROM spend_limit l JOIN tenant t ON t.id = l.tenant_id "
         "WHERE l.capacity IS NOT NULL AND (l.ended_at IS NULL OR l.ended_at > :now) ORDER BY l.id",
         now=now,
     ):
@@ -210,9 +211,7 @@ def sweep(connection: sa.Connection, *, now: datetime) -> list[tuple[str, int, D
 
     What their journals still hold comes on top of it: by so much a limit may be exceeded.
     """
-    rows = query(
-        connection, "SELECT instance, limit_id, freed FROM sweep_leases(:now)", now=now
-    )
+    rows = query(connection, "SELECT instance, limit_id, freed FROM sweep_leases(:now)", now=now)
     return [(row.instance, row.limit_id, row.freed) for row in rows]
 
 

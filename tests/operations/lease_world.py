@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-import psycopg
+import sqlalchemy as sa
 
 from billing.admission.lease_book import Held, LeaseBook, Wanted
 from billing.admission.limit import Limit, Unit, Window
 from billing.metering.event_id import microseconds
 from billing.operations.holds.limits import set_limit
 from billing.store import leases
-from billing.store.database import Database, Role, only, query
+from billing.store.database import Database, Role, acting_as, only, query
 from billing.store.leases import Caller, LeaseAsk, LeaseRow, Renewal
 from billing.tenancy.tenant import Tenant
 
@@ -174,5 +174,18 @@ def draw(database: Database, amounts: dict[int, int], now: datetime) -> None:
         leases.draw(connection, amounts, now=now)
 
 
-def owner_of(conninfo: str) -> psycopg.Connection:
-    return psycopg.connect(conninfo, autocommit=True)
+def lease_credit(connection: sa.Connection, tenant: Tenant, *, now: datetime) -> None:
+    """A process leases a little of a tenant's credit and draws some of it."""
+    credit = only(
+        connection,
+        "SELECT id FROM spend_limit WHERE tenant_id = :tenant AND capacity IS NULL",
+        tenant=tenant.id,
+    )
+    ask = LeaseAsk(
+        limit_id=credit.id, unit=Unit.MONEY, lease_id=None, have=0, least=2, wanted=2, window=None
+    )
+    caller = Caller(instance=f"proxy-of-{tenant.slug}", turn=1, until=now)
+    (row,) = leases.lease(connection, caller, [ask], now=now)
+    assert row.lease_id is not None
+    with acting_as(connection, Role.INGEST):
+        leases.draw(connection, {row.lease_id: 1}, now=now)

@@ -232,30 +232,31 @@ def instant(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
+BERLIN, KATHMANDU = "Europe/Berlin", "Asia/Kathmandu"
+
+
 @pytest.mark.parametrize(
-    ("zone", "span", "at", "start", "end"),
+    ("zone", "span", "at/bounds"),
     [
-        ("UTC", Window.MINUTE, "2026-11-15T12:00:59Z", "2026-11-15T12:00Z", "2026-11-15T12:01Z"),
+        ("UTC", Window.MINUTE, "2026-11-15T12:00:59Z", "2026-11-15T12:00Z/2026-11-15T12:01Z"),
         # 23 and 25 hours
-        ("Europe/Berlin", Window.DAY, "2026-03-29T09:00Z", "2026-03-28T23:00Z", "2026-03-29T22:00Z"),
-        ("Europe/Berlin", Window.DAY, "2026-10-25T09:00Z", "2026-10-24T22:00Z", "2026-10-25T23:00Z"),
-        ("Asia/Kathmandu", Window.DAY, "2026-11-15T18:15Z", "2026-11-15T18:15Z", "2026-11-16T18:15Z"),
-        ("Asia/Kathmandu", Window.DAY, "2026-11-15T18:14Z", "2026-11-14T18:15Z", "2026-11-15T18:15Z"),
-        ("UTC", Window.MONTH, "2028-02-29T23:59Z", "2028-02-01T00:00Z", "2028-03-01T00:00Z"),
-        ("Europe/Berlin", Window.MONTH, "2026-12-31T22:59Z", "2026-11-30T23:00Z", "2026-12-31T23:00Z"),
-        ("Europe/Berlin", Window.MONTH, "2026-12-31T23:00Z", "2026-12-31T23:00Z", "2027-01-31T23:00Z"),
-        ("Europe/Berlin", Window.WEEK, "2026-11-15T22:59Z", "2026-11-08T23:00Z", "2026-11-15T23:00Z"),
-        ("Europe/Berlin", Window.WEEK, "2026-11-15T23:00Z", "2026-11-15T23:00Z", "2026-11-22T23:00Z"),
+        (BERLIN, Window.DAY, "2026-03-29T09:00Z", "2026-03-28T23:00Z/2026-03-29T22:00Z"),
+        (BERLIN, Window.DAY, "2026-10-25T09:00Z", "2026-10-24T22:00Z/2026-10-25T23:00Z"),
+        (KATHMANDU, Window.DAY, "2026-11-15T18:15Z", "2026-11-15T18:15Z/2026-11-16T18:15Z"),
+        (KATHMANDU, Window.DAY, "2026-11-15T18:14Z", "2026-11-14T18:15Z/2026-11-15T18:15Z"),
+        ("UTC", Window.MONTH, "2028-02-29T23:59Z", "2028-02-01T00:00Z/2028-03-01T00:00Z"),
+        (BERLIN, Window.MONTH, "2026-12-31T22:59Z", "2026-11-30T23:00Z/2026-12-31T23:00Z"),
+        (BERLIN, Window.MONTH, "2026-12-31T23:00Z", "2026-12-31T23:00Z/2027-01-31T23:00Z"),
+        (BERLIN, Window.WEEK, "2026-11-15T22:59Z", "2026-11-08T23:00Z/2026-11-15T23:00Z"),
+        (BERLIN, Window.WEEK, "2026-11-15T23:00Z", "2026-11-15T23:00Z/2026-11-22T23:00Z"),
     ],
 )  # fmt: skip
-def test_window_edges(
-    world: World, zone: str, span: Window, at: str, start: str, end: str
-) -> None:
+def test_window_edges(world: World, zone: str, span: Window, at: str, bounds: str) -> None:
     tenant = world.tenant("elsewhere", zone=zone)
     limit = make_limit(
         world.database, tenant, "calls", "10", now=world.now, unit=Unit.REQUESTS, span=span
     )
-    now, first, after = instant(at), instant(start), instant(end)
+    now, first, after = (instant(text) for text in (at, *bounds.split("/")))
     assert limit.window_at(microseconds(now)) == (microseconds(first), microseconds(after))
     mine = process(world, "p-1")
     last = after - timedelta(microseconds=1)

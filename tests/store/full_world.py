@@ -38,6 +38,7 @@ from billing.store.usage.parked import CursorRow, move_cursor
 from billing.tenancy.api_key import Role as KeyRole
 from billing.tenancy.tenant import Tenant
 from tests.credits.grants import fill_credits
+from tests.operations.lease_world import lease_credit
 from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
 
 METER = """
@@ -134,6 +135,7 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
         )
         assert invoice.number == f"INV-{number + 1:06d}"
         fill_credits(connection, tenant, now=now)
+        lease_credit(connection, tenant, now=now)
         connection.execute(
             sa.text("INSERT INTO stripe_customer (tenant_id, stripe_id) VALUES (:tenant, :stripe)"),
             {"tenant": tenant.id, "stripe": f"cus_{number}"},

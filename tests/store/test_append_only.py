@@ -26,6 +26,7 @@ MAY_CHANGE = {
     "invoice_settlement", "stripe_customer", "stripe_event", "invoice_mirror",
     "credit_balance", "credit_reservation", "spend_limit", "open_hold", "usage_import",
     "unsealed_transaction",
+    "proxy_process", "lease", "limit_draw",
     # names of things, which other tables refer to by row id
     "legal_entity", "tenant", "project", "model", "backend",
     "alembic_version",

@@ -25,6 +25,7 @@ from billing.journal.records import (
 from billing.metering.event_id import from_microseconds
 from billing.metering.meter import BUILT_IN
 from billing.metering.usage_event import Cause
+from billing.operations.admission.leases import draw_accepted
 from billing.store import catalog
 from billing.store.usage import append as usage_store
 from billing.store.usage.raw_counts import pack_counts
@@ -80,6 +81,7 @@ class EncodedPage:
 
     staged: StagedRows
     scrap: list[ScrapRow]
+    drawing: list[Usage]
 
 
 def outcomes_of(records: Iterable[Record]) -> Outcomes:
@@ -122,7 +124,9 @@ def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
     _stage(staged, outcomes.usages, names)
     staged.settle()
     return EncodedPage(
-        staged=staged, scrap=[_scrap(void, names.backends) for void in outcomes.voids]
+        staged=staged,
+        scrap=[_scrap(void, names.backends) for void in outcomes.voids],
+        drawing=[usage for usage in outcomes.usages if usage.draws],
     )
 
 
@@ -136,6 +140,8 @@ def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[list[byte
     accepted: list[bytes] = []
     if len(page.staged):
         _, accepted = usage_store.append_staged(connection, page.staged)
+    if page.drawing:
+        draw_accepted(connection, page.drawing, accepted)
     return accepted, len(page.scrap)
 
 

@@ -31,6 +31,7 @@ from billing.journal.reader import (
 )
 from billing.journal.records import Record, Usage, Void
 from billing.journal.recovery import OpenOperations
+from billing.operations.admission.leases import close_leases
 from billing.operations.metering.book_page import UNBOOKABLE, Booked, Place, book_page
 from billing.operations.metering.encode_page import (
     EncodedPage,
@@ -225,12 +226,12 @@ class JournalShipper:
 
         def whole(connection: sa.Connection) -> Booked:
             accepted, scrap = ([], 0) if encoded is None else append_page(connection, encoded)
-            move_cursor(connection, to, now=now)
+            _move(connection, to, now=now)
             return Booked(events=len(accepted), scrap=scrap, refused=0)
 
         def apart(connection: sa.Connection) -> Booked:
             booked = book_page(connection, page.records, append_records, place=place, now=now)
-            move_cursor(connection, to, now=now)
+            _move(connection, to, now=now)
             return booked
 
         booked = self._booked(apart if encoded is None else whole, apart)
@@ -257,6 +258,13 @@ class JournalShipper:
                 instance=instance, segment=0, next_offset=0, finished=False
             )
         return self._cursors[instance]
+
+
+def _move(connection: sa.Connection, to: CursorRow, *, now: datetime) -> None:
+    """Pass the cursor; at the end of a journal its process's leases end with it."""
+    move_cursor(connection, to, now=now)
+    if to.finished:
+        close_leases(connection, to.instance)
 
 
 def _settled(ahead: Future[_Prepared] | None) -> Future[_Prepared] | None:

@@ -1,0 +1,173 @@
+"""What journals say was drawn reaches the limits once, whoever dies between whatever (L5, L6)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime, timedelta
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from billing.admission.amounts import PICO
+from billing.admission.lease_book import Wanted
+from billing.admission.limit import Limit, Unit
+from billing.journal.records import Attribution, Draw
+from billing.ledger.hold import CREDIT
+from billing.operations.holds.holds import require_limit
+from billing.operations.metering.ship_journal import JournalShipper
+from billing.store.database import Database, Role
+from billing.tenancy.tenant import Tenant
+from tests.credits.grants import give, require_ties
+from tests.operations.crash_points import (
+    Crash,
+    attribution_of,
+    crash_before,
+    usage_record,
+    write_journal,
+)
+from tests.operations.lease_world import (
+    LeasingProcess,
+    make_limit,
+    require_leases_tie,
+    standing,
+)
+from tests.operations.test_lease_functions import credit_of
+from tests.operations.test_ship_journal import killed_proxy
+from tests.world import World, make_world
+from workers.lease_sweep import free_lost_leases
+from workers.tasks import accrue_everybody
+
+
+@pytest.fixture
+def world(database: Database, now: datetime) -> World:
+    return make_world(database, now)
+
+
+@pytest.fixture
+def acme(world: World) -> Tenant:
+    return world.tenant()
+
+
+@pytest.fixture
+def whose(world: World, acme: Tenant) -> Attribution:
+    return attribution_of(world, acme)
+
+
+def leased(world: World, limit: Limit, amount: int, instance: str) -> int:
+    """A lease that a process has been granted; its id."""
+    mine = LeasingProcess(database=world.database, instance=instance)
+    (row,) = mine.ask([Wanted(limit=limit, amount=amount)], world.now)
+    assert row.lease_id is not None
+    return row.lease_id
+
+
+def ship(world: World, directory: Path) -> None:
+    JournalShipper(database=world.database, directory=directory).ship(now=world.now)
+
+
+def test_L5_kill_between_read_and_commit_draws_once(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
+    limit = make_limit(world.database, acme, "tokens", "1000", now=world.now, unit=Unit.TOKENS)
+    lease = leased(world, limit, 500, "proxy-1")
+    records = [
+        msgspec.structs.replace(
+            usage_record(world, whose, number), draws=(Draw.of(lease, 10 + number),)
+        )
+        for number in range(8)
+    ]
+    folder = write_journal(tmp_path, records)
+    for number in count(1):
+        with suppress(Crash), crash_before(world.database.engine, number):
+            ship(world, tmp_path)
+            break
+        assert standing(world.database, limit, world.now)[0] in (0, 108)
+        require_leases_tie(world.database)
+    assert number > 5
+    ship(world, tmp_path)
+    assert standing(world.database, limit, world.now)[0] == 108
+    assert folder.exists()
+
+
+def test_a_drained_journal_ends_the_leases_of_its_process(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
+    limit = make_limit(world.database, acme, "tokens", "1000", now=world.now, unit=Unit.TOKENS)
+    lease = None
+
+    def record(instance: str) -> None:
+        nonlocal lease
+        lease = leased(world, limit, 900, instance)
+
+    (tmp_path / "journal").mkdir()
+    folder = write_journal(tmp_path / "journal", [])
+    record(folder.name)
+    assert lease is not None
+    drew = msgspec.structs.replace(usage_record(world, whose, 1), draws=(Draw.of(lease, 40),))
+    killed_proxy(tmp_path / "other", [drew])
+    ship(world, tmp_path / "other")
+    assert standing(world.database, limit, world.now) == (40, 860, 100)
+    ship(world, tmp_path / "journal")
+    assert standing(world.database, limit, world.now) == (40, 0, 960)
+    require_leases_tie(world.database)
+    assert free_lost_leases(world.database, now=world.now + timedelta(hours=1)) == 0
+
+
+def test_balance_equals_ledger(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
+    """Credit less what was drawn = credit less what grants paid, once all of it is accrued."""
+    limit = credit_of(world, acme, "10.00")
+    lease = leased(world, limit, 5 * PICO, "proxy-1")
+    # tests.world.PLAN: a million output tokens cost 0.80 of the credit.
+    usage = msgspec.structs.replace(
+        usage_record(world, whose, 1, output=1_000_000),
+        at_us=usage_record(world, whose, 1).at_us,
+    )
+    cost = Decimal("0.8000021")  # and ten of input, two of cached input
+    drew = msgspec.structs.replace(usage, draws=(Draw.of(lease, int(cost * PICO)),))
+    write_journal(tmp_path, [drew])
+    ship(world, tmp_path)
+
+    def left(at: datetime) -> Decimal:
+        with world.database.transaction(Role.OPERATOR) as connection:
+            found = require_limit(connection, tenant=acme, name=CREDIT, currency_code="USD", now=at)
+            require_ties(connection, acme)
+        return found.available
+
+    # Whether it is leased or drawn: it is not free.
+    assert (left(world.now), paid(world)) == (5, 0)
+    assert standing(world.database, limit, world.now)[:2] == (cost, 5 - cost)
+    accrue_everybody(world.database, now=world.now + timedelta(seconds=30))
+    # Paid by the grant, and still counted as drawn: too little is free for a minute, never more.
+    fees = paid(world) - cost
+    assert left(world.now) == 5 - fees - cost
+    for minutes in (2, 3):
+        accrue_everybody(world.database, now=world.now + timedelta(minutes=minutes))
+        assert left(world.now) == 5 - fees
+    assert standing(world.database, limit, world.now)[:2] == (0, 5 - cost)
+
+
+def paid(world: World) -> Decimal:
+    """What grants have paid."""
+    with world.database.transaction(Role.OPERATOR) as connection:
+        return connection.execute(sa.text("SELECT sum(used) FROM credit_balance")).scalar_one()
+
+
+def test_restart_of_n_processes_leaves_balances(world: World, acme: Tenant, tmp_path: Path) -> None:
+    with world.database.transaction(Role.OPERATOR) as connection:
+        give(connection, acme, "10.00", key="first", now=world.now)
+    limit = make_limit(world.database, acme, "tokens", "1000", now=world.now, unit=Unit.TOKENS)
+    before = standing(world.database, limit, world.now)
+    for generation in range(5):
+        for number in range(4):
+            folder = write_journal(tmp_path, [])
+            leased(world, limit, 50 + generation * number, folder.name)
+        assert standing(world.database, limit, world.now)[1] > 0
+        ship(world, tmp_path)
+        assert standing(world.database, limit, world.now) == before
+        require_leases_tie(world.database)
