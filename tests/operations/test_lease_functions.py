@@ -40,7 +40,7 @@ def acme(world: World) -> Tenant:
     return world.tenant("acme")
 
 
-def process(world: World, name: str) -> LeasingProcess:
+def proxy(world: World, name: str) -> LeasingProcess:
     return LeasingProcess(database=world.database, instance=name)
 
 
@@ -61,7 +61,7 @@ def test_L6_processes_at_once_never_exceed_a_limit_and_use_95_percent(
 
     def work(number: int) -> int:
         chance, used, refused = random.Random(number), 0, 0
-        mine = process(world, f"p-{number}")
+        mine = proxy(world, f"p-{number}")
         while refused < 3:
             held = mine.admit([Wanted(limit=limit, amount=PICO)], world.now, chunk=16)
             if held is None:
@@ -87,7 +87,7 @@ def test_L6_processes_at_once_never_exceed_a_limit_and_use_95_percent(
 def test_L6_all_limits_of_a_request_or_none(world: World, acme: Tenant) -> None:
     money = make_limit(world.database, acme, "budget", "1", now=world.now)
     requests = make_limit(world.database, acme, "calls", "1", now=world.now, unit=Unit.REQUESTS)
-    mine = process(world, "p-1")
+    mine = proxy(world, "p-1")
     both = [Wanted(limit=money, amount=PICO // 10), Wanted(limit=requests, amount=1)]
     assert mine.admit(both, world.now) is not None
     before = standing(world.database, money, world.now)
@@ -101,7 +101,7 @@ def test_a_call_whose_answer_was_lost_is_repeated_without_a_double_lease(
     world: World, acme: Tenant
 ) -> None:
     limit = make_limit(world.database, acme, "calls", "100", now=world.now, unit=Unit.REQUESTS)
-    mine = process(world, "p-1")
+    mine = proxy(world, "p-1")
     ten = [Wanted(limit=limit, amount=10)]
     mine.ask(ten, world.now, lose_answer=True)
     assert standing(world.database, limit, world.now)[1] == 10
@@ -116,7 +116,7 @@ def test_a_call_whose_answer_was_lost_is_repeated_without_a_double_lease(
 
 def test_a_call_that_arrives_after_a_later_one_changes_nothing(world: World, acme: Tenant) -> None:
     limit = make_limit(world.database, acme, "calls", "100", now=world.now, unit=Unit.REQUESTS)
-    mine = process(world, "p-1")
+    mine = proxy(world, "p-1")
     mine.ask([Wanted(limit=limit, amount=10)], world.now)
     mine.give_back(limit, world.now)
     assert mine.ask([Wanted(limit=limit, amount=50)], world.now, turn=1) == []
@@ -127,7 +127,7 @@ def test_what_was_returned_is_returned_whether_or_not_the_call_arrived(
     world: World, acme: Tenant
 ) -> None:
     limit = make_limit(world.database, acme, "calls", "100", now=world.now, unit=Unit.REQUESTS)
-    mine = process(world, "p-1")
+    mine = proxy(world, "p-1")
     mine.ask([Wanted(limit=limit, amount=40)], world.now)
     mine.give_back(limit, world.now, lost=True)
     assert standing(world.database, limit, world.now)[1] == 40
@@ -143,7 +143,7 @@ def test_a_killed_process_gives_back_after_its_journal_is_drained(
     world: World, acme: Tenant
 ) -> None:
     limit = make_limit(world.database, acme, "calls", "100", now=world.now, unit=Unit.REQUESTS)
-    dead, alive = process(world, "p-1"), process(world, "p-2")
+    dead, alive = proxy(world, "p-1"), proxy(world, "p-2")
     (leased,) = dead.ask([Wanted(limit=limit, amount=90)], world.now)
     assert leased.lease_id is not None
     assert alive.admit([Wanted(limit=limit, amount=20)], world.now) is None
@@ -158,7 +158,7 @@ def test_a_killed_process_gives_back_after_its_journal_is_drained(
 
 def test_a_lost_host_gives_back_at_its_end(world: World, acme: Tenant) -> None:
     limit = make_limit(world.database, acme, "calls", "100", now=world.now, unit=Unit.REQUESTS)
-    lost, alive = process(world, "p-1"), process(world, "p-2")
+    lost, alive = proxy(world, "p-1"), proxy(world, "p-2")
     (leased,) = lost.ask([Wanted(limit=limit, amount=90)], world.now)
     assert leased.lease_id is not None
     end = world.now + timedelta(milliseconds=LEASE_MS)
@@ -187,7 +187,7 @@ def test_opposite_orders_do_not_deadlock(world: World, acme: Tenant) -> None:
     two = make_limit(world.database, acme, "two", "1000000", now=world.now, unit=Unit.TOKENS)
 
     def work(number: int) -> None:
-        mine = process(world, f"p-{number}")
+        mine = proxy(world, f"p-{number}")
         order = (one, two) if number % 2 else (two, one)
         wanted = [Wanted(limit=limit, amount=7) for limit in order]
         for _ in range(40):
@@ -212,7 +212,7 @@ def test_an_edit_keeps_what_was_used(world: World, acme: Tenant) -> None:
         )  # fmt: skip
 
     before = limit("10")
-    mine = process(world, "p-1")
+    mine = proxy(world, "p-1")
     held = mine.admit([Wanted(limit=before, amount=4)], world.now)
     assert held is not None
     drawn = {lease.id: 4 for lease, _ in held.parts}
@@ -236,7 +236,7 @@ BERLIN, KATHMANDU = "Europe/Berlin", "Asia/Kathmandu"
 
 
 @pytest.mark.parametrize(
-    ("zone", "span", "at/bounds"),
+    ("zone", "span", "at", "bounds"),
     [
         ("UTC", Window.MINUTE, "2026-11-15T12:00:59Z", "2026-11-15T12:00Z/2026-11-15T12:01Z"),
         # 23 and 25 hours
@@ -258,7 +258,7 @@ def test_window_edges(world: World, zone: str, span: Window, at: str, bounds: st
     )
     now, first, after = (instant(text) for text in (at, *bounds.split("/")))
     assert limit.window_at(microseconds(now)) == (microseconds(first), microseconds(after))
-    mine = process(world, "p-1")
+    mine = proxy(world, "p-1")
     last = after - timedelta(microseconds=1)
     for moment in (now, last):
         held = mine.admit([Wanted(limit=limit, amount=5)], moment)
@@ -274,13 +274,13 @@ def test_window_edges(world: World, zone: str, span: Window, at: str, bounds: st
     draw(world.database, drawn, after)
     assert standing(world.database, limit, after) == (0, 10, 0)
     # A process whose clock is behind uses the window that the others are in.
-    assert process(world, "p-2").admit([Wanted(limit=limit, amount=1)], last) is None
+    assert proxy(world, "p-2").admit([Wanted(limit=limit, amount=1)], last) is None
     require_leases_tie(world.database)
 
 
 def test_L6_draws_on_credit_count_until_they_are_settled(world: World, acme: Tenant) -> None:
     limit = credit_of(world, acme, "10.00")
-    mine = process(world, "p-1")
+    mine = proxy(world, "p-1")
     held = mine.admit([Wanted(limit=limit, amount=4 * PICO)], world.now)
     assert held is not None
     ((lease, _),) = held.parts
