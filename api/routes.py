@@ -15,6 +15,7 @@ from api.operator.costs import CostController
 from api.operator.credit import OperatorCreditController, TopUpController
 from api.operator.invoices import InvoicingController, OperatorInvoiceController
 from api.operator.keys import OperatorKeyController
+from api.operator.limits import LimitController
 from api.operator.meters import MeterController
 from api.operator.outcomes import OperatorOutcomeController
 from api.operator.plans import PlanController
@@ -25,6 +26,7 @@ from api.tenant.account import AccountController
 from api.tenant.credit import CreditController
 from api.tenant.invoices import InvoiceController
 from api.tenant.keys import KeyController
+from api.tenant.limits import OwnLimitController
 from api.tenant.outcomes import OutcomeController
 from api.tenant.seal import PublishedSealController, SealController
 from api.tenant.usage import UsageController
@@ -43,6 +45,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 UsageController,
                 InvoiceController,
                 CreditController,
+                OwnLimitController,
                 KeyController,
                 OutcomeController,
                 PublishedSealController,
@@ -57,6 +60,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 InvoicingController,
                 OperatorInvoiceController,
                 OperatorCreditController,
+                LimitController,
                 TopUpController,
                 OperatorOutcomeController,
                 CostController,

@@ -29,7 +29,7 @@ class PlanVersion(PlanSummary, frozen=True, kw_only=True):
     """A plan version; charges have the members of a plan file."""
 
     payment_terms_days: int
-    policies: dict[str, str]
+    policies: dict[str, str | int | bool]
     charges: list[dict[str, Any]]
 
 

@@ -181,20 +181,27 @@ def price_version(connection: sa.Connection, *, tenant_id: int, contract_ids: It
 def price_versions(
     connection: sa.Connection, contract_ids: Mapping[int, Sequence[int]]
 ) -> dict[int, int]:
-    """`price_version` of many tenants at once, by tenant."""
-    wanted = {tenant: sorted(ids) for tenant, ids in contract_ids.items()}
-    rows = query(
-        connection,
-        "SELECT tenant_id, contract_ids, id FROM price_version WHERE tenant_id = ANY(:tenants)",
-        tenants=list(wanted),
+    """`price_version` of many tenants at once, by tenant; each is in force on some contract."""
+    wanted = "unnest(CAST(:tenants AS integer[]), CAST(:sets AS text[])) AS w (tenant_id, ids)"
+    found = (
+        f"SELECT v.tenant_id, v.id FROM price_version v JOIN {wanted} "  # noqa: S608  # our own text
+        "ON v.tenant_id = w.tenant_id AND v.contract_ids = CAST(w.ids AS integer[])"
     )
-    versions = {row.tenant_id: row.id for row in rows if row.contract_ids == wanted[row.tenant_id]}
-    return {
-        tenant: versions[tenant]
-        if tenant in versions
-        else price_version(connection, tenant_id=tenant, contract_ids=ids)
-        for tenant, ids in wanted.items()
+    asked = {
+        "tenants": list(contract_ids),
+        "sets": ["{" + ",".join(map(str, sorted(ids))) + "}" for ids in contract_ids.values()],
     }
+    versions = {row.tenant_id: row.id for row in query(connection, found, **asked)}
+    if len(versions) == len(contract_ids):
+        return versions
+    run(
+        connection,
+        "INSERT INTO price_version (tenant_id, contract_ids) "  # noqa: S608  # our own text
+        f"SELECT tenant_id, CAST(ids AS integer[]) FROM {wanted} "
+        "ORDER BY tenant_id ON CONFLICT DO NOTHING",
+        **asked,
+    )
+    return {row.tenant_id: row.id for row in query(connection, found, **asked)}
 
 
 def meters(connection: sa.Connection) -> dict[str, MeterRow]:

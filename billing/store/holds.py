@@ -98,18 +98,25 @@ def ensure_credits(connection: sa.Connection, currencies: Mapping[int, str]) -> 
     Args:
         currencies: of the credit, by tenant.
     """
+    wanted = (
+        "unnest(CAST(:tenants AS integer[]), CAST(:currencies AS text[])) "
+        "AS w (tenant_id, currency)"
+    )
     found = (
-        "SELECT l.tenant_id, l.id FROM spend_limit l "
-        "JOIN unnest(CAST(:tenants AS integer[]), CAST(:currencies AS text[])) "
-        "AS w (tenant_id, currency) USING (tenant_id, currency) WHERE l.name = :name"
+        f"SELECT tenant_id, id FROM spend_limit JOIN {wanted} "  # noqa: S608  # our own text
+        "USING (tenant_id, currency) WHERE name = :name"
     )
     asked = {"tenants": list(currencies), "currencies": list(currencies.values()), "name": CREDIT}
     ids = {row.tenant_id: row.id for row in query(connection, found, **asked)}
-    missing = currencies.keys() - ids.keys()
-    if not missing:
+    if len(ids) == len(currencies):
         return ids
-    for tenant_id in sorted(missing):
-        ensure_credit(connection, tenant_id=tenant_id, currency=currencies[tenant_id])
+    run(
+        connection,
+        "INSERT INTO spend_limit (tenant_id, name, currency) "  # noqa: S608  # our own text
+        f"SELECT tenant_id, :name, currency FROM {wanted} ORDER BY tenant_id "
+        "ON CONFLICT (tenant_id, name, currency) DO NOTHING",
+        **asked,
+    )
     return {row.tenant_id: row.id for row in query(connection, found, **asked)}
 
 

@@ -26,6 +26,7 @@ from billing.metering.unit_meter import UnitMeter
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.store import catalog
 from billing.store import holds as holds_store
+from billing.store import leases as leases_store
 from billing.store import tenancy as tenancy_store
 from billing.store.database import Role, become
 
@@ -58,6 +59,7 @@ def take_snapshot(
             bound[entry.contract.tenant_id].append(entry)
     said = _plan_terms(bound, models)
     credit = _prepaid_credit(connection, said)
+    limits = leases_store.limits_of(connection, now=now)
     # Events are written under the ingest role, which also interns what they refer to.
     become(connection, Role.INGEST)
     ids = catalog.ensure_models(connection, (model.name for model in models))
@@ -87,6 +89,7 @@ def take_snapshot(
                 policy=terms.policy,
                 rates=terms.rates,
                 currency=terms.currency,
+                limits=limits.get(tenant_id, ()),
                 prepaid=credit.get(tenant_id),
             )
             for tenant_id, terms in said.items()

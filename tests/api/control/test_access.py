@@ -41,6 +41,7 @@ FILLED = {
     "transaction_id": "00000000-0000-7000-8000-000000000000",
     "plan": "standard",
     "meter": "tokens.input",
+    "name": "monthly",
     "version": "1",
     "contract": "1",
 }
