@@ -9,7 +9,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "20261121_1140"
-down_revision = "20261121_1136"
+down_revision = "20261121_1138"
 branch_labels = None
 depends_on = None
 
