@@ -47,6 +47,13 @@ def _writer(folder: Path, url: str) -> subprocess.Popen[bytes]:
     )
 
 
+def _load(port: int, seconds: float) -> Load:
+    request = request_bytes("tiny", stream=False)
+    return uvloop.run(
+        run_load(port, request, connections=CONNECTIONS, seconds=seconds, stream=False)
+    )
+
+
 def _in_ledger(owner: psycopg.Connection) -> int:
     row = owner.execute("SELECT count(*) FROM usage_event").fetchone()
     assert row is not None
@@ -75,17 +82,7 @@ def sustained(engine_ports: dict[str, int], *, seconds: float) -> list[Figure]:
         ):
             before = cpu_us(pid)
 
-            def run() -> None:
-                request = request_bytes("tiny", stream=False)
-                load.append(
-                    uvloop.run(
-                        run_load(
-                            port, request, connections=CONNECTIONS, seconds=seconds, stream=False
-                        )
-                    )
-                )
-
-            loading = threading.Thread(target=run)
+            loading = threading.Thread(target=lambda: load.append(_load(port, seconds)))
             loading.start()
             while loading.is_alive():
                 loading.join(1)
@@ -102,10 +99,14 @@ def sustained(engine_ports: dict[str, int], *, seconds: float) -> list[Figure]:
         writer.send_signal(signal.SIGTERM)
         writer.wait(30)
         database.close()
+    return _figures(load[0], behind, used_us=used_us, caught_up=caught_up)
+
+
+def _figures(load: Load, behind: list[int], *, used_us: float, caught_up: float) -> list[Figure]:
     half = max(1, len(behind) // 2)
-    unit = f"{CONNECTIONS} connections, {seconds:.0f} s, writer and database running"
+    unit = f"{CONNECTIONS} connections, {load.seconds:.0f} s, writer and database running"
     return [
-        Figure(name="sustained.rate", value=load[0].per_second, unit=f"answers/s, {unit}"),
+        Figure(name="sustained.rate", value=load.per_second, unit=f"answers/s, {unit}"),
         Figure(name="sustained.cpu", value=used_us, unit=f"µs CPU/answer, {unit}"),
         Figure(
             name="sustained.behind.first",
