@@ -41,13 +41,14 @@ async def port() -> AsyncIterator[int]:
 
 async def sent(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
     with contextlib.suppress(ConnectionError):
         for part in parts:
             writer.write(part)
             await writer.drain()
             await asyncio.sleep(pause)
-    async with asyncio.timeout(10):
-        answer = await reader.read()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
     writer.close()
     return answer
 
