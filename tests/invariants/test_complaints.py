@@ -171,7 +171,7 @@ def test_row_13_an_invoice_reads_buckets_and_no_events(world: World) -> None:
     for per_bucket in (1, 200):
         tenant = world.tenant(f"with-{per_bucket}")
         for bucket in range(4):
-            at = world.now + timedelta(minutes=15 * bucket)
+            at = world.now - timedelta(minutes=15 * bucket)
             world.report(
                 tenant,
                 *(
