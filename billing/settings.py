@@ -34,6 +34,18 @@ class Settings(BaseSettings):
     )
     proxy_host: str = "127.0.0.1"
     proxy_port: int = Field(default=8080, ge=0, le=65535)
+    proxy_drain_ms: int = Field(
+        default=12_000,
+        ge=0,
+        description="How long open requests may go on after a proxy was told to stop; then they "
+        "are cut and billed as delivered. Whoever stops it has to wait 10 s longer.",
+    )
+    known_keys_ms: int = Field(
+        default=3_600_000,
+        ge=0,
+        description="How long a proxy takes the keys that it knows while the database is away; "
+        "0: for ever.",
+    )
     api_host: str = "127.0.0.1"
     api_port: int = Field(default=8081, ge=0, le=65535)
     stripe_api_key: SecretStr | None = Field(

@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from billing.errors import SteelyardError
+from billing.journal.reader import sweep_unborn
 from billing.operations.deployment import journal_dir, opened_database
 from billing.operations.metering.ship_journal import JournalShipper
 from billing.settings import Settings, read_settings
@@ -40,6 +41,7 @@ class Writer:
         self, database: Database, directory: Path, *, interval_ms: int, keep_ms: int
     ) -> None:
         self._database = database
+        self._directory = directory
         self._shipper = JournalShipper(database=database, directory=directory, keep_ms=keep_ms)
         self._interval_s = interval_ms / 1000
         self._housekept_at = datetime.min.replace(tzinfo=UTC)
@@ -84,6 +86,8 @@ class Writer:
         removed = self._shipper.prune(now=now)
         if removed:
             log.info("removed shipped journal segments", segments=removed)
+        if swept := sweep_unborn(self._directory, now - HOUSEKEEPING):
+            log.info("removed journals of proxies that died while they started", folders=swept)
         self._housekept_at = now
 
 

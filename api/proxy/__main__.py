@@ -29,7 +29,8 @@ async def run(settings: Settings, database: Database) -> None:
         database, database.conninfo(), backends.read(), now=utc_now, reread=backends
     )
     journal = await Journal.open(journal_dir(settings))
-    app = Proxy(control, journal, clock=system_clock, limits=Limits())
+    limits = Limits(drain_ms=settings.proxy_drain_ms, known_keys_ms=settings.known_keys_ms)
+    app = Proxy(control, journal, clock=system_clock, limits=limits)
     try:
         await serve(
             app,

@@ -78,11 +78,16 @@ class Plant:
 
     def write_soon(self, record: Record) -> None:
         """Journal a record that nobody waits for. A refusal is counted, never raised: the
-        answer does not depend on it."""
+        answer does not depend on it.
+
+        What a stream delivered is recovered from its intent and checkpoints, and whatever has no
+        intent delivers nothing before its usage is durable: so no refusal drops any usage.
+        """
         try:
             self.journal.append_soon(record)
         except JournalError:
             self.tally.journal_refusals += 1
+            self.tally.dropped += isinstance(record, Usage) and not record.attribution.stream
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -3,7 +3,8 @@
 Decides: where a key may stand, and how often an unknown one is asked after. Keys are compared by
 their SHA-256 only; the text is never kept. A key that is not in the snapshot may be newer than
 it, so control is asked once; then the refusal is remembered for a short time, in bounded memory,
-so that a flood of bad keys costs a hash each.
+so that a flood of bad keys costs a hash each. While the database is away known keys go on for a
+set time; then nobody can tell any more which of them were revoked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 
 from api.proxy.headers import Headers
 from api.proxy.limits import Limits
+from api.proxy.openai_errors import Unavailable
 from api.proxy.ports import Clock, ControlPort
 from billing.admission.decision import authenticate
 from billing.admission.snapshot import KeyGrant
@@ -65,11 +67,19 @@ class KeyRing:
 
         Raises:
             Unauthenticated: unknown, revoked or expired.
+            Unavailable: the last news of the database are too old to tell.
         """
         now_us = self._clock()
+        self._require_news(now_us)
         if digest not in self._control.snapshot.keys and self._may_ask(digest, now_us):
             await self._ask(digest)
         return authenticate(self._control.snapshot, digest, now_us)
+
+    def _require_news(self, now_us: int) -> None:
+        life_us = self._limits.known_keys_ms * 1000
+        taken_at_us = self._control.snapshot.taken_at_us
+        if life_us and taken_at_us is not None and now_us - taken_at_us > life_us:
+            raise Unavailable("API keys cannot be checked at the moment; please retry.")
 
     def _may_ask(self, digest: bytes, now_us: int) -> bool:
         """Whether control may be asked for this key now, within both bounds."""

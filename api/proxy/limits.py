@@ -33,6 +33,7 @@ class Limits:
         unknown_key_ms: how long a key that was looked up in vain is refused unasked.
         unknown_keys: how many such keys are remembered.
         look_ups_per_second: look-ups of unknown keys over all clients.
+        known_keys_ms: how long known keys work after the last news of the database; 0: for ever.
     """
 
     head_bytes: int = 32 << 10
@@ -55,3 +56,4 @@ class Limits:
     unknown_key_ms: int = 2_000
     unknown_keys: int = 10_000
     look_ups_per_second: int = 50
+    known_keys_ms: int = 3_600_000

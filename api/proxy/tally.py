@@ -28,6 +28,7 @@ class Tally:
         self.anomalies: Counter[str] = Counter()
         self.checkpoints = 0
         self.journal_refusals = 0
+        self.dropped = 0
         self.in_flight = 0
         self._ttft = [0] * (len(_TTFT_BOUNDS_MS) + 1)
         self._ttft_us = 0
@@ -79,6 +80,12 @@ class Tally:
             "Records that the journal could not make durable.",
             (),
             {(): self.journal_refusals},
+        )
+        yield _counter(
+            "steelyard_proxy_dropped",
+            "Usage that was given up although it had been delivered; 0, or there is a defect.",
+            (),
+            {(): self.dropped},
         )
         in_flight = GaugeMetricFamily("steelyard_proxy_in_flight", "Requests being served.")
         in_flight.add_metric((), self.in_flight)

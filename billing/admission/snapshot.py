@@ -36,6 +36,7 @@ class Snapshot:
 
     Attributes:
         version: grows with every swap.
+        taken_at_us: when the database said so, in µs since 1970 UTC; None: it never goes stale.
         keys: SHA-256 of the whole key text (32 bytes) → grant.
         terms: tenant id → terms; a tenant without a contract in force is absent.
         models: name that tenants use → model.
@@ -45,3 +46,4 @@ class Snapshot:
     keys: Mapping[bytes, KeyGrant] = field(repr=False)
     terms: Mapping[int, TenantTerms]
     models: Mapping[str, ServedModel]
+    taken_at_us: int | None = None

@@ -27,7 +27,7 @@ from billing.journal.disk import DIRECTORY_MODE, FILE_MODE, Disk
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LOCK: Final = "lock"
 _DURABLE: Final = "durable"
-_UNBORN: Final = ".new-"
+UNBORN: Final = ".new-"
 _MARK: Final = struct.Struct("<QQ")  # value and its complement: a half-seen write is not a mark
 _OFFSET_BITS: Final = 40
 _OWNER_GONE: Final = (1 << 64) - 1
@@ -108,7 +108,7 @@ def prepare(directory: Path, name: str) -> tuple[Path, Lock]:
             field="instance",
             remedy="use up to 63 lower-case letters, digits and hyphens",
         )
-    unborn = directory.joinpath(_UNBORN + name)
+    unborn = directory.joinpath(UNBORN + name)
     try:
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
         if directory.joinpath(name).exists():
@@ -128,7 +128,7 @@ def prepare(directory: Path, name: str) -> tuple[Path, Lock]:
 
 def reveal(unborn: Path, disk: Disk) -> Path:
     """Give a prepared folder its name, durably."""
-    final = unborn.with_name(unborn.name.removeprefix(_UNBORN))
+    final = unborn.with_name(unborn.name.removeprefix(UNBORN))
     try:
         disk.sync_directory(unborn)
         unborn.rename(final)
@@ -142,6 +142,18 @@ def discard(unborn: Path, lock: Lock) -> None:
     """Remove a prepared folder that could not be completed."""
     shutil.rmtree(unborn, ignore_errors=True)
     lock.release()
+
+
+def sweep(unborn: Path) -> bool:
+    """Remove a prepared folder whose owner is dead; False while it lives.
+
+    Raises:
+        FileNotFoundError: it has got its name, or is gone.
+    """
+    lock = _lock(unborn.joinpath(_LOCK), create=True)
+    if lock is not None:
+        discard(unborn, lock)
+    return lock is not None
 
 
 def adopt(instance_dir: Path) -> Lock | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -64,6 +65,19 @@ def list_instances(directory: Path) -> list[Path]:
     return sorted(
         entry for entry in directory.iterdir() if instance.is_name(entry.name) and entry.is_dir()
     )
+
+
+def sweep_unborn(directory: Path, older_than: datetime) -> int:
+    """Remove what processes left that died while they created an instance; how many folders.
+
+    Only those that nobody holds locked and that were last touched before `older_than`.
+    """
+    removed = 0
+    for folder in directory.glob(f"{instance.UNBORN}*"):
+        with suppress(FileNotFoundError):  # born, or swept by its own process, meanwhile
+            touched = datetime.fromtimestamp(folder.stat().st_mtime, UTC)
+            removed += touched < older_than and instance.sweep(folder)
+    return removed
 
 
 def segments(instance_dir: Path) -> list[Segment]:

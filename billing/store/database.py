@@ -57,6 +57,11 @@ class Database:
             connect_args={
                 "application_name": "steelyard",
                 "connect_timeout": 5,
+                # A server that vanished without a word would hold its callers for hours.
+                "keepalives_idle": 10,
+                "keepalives_interval": 3,
+                "keepalives_count": 3,
+                "tcp_user_timeout": 20_000,  # ms
                 # Instants come back in the session's zone, and only UTC is taken.
                 "options": "-c timezone=UTC",
             },

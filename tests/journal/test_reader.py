@@ -129,3 +129,31 @@ async def test_a_torn_trailer_is_no_trailer(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:-cut])
     assert not reader.is_closed(journal.directory)
     assert all_records(journal.directory) == [usage(1)]
+
+
+def test_what_a_start_that_was_killed_leaves_is_swept_once_it_is_old(tmp_path):
+    command = [sys.executable, "-m", "tests.journal.half_born", str(tmp_path)]
+    later = datetime.now(UTC) + timedelta(hours=1)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        (unborn,) = tmp_path.iterdir()
+        assert reader.list_instances(tmp_path) == []
+        assert reader.sweep_unborn(tmp_path, later) == 0  # its owner lives
+        process.kill()
+    assert reader.sweep_unborn(tmp_path, later - timedelta(hours=2)) == 0  # it is young
+    assert unborn.exists()
+    assert reader.sweep_unborn(tmp_path, later) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_sweep_leaves_journals_alone(tmp_path):
+    journal = await Journal.open(tmp_path)
+    await journal.append(usage(1))
+    assert reader.sweep_unborn(tmp_path, datetime.now(UTC) + timedelta(days=1)) == 0
+    await journal.close()
+    assert reader.sweep_unborn(tmp_path, datetime.now(UTC) + timedelta(days=1)) == 0
+    assert all_records(journal.directory) == [usage(1)]
+    assert reader.sweep_unborn(tmp_path / "absent", NOW) == 0

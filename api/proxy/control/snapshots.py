@@ -10,13 +10,17 @@ this: it reads `snapshot`.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Self
+from typing import LiteralString, Self
 
 import psycopg
 import structlog
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.proxy.control.discovery import Discovery, Reread
@@ -33,7 +37,18 @@ log = structlog.get_logger("steelyard.control")
 CHANNEL = "steelyard_control"
 REFRESH_SECONDS = 10
 SILENCE_SECONDS = 1
+ANSWER_SECONDS = 2
 QUARTER_SECONDS = 900
+
+# A host that vanished without a word is noticed by the kernel within seconds, not after hours.
+_TCP = {
+    "connect_timeout": ANSWER_SECONDS,
+    "keepalives": 1,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 3_000,  # ms
+}
 
 Now = Callable[[], datetime]
 
@@ -157,10 +172,12 @@ class Control:
             await self._refresh()
 
     async def _listen_once(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(
+            make_conninfo(self._conninfo, **_TCP), autocommit=True
+        )
         loop = asyncio.get_running_loop()
         async with connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
+            await _ask(connection, f"LISTEN {CHANNEL}")
             self._heard_at = loop.time()
             # What changed between the last snapshot and LISTEN was announced to nobody.
             await self._refresh()
@@ -172,8 +189,34 @@ class Control:
                     await self._refresh()
                 else:
                     # The heartbeat: a dead connection raises here instead of staying silent.
-                    await connection.execute("SELECT 1")
+                    await _ask(connection, "SELECT 1")
                 self._heard_at = loop.time()
+
+
+async def _ask(connection: psycopg.AsyncConnection[TupleRow], statement: LiteralString) -> None:
+    """Execute a statement of the listening connection.
+
+    Something between here and the server can swallow it while the kernel on the way still
+    acknowledges: without a bound the wait would never end, and LISTEN with it.
+
+    Raises:
+        psycopg.Error: the connection broke, or no answer came in time.
+    """
+    loop = asyncio.get_running_loop()
+    watchdog = loop.call_later(ANSWER_SECONDS, _hang_up, connection.fileno())
+    try:
+        await connection.execute(statement)
+    finally:
+        watchdog.cancel()
+
+
+def _hang_up(descriptor: int) -> None:
+    """Break the line under a connection, so that whoever waits on it fails at once.
+
+    Cancelling the wait instead would ask the silent server to cancel, and wait for that.
+    """
+    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def utc_now() -> datetime:

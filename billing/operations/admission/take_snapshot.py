@@ -95,6 +95,7 @@ def take_snapshot(
             for tenant_id, terms in said.items()
         },
         models={model.name: replace(model, id=ids[model.name]) for model in models},
+        taken_at_us=microseconds(now),
     )
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 import psycopg
 import pytest
 import sqlalchemy as sa
+from psycopg.conninfo import make_conninfo
 
 from api.proxy.control.snapshots import Control, utc_now
 from billing.operations.tenancy.keys import IssuedKey, issue_key, revoke_key
@@ -20,6 +21,7 @@ from billing.planfiles.backend_file import BackendModel, BackendSpec
 from billing.store.database import Database, Role
 from billing.tenancy.api_key import Role as KeyRole
 from tests.api.proxy.conftest import until
+from tests.faults.silent_relay import silent_relay
 from tests.world import make_world
 
 MODELS = b'{"data":[{"id":"embed"}]}'
@@ -106,3 +108,22 @@ async def test_listening_connection_that_falls_silent_is_replaced_by_polling(
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
         await control.stop()
+
+
+async def test_a_black_holed_listener_is_replaced(postgres, database, key, now, monkeypatch):
+    """Its peer goes away without a word, and something on the way still acknowledges bytes."""
+    monkeypatch.setattr("api.proxy.control.snapshots.REFRESH_SECONDS", 1_000)
+    async with silent_relay(postgres.endpoint) as relay:
+        conninfo = make_conninfo(database.conninfo(), host="127.0.0.1", port=relay.port)
+        control = await Control.start(database, conninfo, [], now=utc_now)
+        try:
+            await until(relay.tasks)
+            (first,) = relay.tasks()
+            relay.silence()
+            revoke(database, key, now)
+            await until(lambda: digest(key) not in control.snapshot.keys)
+            # And it is heard again, not only polled: the silent connection was given up.
+            await until(lambda: relay.tasks() and first not in relay.tasks())
+        finally:
+            await control.stop()
+    assert relay.silenced == 1
