@@ -11,17 +11,12 @@ from functools import lru_cache
 import msgspec
 
 from billing.admission.route import Route
+from billing.engines.audio_request import upstream_form
 from billing.engines.capabilities import Capabilities
 from billing.engines.read_request import InferenceRequest
 from billing.engines.request_members import OPENAI_MEMBERS, OPERATOR_CONTROLLED
 from billing.engines.splice import locate, splice
-from billing.errors import InvalidInput
-
-
-class UnsupportedParameter(InvalidInput):
-    """A request member that this engine's adapter does not know."""
-
-    code = "unsupported_parameter"
+from billing.engines.unsupported import UnsupportedParameter
 
 
 def upstream_body(
@@ -36,6 +31,10 @@ def upstream_body(
         UnsupportedParameter: a member that neither OpenAI documents nor this engine is known
             to take.
     """
+    if request.form is not None:
+        return upstream_form(
+            request.form, upstream_model=upstream_model, sampling=bool(engine.request_members)
+        )
     names = request.members.values.keys()
     drop: set[str] = set()
     allowed = _allowed(request.route, engine.request_members)

@@ -9,6 +9,7 @@ that a new engine feature cannot be used before someone has judged what it costs
 from __future__ import annotations
 
 from billing.admission.route import Route
+from billing.engines import image_request, messages_request, rerank_request, responses_request
 
 
 def _names(text: str) -> frozenset[str]:
@@ -29,6 +30,12 @@ OPENAI_MEMBERS: dict[Route, frozenset[str]] = {
         " presence_penalty seed stop stream stream_options suffix temperature top_p user"
     ),
     Route.EMBEDDINGS: _names("model input dimensions encoding_format user"),
+    Route.RESPONSES: responses_request.MEMBERS,
+    Route.MESSAGES: messages_request.MEMBERS,
+    Route.COUNT_TOKENS: messages_request.COUNTED,
+    Route.RERANK: rerank_request.MEMBERS,
+    Route.SPEECH: image_request.SPEECH_MEMBERS,
+    Route.IMAGES: image_request.IMAGE_MEMBERS,
 }
 
 COMMON_SAMPLING = _names(

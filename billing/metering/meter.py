@@ -26,6 +26,7 @@ from billing.metering.dimension import (
     require_path,
 )
 from billing.metering.token_class import TokenClass
+from billing.metering.unit_meter import UnitMeter
 from billing.metering.usage_event import require_text
 from billing.money import EXACT, QUANTITY_DECIMALS_MAX, plain
 from billing.period import require_on_grid
@@ -258,6 +259,14 @@ BUILT_IN: tuple[Meter, ...] = (
     Meter(code=REQUESTS, unit="requests", informational=True),
 )
 """Meters that exist before any operator defines one; the order is that of an event's quantities."""
+
+UNIT_METERS: tuple[Meter, ...] = (
+    Meter(code=UnitMeter.IMAGES.value, unit="images"),
+    Meter(code=UnitMeter.AUDIO_MS.value, unit="seconds"),
+    Meter(code=UnitMeter.CHARACTERS.value, unit="characters"),
+    Meter(code=UnitMeter.SEARCHES.value, unit="searches"),
+)
+"""Built-in meters that only some events carry, behind the quantities of the others."""
 
 OUTCOME_PREFIX = "outcome."
 

@@ -6,7 +6,10 @@ engine's answer says how many.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import StrEnum
+
+from billing.money import EXACT
 
 
 class UnitMeter(StrEnum):
@@ -19,3 +22,9 @@ class UnitMeter(StrEnum):
     AUDIO_MS = "audio.seconds"
     CHARACTERS = "speech.characters"
     SEARCHES = "rerank.searches"
+
+    def quantity(self, counted: int) -> Decimal:
+        """What the ledger keeps of a count, exactly."""
+        if self is UnitMeter.AUDIO_MS:
+            return Decimal(counted).scaleb(-3, context=EXACT)
+        return Decimal(counted)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -24,6 +25,7 @@ from billing.journal.records import (
 )
 from billing.metering.event_id import from_microseconds
 from billing.metering.meter import BUILT_IN
+from billing.metering.unit_meter import UnitMeter
 from billing.metering.usage_event import Cause
 from billing.operations.admission.leases import draw_accepted
 from billing.store import catalog
@@ -46,10 +48,13 @@ class Names:
     """Row ids of what records name. What is in here has been committed, or dies with its use.
 
     Attributes:
+        meter_sets: by the units as a record has them: the row id, and the units in its order.
         shapes: by the paths as a record has them: the row id, and the paths in its order.
     """
 
-    meter_set: int
+    meter_sets: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = field(
+        default_factory=dict[tuple[str, ...], tuple[int, tuple[str, ...]]]
+    )
     backends: dict[str, int] = field(default_factory=dict[str, int])
     shapes: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = field(
         default_factory=dict[tuple[str, ...], tuple[int, tuple[str, ...]]]
@@ -58,7 +63,8 @@ class Names:
     def cover(self, outcomes: Outcomes) -> bool:
         """Whether every name in the outcomes is known."""
         return self.backends.keys() >= outcomes.backends and all(
-            tuple(usage.raw) in self.shapes for usage in outcomes.usages
+            tuple(usage.raw) in self.shapes and tuple(usage.units) in self.meter_sets
+            for usage in outcomes.usages
         )
 
 
@@ -100,13 +106,11 @@ def outcomes_of(records: Iterable[Record]) -> Outcomes:
 
 def look_up(connection: sa.Connection, outcomes: Outcomes, known: Names | None) -> Names:
     """The names that outcomes need, beside those that are known; new ones are added."""
-    if known is None:
-        meters = catalog.meters(connection)
-        known = Names(
-            meter_set=usage_store.ensure_meter_set(
-                connection, [meters[meter.code].id for meter in BUILT_IN]
-            )
-        )
+    known = known or Names()
+    meter_sets = dict(known.meter_sets)
+    for units in sorted({tuple(usage.units) for usage in outcomes.usages} - meter_sets.keys()):
+        ordered = tuple(sorted(units))
+        meter_sets[units] = (_meter_set(connection, ordered), ordered)
     shapes = dict(known.shapes)
     for usage in outcomes.usages:
         paths = tuple(usage.raw)
@@ -115,7 +119,14 @@ def look_up(connection: sa.Connection, outcomes: Outcomes, known: Names | None) 
             shape = usage_store.ensure_usage_shape(connection, ordered) if paths else catalog.NONE
             shapes[paths] = (shape, ordered)
     backends = catalog.ensure_backends(connection, outcomes.backends)
-    return Names(meter_set=known.meter_set, backends={**known.backends, **backends}, shapes=shapes)
+    return Names(meter_sets=meter_sets, backends={**known.backends, **backends}, shapes=shapes)
+
+
+def _meter_set(connection: sa.Connection, units: Sequence[str]) -> int:
+    """The row of the built-in meters and, behind them, those of the units."""
+    meters = catalog.meters(connection)
+    codes = [*(meter.code for meter in BUILT_IN), *units]
+    return usage_store.ensure_meter_set(connection, [meters[code].id for code in codes])
 
 
 def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
@@ -157,34 +168,42 @@ def append_records(connection: sa.Connection, records: Sequence[Record]) -> tupl
 
 
 def _stage(staged: StagedRows, usages: Iterable[Usage], names: Names) -> None:
-    origins: dict[tuple[Attribution, int], EncodedOrigin] = {}
+    origins: dict[tuple[Attribution, int, int], EncodedOrigin] = {}
     for usage in usages:
         counts, raw = usage.counts, usage.raw
         shape, paths = names.shapes[tuple(raw)]
-        shared = (usage.attribution, shape)
+        meter_set, units = names.meter_sets[tuple(usage.units)]
+        shared = (usage.attribution, shape, meter_set)
         origin = origins.get(shared)
         if origin is None:
-            origin = origins[shared] = encoded_origin(_origin(usage.attribution, shape, names))
+            origin = origins[shared] = encoded_origin(
+                _origin(usage.attribution, shape, meter_set, names.backends)
+            )
+        # The order of BUILT_IN: the token classes, then requests; units stand behind them.
+        quantities: tuple[int | Decimal, ...] = (
+            counts.input, counts.cached_input, counts.cache_write, counts.output, 1,
+        )  # fmt: skip
+        if units:
+            quantities += tuple(UnitMeter(unit).quantity(usage.units[unit]) for unit in units)
         staged.add(
             usage.id,
             usage.at_us,
             origin,
             course_bytes(_CAUSES[usage.cause], usage.estimated, usage.ttft_us, usage.duration_us),
-            # The order of BUILT_IN: the token classes, then requests.
-            (counts.input, counts.cached_input, counts.cache_write, counts.output, 1),
+            quantities,
             pack_counts([raw[path] for path in paths]),
         )
 
 
-def _origin(whose: Attribution, shape: int, names: Names) -> Origin:
+def _origin(whose: Attribution, shape: int, meter_set: int, backends: dict[str, int]) -> Origin:
     return Origin(
         tenant_id=whose.tenant_id,
         project_id=whose.project_id,
         key_id=whose.key_id,
         model_id=whose.model_id,
-        backend_id=names.backends[whose.backend],
+        backend_id=backends[whose.backend],
         price_version_id=whose.price_version_id,
-        meter_set_id=names.meter_set,
+        meter_set_id=meter_set,
         raw_shape_id=shape,
         kind=whose.kind,
         run_id=whose.run_id,
