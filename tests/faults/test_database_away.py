@@ -8,17 +8,29 @@ import random
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
-from billing.store.database import Database
+from api.proxy.control.snapshots import utc_now
+from billing.operations.tenancy.keys import IssuedKey, issue_key, revoke_key
+from billing.store.database import Database, Role
 from billing.store.embedded.server import EmbeddedServer
 from billing.store.migrate import migrate
-from tests.faults.conftest import plant
-from tests.faults.workloads import start_clients, streams
+from billing.tenancy.api_key import Role as KeyRole
+from tests.faults.conftest import Plant, plant
+from tests.faults.stream_client import Told
+from tests.faults.workloads import FULL, start_clients, streams
 from tests.system import eventually
+
+AWAY_SECONDS = 60 if FULL else 6
+GROWTH_BYTES = 30 << 20
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)] if FULL else []
 
 
 @pytest.fixture
@@ -30,36 +42,117 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(home)
 
 
-async def test_L5_requests_go_on_while_the_database_is_dead_and_are_billed_once_it_is_back(
-    folder: Path,
-) -> None:
-    chance = random.Random(3)
+@dataclass(slots=True)
+class Mortal:
+    """A plant on a database server that can be killed and started again."""
+
+    plant: Plant
+    server: EmbeddedServer
+    postmaster: Path
+
+    def kill_server(self) -> None:
+        os.kill(int(self.postmaster.read_text().split()[0]), signal.SIGKILL)
+
+    def restart_server(self) -> None:
+        self.server.stop()
+        self.server.start()
+
+    def issued(self, name: str) -> IssuedKey:
+        with self.plant.system.database.transaction(Role.OPERATOR) as connection:
+            return issue_key(
+                connection, role=KeyRole.INFERENCE, tenant="acme", name=name, now=utc_now()
+            )
+
+    def revoke(self, key: IssuedKey) -> None:
+        with self.plant.system.database.transaction(Role.OPERATOR) as connection:
+            revoke_key(connection, key.id, tenant_id=None, now=utc_now())
+
+    async def status(self, key: str) -> int:
+        """What the proxy says of a key; a wait of seconds is a failure."""
+        async with httpx.AsyncClient(trust_env=False, timeout=5) as client:
+            answer = await client.get(
+                f"{self.plant.system.proxy_url}/v1/models",
+                headers={"authorization": f"Bearer {key}"},
+            )
+            return answer.status_code
+
+    def resident(self, name: str) -> int:
+        """Bytes of memory that a process has."""
+        pid = self.plant.system.children[name].pid
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    async def load(self, chance: random.Random, *, over_ms: int, rounds: int = 1) -> list[Told]:
+        """Fifty streams a round, spread over a time."""
+        asks = [ask for _ in range(rounds) for ask in streams(chance)]
+        async with asyncio.TaskGroup() as group:
+            running = start_clients(group, self.plant, asks, chance, over_ms=over_ms)
+        return [task.result() for task in running]
+
+    async def settle(self, answers: list[Told]) -> int:
+        """End in order and hold every answer against the ledger: how many completed."""
+        system = self.plant.system
+        await asyncio.to_thread(eventually, system.events, lambda found: len(found) >= len(answers))
+        system.children.pop("proxy").stop()
+        await asyncio.to_thread(system.wait_until_settled)
+        return self.plant.judged(answers).completed
+
+
+@asynccontextmanager
+async def mortal(folder: Path) -> AsyncIterator[Mortal]:
     server = EmbeddedServer(folder / "database")
     address = server.start()
     migrate(address.owner_url())
     database = Database(address.app_url())
     try:
         async with plant(database, address.owner_url(), folder, pace_ms=15) as running:
-            system = running.system
-            system.start_proxy()
-            async with asyncio.TaskGroup() as group:
-                early = start_clients(group, running, streams(chance), chance, over_ms=500)
-                await asyncio.sleep(0.3)
-                postmaster = folder / "database" / "cluster" / "postmaster.pid"
-                os.kill(int(postmaster.read_text().split()[0]), signal.SIGKILL)
-            # A new start admits nobody without the database; one that runs knows its keys.
-            async with asyncio.TaskGroup() as group:
-                late = start_clients(group, running, streams(chance), chance, over_ms=500)
-            answers = [task.result() for task in [*early, *late]]
-            assert all(told.ended for told in answers)
-            server.stop()
-            await asyncio.to_thread(server.start)
-            await asyncio.to_thread(
-                eventually, system.events, lambda found: len(found) >= len(answers)
-            )
-            system.children.pop("proxy").stop()
-            await asyncio.to_thread(system.wait_until_settled)
-            assert running.judged(answers).completed == len(answers)
+            running.system.start_proxy()
+            yield Mortal(running, server, folder / "database" / "cluster" / "postmaster.pid")
     finally:
         database.close()
         server.stop()
+
+
+async def test_L5_requests_go_on_while_the_database_is_dead_and_are_billed_once_it_is_back(
+    folder: Path,
+) -> None:
+    chance = random.Random(3)
+    async with mortal(folder) as running:
+        async with asyncio.TaskGroup() as group:
+            early = group.create_task(running.load(chance, over_ms=500))
+            await asyncio.sleep(0.3)
+            running.kill_server()
+        # A new start admits nobody without the database; one that runs knows its keys.
+        answers = [*early.result(), *await running.load(chance, over_ms=500)]
+        assert all(told.ended for told in answers)
+        await asyncio.to_thread(running.restart_server)
+        assert await running.settle(answers) == len(answers)
+
+
+async def test_L5_sixty_seconds_without_the_database(folder: Path, record_property) -> None:
+    """Under load all the time; memory is bounded, keys are what they were, and then as they are."""
+    chance = random.Random(4)
+    async with mortal(folder) as running:
+        key = running.issued("revoked later")
+        assert await running.status(key.text) == 200
+        answers = await running.load(chance, over_ms=1_000)
+        before = {name: running.resident(name) for name in ("proxy", "writer")}
+        running.kill_server()
+        async with asyncio.TaskGroup() as group:
+            away = group.create_task(
+                running.load(chance, over_ms=AWAY_SECONDS * 1000, rounds=AWAY_SECONDS // 2)
+            )
+            for _ in range(AWAY_SECONDS // 2):
+                await asyncio.sleep(2)
+                assert await running.status(key.text) == 200
+                assert await running.status(f"{key.text}x") == 401
+        answers += away.result()
+        assert all(told.ended for told in answers)
+        growth = {name: running.resident(name) - was for name, was in before.items()}
+        record_property("growth_bytes", str(growth))
+        assert max(growth.values()) < GROWTH_BYTES
+        await asyncio.to_thread(running.restart_server)
+        await asyncio.to_thread(running.revoke, key)
+        await asyncio.sleep(2)  # one to find out that the database is back, one as promised
+        assert await running.status(key.text) == 401
+        assert await running.settle(answers) == len(answers)
