@@ -74,6 +74,7 @@ class Attempts:
         self._left = exchange.admission.model.attempts
         self._refused_by_engine: InvalidInput | None = None
         self._deadline_us = 0
+        self._worked: tuple[Attempted, ServedModel, Backend] | None = None
         self._content = b""
         self._at_us = 0
         self._began_us = 0
@@ -98,7 +99,7 @@ class Attempts:
             status may be any, an overloaded backend's too if no other could take over.
 
         Raises:
-            UpstreamError: the last attempt failed without an answer.
+            UpstreamError: the last attempt failed without an answer; a void is journaled.
         """
         exchange = self._exchange
         while True:
@@ -106,7 +107,9 @@ class Attempts:
                 connection = await self._send()
             except UpstreamError as failure:
                 silent = exchange.reached and isinstance(failure, UpstreamTimeout)
-                if not self._retried(exchange.reason(failure), another_model=silent):
+                reason = exchange.reason(failure)
+                if not self._retried(reason, another_model=silent):
+                    self._give_up(reason)
                     raise
                 continue
             reason = self._refusal(connection)
@@ -183,13 +186,29 @@ class Attempts:
         placement = self._next(at_us) if self._left else None
         if placement is None:
             return False
-        exchange.attempts.append(self._attempted(reason if exchange.reached else UNREACHED, at_us))
+        failed = self._attempted(reason if exchange.reached else UNREACHED, at_us)
+        exchange.attempts.append(failed)
+        if exchange.reached:
+            self._worked = failed, exchange.model, exchange.backend
         exchange.attach(None)
         self._place(placement)
         # Written again with every failure, so that a crash keeps the rows and names the backend
         # that has it now.
         exchange.plant.write_soon(exchange.intent())
         return True
+
+    def _give_up(self, reason: str) -> None:
+        """Journal that nothing came of it: the last attempt that reached a backend is the void."""
+        exchange = self._exchange
+        if exchange.reached:
+            exchange.void(reason)
+        elif self._worked is not None:
+            failed, model, backend = self._worked
+            exchange.attempts.remove(failed)
+            exchange.model, exchange.backend = model, backend
+            exchange.void(failed.reason)
+        elif exchange.request.stream or exchange.attempts:
+            exchange.void(UNREACHED)  # only so that its intent is not left open
 
     def _attempted(self, reason: str, ended_us: int) -> Attempted:
         exchange = self._exchange

@@ -37,7 +37,6 @@ from billing.engines.capabilities import engine_named
 from billing.engines.engine_request import upstream_body
 from billing.engines.read_request import read_request
 from billing.errors import SteelyardError, UpstreamError
-from billing.journal.records import UNREACHED
 
 log = logging.getLogger("steelyard.proxy")
 
@@ -209,14 +208,7 @@ class Inference:
             # Written while the backend works on the prompt, so that it is durable long before
             # the first content byte, which waits for it.
             intent = _journaled_intent(exchange)
-        try:
-            connection = await attempts.dispatch()
-        except UpstreamError as failure:
-            if exchange.reached:
-                exchange.void(exchange.reason(failure))
-            elif intent is not None or exchange.attempts:
-                exchange.void(UNREACHED)  # only so that its intent is not left open
-            raise
+        connection = await attempts.dispatch()
         backend = exchange.backend
         try:
             limit = self._limits.answer_bytes

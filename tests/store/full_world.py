@@ -9,7 +9,7 @@ from decimal import Decimal
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from billing.journal.records import Attribution, Counts, Record, Usage, Void
+from billing.journal.records import Attempted, Attribution, Counts, Record, Usage, Void
 from billing.metering.cloud_event import CloudEvent
 from billing.metering.correction import Correction
 from billing.metering.event_id import microseconds, milliseconds, uuid7
@@ -247,6 +247,7 @@ def _proxied(connection: sa.Connection, tenant: Tenant, world: World, number: in
             estimated=False,
             ttft_us=1_000,
             duration_us=2_000,
+            attempts=(Attempted(0, attribution.model_id, "pool-b", at_us, 9, "refused_503"),),
         ),
         Void(given_up, at_us, attribution, "client_left"),
     ]

@@ -28,8 +28,10 @@ from billing.metering.meter import BUILT_IN
 from billing.metering.unit_meter import UnitMeter
 from billing.metering.usage_event import Cause
 from billing.operations.admission.leases import draw_accepted
+from billing.operations.metering.attempt_rows import attempt_rows, backends_of
 from billing.store import catalog
 from billing.store.usage import append as usage_store
+from billing.store.usage.attempts import AttemptRow, insert_attempts
 from billing.store.usage.raw_counts import pack_counts
 from billing.store.usage.read import ScrapRow, insert_scrap
 from billing.store.usage.staged_rows import (
@@ -78,7 +80,7 @@ class Outcomes:
     @property
     def backends(self) -> set[str]:
         """Names of the backends that they ran on."""
-        return {record.attribution.backend for record in (*self.usages, *self.voids)}
+        return backends_of((*self.usages, *self.voids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class EncodedPage:
     staged: StagedRows
     scrap: list[ScrapRow]
     drawing: list[Usage]
+    attempts: list[AttemptRow]
 
 
 def outcomes_of(records: Iterable[Record]) -> Outcomes:
@@ -138,6 +141,7 @@ def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
         staged=staged,
         scrap=[_scrap(void, names.backends) for void in outcomes.voids],
         drawing=[usage for usage in outcomes.usages if usage.draws],
+        attempts=attempt_rows((*outcomes.usages, *outcomes.voids), names.backends),
     )
 
 
@@ -148,6 +152,7 @@ def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[list[byte
     ones only.
     """
     insert_scrap(connection, page.scrap)
+    insert_attempts(connection, page.attempts)
     accepted: list[bytes] = []
     if len(page.staged):
         _, accepted = usage_store.append_staged(connection, page.staged)

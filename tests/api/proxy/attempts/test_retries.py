@@ -181,3 +181,13 @@ async def test_a_client_that_leaves_during_the_second_attempt_stops_it(fleet):
     (void,) = fleet.journal.voids
     assert void.reason == "client_left"
     assert [failed.backend for failed in void.attempts] == ["e0"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_void_is_the_last_attempt_that_reached_a_backend(fleet, stream):
+    fleet.behave(Behaviour(drops=True), Behaviour())
+    fleet.reconfigure("e1", base_url=DEAD)
+    assert (await fleet.chat(stream=stream)).status_code == 502
+    (void,) = fleet.journal.voids
+    assert (void.reason, void.attribution.backend) == ("upstream_broke", "e0")
+    assert void.attempts == ()
