@@ -60,7 +60,7 @@ LLAMA_CPP = _names(
     "grammar json_schema typical_p repeat_penalty repeat_last_n mirostat mirostat_tau"
     " mirostat_eta dynatemp_range dynatemp_exponent xtc_probability xtc_threshold"
     " dry_multiplier dry_base dry_allowed_length dry_penalty_last_n dry_sequence_breakers"
-    " n_predict n_probs samplers reasoning_format parse_tool_calls"
+    " n_probs samplers reasoning_format parse_tool_calls"
 )
 
 OPERATOR_CONTROLLED = _names(
