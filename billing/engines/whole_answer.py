@@ -105,7 +105,6 @@ _BILLED = msgspec.json.Decoder(_Billed)
 _TRANSCRIPT = msgspec.json.Decoder(_Transcript)
 _AUDIO = msgspec.json.Decoder(_AudioUsage)
 _PICTURES = msgspec.json.Decoder(_Pictures)
-_TEXT = msgspec.json.Decoder(str)
 _NOTHING_SAID = frozenset({b"", b"null"})
 _Shape = TypeVar("_Shape")
 _Other = TypeVar("_Other")
@@ -200,8 +199,7 @@ def _read_plain(body: bytes, route: Route, request: InferenceRequest) -> Reading
             return _read_transcript(body)
         case Route.SPEECH:
             # The engine says nothing: what is charged for is the text that was asked for.
-            spoken = _decoded(_TEXT, request.members.values.get("input", Raw(b"")), "")
-            return Reading(units={UnitMeter.CHARACTERS: len(spoken)}, exact=True)
+            return Reading(units={UnitMeter.CHARACTERS: request.characters}, exact=True)
         case _:
             return _read_pictures(body)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from billing.admission.route import Route
+from billing.admission.route import BodyForm, Route
 from billing.engines.capabilities import engine_named
-from billing.engines.read_request import read_request
+from billing.engines.read_request import InferenceRequest, read_request
 from billing.engines.whole_answer import Reading, read_whole
 from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
@@ -17,9 +17,26 @@ from billing.metering.unit_meter import UnitMeter
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
 
 
+FORM = (
+    b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\nx\r\n--b--'
+)
+NEEDED: dict[Route, dict[str, Any]] = {
+    Route.MESSAGES: {"max_tokens": 50},
+    Route.RERANK: {"query": "q", "documents": ["d"]},
+}
+
+
+def asking(route: Route, **asked: Any) -> InferenceRequest:
+    if route.spec.body is BodyForm.MULTIPART:
+        return read_request(FORM, route, b"multipart/form-data; boundary=b")
+    members = {"model": "m", **NEEDED.get(route, {}), **asked}
+    return read_request(json.dumps(members).encode(), route)
+
+
 def read(route: Route, answer: Any, *, floor: int = 0, engine: str = "vllm", **asked: Any):
     body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-    request = read_request(json.dumps({"model": "m", **asked}).encode(), route)
+    request = asking(route, **asked)
     return read_whole(
         body, route=route, engine=engine_named(engine), request=request, prompt_floor=floor
     )
