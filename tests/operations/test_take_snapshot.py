@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
+from functools import partial
+from uuid import uuid4
 
+import psycopg
 import pytest
 
 from billing.admission.amounts import PICO
 from billing.admission.backend import Backend, ServedModel
+from billing.admission.limit import Unit
 from billing.admission.snapshot import Snapshot
 from billing.admission.terms import OnLoss, Payment, Unpriced
 from billing.metering.token_class import TokenClass
 from billing.operations.admission.take_snapshot import take_snapshot
 from billing.operations.catalog.contracts import bind_contract
+from billing.operations.holds.define_limit import (
+    LimitTerms,
+    define_limit,
+    end_limit,
+    list_limits,
+)
+from billing.operations.holds.holds import require_limit, take_hold
 from billing.store.database import Role, query
 from tests.world import MONTH_START, World, make_world
 
@@ -126,6 +139,59 @@ def test_price_versions_are_those_of_the_contracts_in_force(world, now):
     assert after[acme.id].price_version_id != before[acme.id].price_version_id
     assert after[other.id].price_version_id == before[other.id].price_version_id
     assert snapshot(world, now).terms == after
+
+
+def test_limits_reach_the_proxy_while_they_count(world, now):
+    acme = world.tenant("acme")
+    with world.database.transaction(Role.OPERATOR) as connection:
+        for name, unit in (("tpm", Unit.TOKENS), ("flights", Unit.SLOTS)):
+            terms = LimitTerms(unit=unit, capacity=Decimal(9))
+            define_limit(connection, tenant=acme, name=name, terms=terms, now=now)
+    assert [limit.name for limit in snapshot(world, now).terms[acme.id].limits] == [
+        "tpm",
+        "flights",
+    ]
+    with world.database.transaction(Role.OPERATOR) as connection:
+        end_limit(connection, tenant=acme, name="tpm", now=now)
+    assert [limit.name for limit in snapshot(world, now).terms[acme.id].limits] == ["flights"]
+
+
+def test_changes_of_limits_are_announced_and_their_use_is_not(world, now):
+    acme = world.tenant("acme")
+    terms = LimitTerms(unit=Unit.MONEY, currency="USD", capacity=Decimal(10))
+    with psycopg.connect(world.database.conninfo(), autocommit=True) as listener:
+        listener.execute("LISTEN steelyard_control")
+
+        def announced() -> int:
+            return len(list(listener.notifies(timeout=0.2)))
+
+        for change in (
+            partial(define_limit, tenant=acme, name="one", terms=terms, now=now),
+            partial(
+                define_limit, tenant=acme, name="one", terms=replace(terms, hard=False), now=now
+            ),
+            partial(end_limit, tenant=acme, name="one", now=now),
+        ):
+            with world.database.transaction(Role.OPERATOR) as connection:
+                change(connection)
+            assert announced() >= 1
+        with world.database.transaction(Role.OPERATOR) as connection:
+            define_limit(connection, tenant=acme, name="one", terms=terms, now=now)
+            limit = require_limit(connection, tenant=acme, name="one", currency_code="USD", now=now)
+        assert announced() >= 1
+        with world.database.transaction(Role.OPERATOR) as connection:
+            take_hold(
+                connection,
+                hold_id=uuid4(),
+                limit=limit,
+                amount=Decimal(3),
+                expires_at=now + timedelta(minutes=5),
+                now=now,
+            )
+        assert announced() == 0
+    with world.database.transaction(Role.OPERATOR) as connection:
+        (shown,) = list_limits(connection, tenant=acme, now=now)
+    assert (shown.row.leased, shown.row.left) == (3, 7)
 
 
 def test_a_tenant_without_a_contract_in_force_is_absent(world, now):
