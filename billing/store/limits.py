@@ -72,6 +72,22 @@ def limits(connection: sa.Connection, *, tenant_id: int, now: datetime) -> list[
     ]
 
 
+def other_currencies(
+    connection: sa.Connection, *, tenant_id: int, currency: str, now: datetime
+) -> list[str]:
+    """Names of a tenant's limits on money that count in another currency."""
+    rows = query(
+        connection,
+        "SELECT name FROM spend_limit WHERE tenant_id = :tenant AND unit = 'money' "
+        "AND capacity IS NOT NULL AND currency <> :currency "
+        "AND (ended_at IS NULL OR ended_at > :now) ORDER BY name",
+        tenant=tenant_id,
+        currency=currency,
+        now=now,
+    )
+    return [row.name for row in rows]
+
+
 def end_limit(connection: sa.Connection, limit_id: int, *, now: datetime) -> None:
     """Let a limit count nothing from now on; what it counted is kept."""
     run(

@@ -16,6 +16,7 @@ from billing.admission.backend import Backend, ServedModel
 from billing.admission.limit import Unit
 from billing.admission.snapshot import Snapshot
 from billing.admission.terms import OnLoss, Payment, Unpriced
+from billing.errors import Conflict, InvalidInput
 from billing.metering.token_class import TokenClass
 from billing.operations.admission.take_snapshot import take_snapshot
 from billing.operations.catalog.contracts import bind_contract
@@ -154,6 +155,28 @@ def test_limits_reach_the_proxy_while_they_count(world, now):
     with world.database.transaction(Role.OPERATOR) as connection:
         end_limit(connection, tenant=acme, name="tpm", now=now)
     assert [limit.name for limit in snapshot(world, now).terms[acme.id].limits] == ["flights"]
+
+
+def test_a_limit_counts_in_the_currency_in_which_the_tenant_is_charged(world, now):
+    acme, bolt = world.tenant("acme"), world.tenant("bolt", plan=None)
+    world.plan(OPEN.replace("slug: open", "slug: euro").replace("USD", "EUR"))
+    euros = LimitTerms(unit=Unit.MONEY, currency="EUR", capacity=Decimal(10))
+    unknown = replace(euros, currency="ZZZ")
+    for tenant, terms in ((acme, euros), (bolt, unknown)):
+        with (
+            pytest.raises(InvalidInput) as refused,
+            world.database.transaction(Role.OPERATOR) as connection,
+        ):
+            define_limit(connection, tenant=tenant, name="one", terms=terms, now=now)
+        assert refused.value.field == "currency"
+    with world.database.transaction(Role.OPERATOR) as connection:
+        define_limit(connection, tenant=bolt, name="one", terms=euros, now=now)
+    with pytest.raises(Conflict) as clash:
+        bind(world, "bolt", "standard")
+    assert clash.value.field == "currency"
+    with world.database.transaction(Role.OPERATOR) as connection:
+        end_limit(connection, tenant=bolt, name="one", now=now)
+    bind(world, "bolt", "standard")
 
 
 def test_changes_of_limits_are_announced_and_their_use_is_not(world, now):

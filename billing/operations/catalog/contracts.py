@@ -16,6 +16,7 @@ from billing.operations.catalog.plans import plan_of, require_plan, require_plan
 from billing.operations.tenancy.tenants import require_tenant
 from billing.period import BUCKET, require_on_grid
 from billing.store import catalog as store
+from billing.store import limits
 from billing.store.invoices import last_invoiced_end, lock_invoicing
 
 
@@ -47,7 +48,8 @@ def bind_contract(
         NotFound: no such tenant, plan or version.
         InvalidInput: dates off the grid or in the wrong order.
         OverlappingCharges: a contract in force at the same time prices the same usage (D16).
-        Conflict: a contract of the same billing period is in another currency.
+        Conflict: a contract of the same billing period, or a limit on money, is in another
+            currency.
     """
     owner = require_tenant(connection, tenant)
     require_on_grid(valid_from, field="valid_from")
@@ -63,6 +65,7 @@ def bind_contract(
             _require_disjoint(other, new_plan.charges)
         if _at_the_same_time(other.contract, billed_from, billed_until):
             _require_one_currency(other, new_plan)
+    _require_limits_of_currency(connection, owner.id, new_plan, now)
     contract_id = store.insert_contract(
         connection,
         tenant_id=owner.id,
@@ -136,6 +139,19 @@ def _require_one_currency(other: BoundPlan, new_plan: PricePlan) -> None:
             f"contract {other.contract.id} of the same billing period is in another currency",
             field="currency",
             remedy="end that contract with a billing period, and begin this one with the next",
+        )
+
+
+def _require_limits_of_currency(
+    connection: sa.Connection, tenant_id: int, new_plan: PricePlan, now: datetime
+) -> None:
+    """Charges in one currency would count on a limit in the other as if one unit were the other."""
+    code = new_plan.currency.code
+    for name in limits.other_currencies(connection, tenant_id=tenant_id, currency=code, now=now):
+        raise Conflict(
+            f"the limit {name} counts another currency",
+            field="currency",
+            remedy=f"end that limit first, and set one in {code}",
         )
 
 

@@ -16,8 +16,10 @@ from billing.admission.limit import Limit, Unit, Window
 from billing.errors import InvalidInput, NotFound
 from billing.ledger.hold import CREDIT
 from billing.metering.event_id import from_microseconds, microseconds
-from billing.money import LEDGER_DECIMALS, LEDGER_LIMIT, decimals_of
+from billing.money import LEDGER_DECIMALS, LEDGER_LIMIT, currency, decimals_of
+from billing.operations.catalog.contracts import bound_plans
 from billing.operations.holds.limits import set_limit
+from billing.store import catalog
 from billing.store import limits as store
 from billing.store.limits import LimitRow
 from billing.tenancy.tenant import Tenant, require_slug
@@ -89,7 +91,8 @@ def define_limit(
     """Make a limit, or change the one of this name; what it has counted stays counted (L3).
 
     Raises:
-        InvalidInput: a name that cannot be used, or a change of unit, currency or scope.
+        InvalidInput: a name that cannot be used, a change of unit, currency or scope, or a
+            currency in which the tenant is not charged.
         NotFound: no such project, key or model.
     """
     _require_name(name)
@@ -100,6 +103,7 @@ def define_limit(
             field="name",
             remedy="end this limit, and give the new one another name",
         )
+    _require_currency(connection, tenant, terms, now)
     set_limit(
         connection,
         tenant=tenant,
@@ -152,6 +156,27 @@ def end_limit(connection: sa.Connection, *, tenant: Tenant, name: str, now: date
 def _require_name(name: str) -> None:
     if require_slug(name, field="name") == CREDIT:
         raise InvalidInput("this name is the tenant's credit", field="name", remedy="grant credit")
+
+
+def _require_currency(
+    connection: sa.Connection, tenant: Tenant, terms: LimitTerms, now: datetime
+) -> None:
+    """A charge counts on a limit as it is: one in another currency would be counted wrongly."""
+    if terms.currency is None:
+        return
+    currency(terms.currency)
+    catalog.lock_contracts(connection, tenant.id)
+    charged = {
+        bound.plan.currency.code
+        for bound in bound_plans(connection, tenant_id=tenant.id)
+        if bound.contract.valid_until is None or bound.contract.valid_until > now
+    }
+    if charged - {terms.currency}:
+        raise InvalidInput(
+            "the tenant has a contract in another currency",
+            field="currency",
+            remedy=f"use {', '.join(sorted(charged))}",
+        )
 
 
 def _named(connection: sa.Connection, tenant: Tenant, name: str, now: datetime) -> LimitRow | None:
