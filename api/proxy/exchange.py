@@ -24,7 +24,7 @@ from billing.admission.backend import Backend, ServedModel
 from billing.admission.decision import Admission
 from billing.engines.capabilities import Capabilities
 from billing.engines.prompt_floor import Ratios
-from billing.engines.read_request import InferenceRequest
+from billing.engines.read_request import InferenceRequest, RunIds
 from billing.errors import JournalError, UpstreamError
 from billing.journal.records import (
     UNREACHED,
@@ -41,6 +41,7 @@ from billing.metering.token_class import TokenClass, TokenCounts
 from billing.metering.unit_meter import UnitMeter
 
 _NO_UNITS: Mapping[UnitMeter, int] = MappingProxyType({})
+_NO_RUN = RunIds()
 
 
 class Client(Protocol):
@@ -102,6 +103,7 @@ class Exchange:
         stopped: why it was ended from our side or the client's, None while it runs.
         started_us: monotonic µs at the first dispatch.
         first_byte_us: monotonic µs of the first byte of the answer's body, 0 before it.
+        run: ids of the agent's run, checked.
     """
 
     id: bytes
@@ -117,6 +119,7 @@ class Exchange:
     stopped: Cause | None = None
     started_us: int = field(default_factory=lambda: time.monotonic_ns() // 1000)
     first_byte_us: int = 0
+    run: RunIds = _NO_RUN
     _connection: UpstreamConnection | None = None
     _intended: bool = False
     _recorded: bool = False
@@ -140,6 +143,9 @@ class Exchange:
             route=self.request.route.value,
             stream=self.request.stream,
             served_model=self.backend.model or self.model.name,
+            run_id=self.run.run,
+            step_id=self.run.step,
+            agent_id=self.run.agent,
         )
 
     @property

@@ -27,6 +27,7 @@ from api.proxy.ports import Clock, ControlPort, JournalPort
 from api.proxy.request_body import read_body
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
+from api.proxy.telemetry.run_ids import run_ids
 from api.proxy.upstream import Upstream
 from api.proxy.whole import relay_refusal, relay_whole
 from billing.admission.backend import Backend, ServedModel
@@ -124,6 +125,7 @@ class Inference:
         await self._keys.grant(digest)
         content = await read_body(received, self._limits.body_bytes)
         request = read_request(content, route)
+        run = run_ids(received.headers, request.run)
         self._refuse_if_closed()
         admission = admit(self._control.snapshot, digest, request.model, route, self._clock())
         backend = admission.model.backends[0]
@@ -136,6 +138,7 @@ class Inference:
             model=admission.model,
             backend=backend,
             engine=engine_named(backend.engine),
+            run=run,
         )
 
     def _refuse_if_closed(self) -> None:
