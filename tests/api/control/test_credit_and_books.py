@@ -146,8 +146,12 @@ def test_the_books_are_read_closed_and_corrected(
     bank = finance.get("books/statement", params=asked).raise_for_status().json()
     assert (Decimal(bank["opening"]), Decimal(bank["closing"])) == (0, 27)
     (line,) = bank["lines"]
-    path = f"operator/books/transactions/{line['transaction']}/reverse"
-    assert operator.post(path).raise_for_status().json()["reverses"] == line["transaction"]
+    bought = operator.post(f"operator/books/transactions/{line['transaction']}/reverse")
+    assert bought.status_code == 409  # its grant would stay: it is voided instead
+    asked = {"account": "revenue", "tenant": "acme", "period": "2026-11"}
+    earned = finance.get("books/statement", params=asked).raise_for_status().json()["lines"]
+    path = f"operator/books/transactions/{earned[0]['transaction']}/reverse"
+    assert operator.post(path).raise_for_status().json()["reverses"] == earned[0]["transaction"]
     assert operator.post(path).status_code == 409
 
     close = {"period": "2026-11", "closed_by": "Ada"}
