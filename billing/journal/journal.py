@@ -324,7 +324,10 @@ class Journal:
                         operation.checkpoint = payload
                     continue  # its bytes were never in the backlog
                 case Intent():
-                    self._open[record.id] = _OpenOperation(intent=payload)
+                    if (begun := self._open.get(record.id)) is not None:
+                        begun.intent = payload  # written again; what was delivered stays known
+                    else:
+                        self._open[record.id] = _OpenOperation(intent=payload)
                 case Usage() | Void():
                     self._open.pop(record.id, None)
                 case Closed():

@@ -147,6 +147,7 @@ async def test_a_new_segment_begins_with_the_open_operations(tmp_path):
     for number in range(100, 200):
         await journal.append(usage(number))
     journal.append_soon(checkpoint(1, 11))
+    journal.append_soon(intent(2))  # written again after an attempt that failed
     for number in range(200, 300):
         await journal.append(usage(number))
     found = reader.segments(journal.directory)
