@@ -6,6 +6,8 @@ Decides: the route table: whatever is not in it reaches no backend.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from urllib.parse import unquote
 
 import msgspec
 
@@ -18,13 +20,8 @@ from api.proxy.openai_errors import body, json_headers, rendered
 from api.proxy.ports import Clock, ControlPort, JournalPort
 from api.proxy.tally import Tally
 from billing.admission.decision import authenticate, models_for
-from billing.admission.route import Route
-from billing.errors import SteelyardError
-
-_ROUTES = {
-    route.value.encode(): route
-    for route in (Route.CHAT_COMPLETIONS, Route.COMPLETIONS, Route.EMBEDDINGS)
-}
+from billing.admission.route import RouteSpec, Serving, find_route
+from billing.errors import NotFound, SteelyardError
 
 
 class _ModelRow(msgspec.Struct):
@@ -62,26 +59,20 @@ class Proxy:
 
     async def serve(self, request: ClientRequest, client: ClientConnection) -> None:
         """Answer one request."""
-        path, method = request.path, request.method
-        route = _ROUTES.get(path)
-        if route is not None and method == b"POST":
-            await self._inference.serve(route, request, client)
-        elif method == b"GET" and path == b"/v1/models":
-            await self._models(request)
-        elif method == b"GET" and path == b"/healthz":
-            request.answer(200, json_headers(200), b'{"status":"ok"}')
-        elif method == b"GET" and path == b"/readyz":
-            self._ready(request)
-        elif method == b"GET" and path == b"/metrics":
-            self._metrics(request)
-        else:
-            self.tally.answers["unknown", 404] += 1
-            content = body(
-                "Unknown request URL or method.",
-                wire_type="invalid_request_error",
-                code="unknown_url",
-            )
-            request.answer(404, json_headers(404), content)
+        found = find_route(request.method, request.path)
+        if found is None:
+            self._refuse_unknown(request)
+            return
+        spec, ids = found
+        match spec.serving:
+            case Serving.INFERENCE | Serving.UNBILLED if spec.route is not None:
+                await self._inference.serve(spec.route, request, client)
+            case Serving.LIST:
+                await self._models(spec, ids.get("model"), request)
+            case Serving.STATUS:
+                self._tell(spec, request)
+            case _:
+                self._refuse_unknown(request)
 
     async def drain(self) -> None:
         """Admit nothing more, let open requests end until the deadline, cut the others."""
@@ -92,32 +83,58 @@ class Proxy:
         self._inference.close()
         await self._journal.close()
 
-    async def _models(self, request: ClientRequest) -> None:
+    async def _models(self, spec: RouteSpec, name: str | None, request: ClientRequest) -> None:
+        """The models of a key, or one of them."""
         try:
             digest = key_digest(request.headers)
             await self._keys.grant(digest)
             snapshot = self._control.snapshot
             grant = authenticate(snapshot, digest, self._clock())
-        except SteelyardError as error:
-            status, content = rendered(error)
-        else:
             rows = [
                 _ModelRow(model.name, model.created_at_us // 1_000_000)
                 for model in models_for(snapshot, grant)
             ]
-            status, content = 200, msgspec.json.encode(_ModelList(rows))
-        self.tally.answers["/v1/models", status] += 1
+            shown: _ModelRow | _ModelList = _ModelList(rows)
+            if name is not None:
+                shown = _row_of(unquote(name), rows)
+        except SteelyardError as error:
+            status, content = rendered(error)
+        else:
+            status, content = 200, msgspec.json.encode(shown)
+        self.tally.answers[spec.path, status] += 1
         request.answer(status, json_headers(status), content)
 
-    def _ready(self, request: ClientRequest) -> None:
-        ready = not self._inference.draining and self._journal.healthy
-        status = 200 if ready else 503
-        content = b'{"ready":true}' if ready else b'{"ready":false}'
-        request.answer(status, json_headers(status), content)
+    def _tell(self, spec: RouteSpec, request: ClientRequest) -> None:
+        """Whether this process is alive, whether it takes requests, and what it has counted."""
+        match spec.path:
+            case "/healthz":
+                request.answer(200, json_headers(200), b'{"status":"ok"}')
+            case "/readyz":
+                ready = not self._inference.draining and self._journal.healthy
+                status = 200 if ready else 503
+                content = b'{"ready":true}' if ready else b'{"ready":false}'
+                request.answer(status, json_headers(status), content)
+            case _:
+                kind = b"text/plain; version=0.0.4; charset=utf-8"
+                request.answer(200, [(b"content-type", kind)], self.tally.render())
 
-    def _metrics(self, request: ClientRequest) -> None:
-        kind = b"text/plain; version=0.0.4; charset=utf-8"
-        request.answer(200, [(b"content-type", kind)], self.tally.render())
+    def _refuse_unknown(self, request: ClientRequest) -> None:
+        self.tally.answers["unknown", 404] += 1
+        content = body(
+            "Unknown request URL or method.", wire_type="invalid_request_error", code="unknown_url"
+        )
+        request.answer(404, json_headers(404), content)
+
+
+def _row_of(name: str, rows: Sequence[_ModelRow]) -> _ModelRow:
+    for row in rows:
+        if row.id == name:
+            return row
+    raise NotFound(
+        "The model does not exist or you do not have access to it.",
+        field="model",
+        remedy="Ask `GET /v1/models` for the models of this key.",
+    )
 
 
 def create_app(

@@ -138,6 +138,7 @@ class Attempts:
             backend,
             exchange.request.route.value,
             self._content,
+            content_type=exchange.request.content_type,
             headers=self._headers,
             attach=exchange.attach,
             first_by_us=self._deadline_us,
@@ -194,7 +195,8 @@ class Attempts:
         self._place(placement)
         # Written again with every failure, so that a crash keeps the rows and names the backend
         # that has it now.
-        exchange.plant.write_soon(exchange.intent())
+        if exchange.billed:
+            exchange.plant.write_soon(exchange.intent())
         return True
 
     def _give_up(self, reason: str) -> None:

@@ -21,7 +21,9 @@ from api.proxy.tally import Tally
 from api.proxy.upstream import Upstream
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend, ServedModel
+from billing.admission.charged import charged_tokens, charged_units
 from billing.admission.decision import Admission
+from billing.admission.route import Serving
 from billing.engines.capabilities import Capabilities
 from billing.engines.prompt_floor import Ratios
 from billing.engines.read_request import InferenceRequest, RunIds
@@ -37,7 +39,7 @@ from billing.journal.records import (
     Usage,
     Void,
 )
-from billing.metering.token_class import TokenClass, TokenCounts
+from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
 
 _NO_UNITS: Mapping[UnitMeter, int] = MappingProxyType({})
@@ -149,6 +151,11 @@ class Exchange:
         )
 
     @property
+    def billed(self) -> bool:
+        """Whether it leaves records; a count of tokens leaves none."""
+        return self.request.route.spec.serving is not Serving.UNBILLED
+
+    @property
     def reached(self) -> bool:
         """Whether a backend was connected to; without that no compute was spent."""
         return self._connection is not None
@@ -199,27 +206,8 @@ class Exchange:
             self.first_byte_us = time.monotonic_ns() // 1000
 
     def counts(self, tokens: TokenCounts) -> TokenCounts:
-        """The counts in the classes that the model is registered with.
-
-        Tokens of a class that it is not registered with are plain input: such a model has no
-        price for cached tokens, and they must not fall out of the bill.
-        """
-        classes = self.model.classes
-        folded = 0
-        cached, written = tokens.cached_input, tokens.cache_write
-        if TokenClass.CACHED_INPUT not in classes:
-            folded, cached = folded + cached, 0
-        if TokenClass.CACHE_WRITE not in classes:
-            folded, written = folded + written, 0
-        if not folded:
-            return tokens
-        return TokenCounts(
-            input=tokens.input + folded,
-            cached_input=cached,
-            cache_write=written,
-            output=tokens.output,
-            reasoning=tokens.reasoning,
-        )
+        """The counts that the model is charged for."""
+        return charged_tokens(self.model, tokens)
 
     def intent(self) -> Intent:
         """That it is dispatched, and what has failed so far."""
@@ -239,7 +227,11 @@ class Exchange:
         """The usage event of the operation; `at_us` is the last delivered byte's, or now."""
         self._recorded = True
         now = time.monotonic_ns() // 1000
-        counts = self.counts(tokens)
+        counts, charged = self.counts(tokens), charged_units(self.model, units)
+        if counts.is_zero and not charged and (units or not tokens.is_zero):
+            # The engine counts in what the model has no price for: it is served for nothing.
+            self.plant.tally.anomalies["unregistered_meter"] += 1
+            estimated = True
         ttft_us = self.first_byte_us - self.started_us if self.first_byte_us else 0
         self.plant.tally.add_usage(counts, cause, estimated=estimated, ttft_us=ttft_us)
         return Usage(
@@ -253,12 +245,14 @@ class Exchange:
             ttft_us=ttft_us,
             duration_us=now - self.started_us,
             attempts=tuple(self.attempts),
-            units={meter.value: count for meter, count in units.items()},
+            units={meter.value: count for meter, count in charged.items()},
         )
 
     def void(self, reason: str) -> None:
         """Journal that it was dispatched and delivered nothing: not billed, but scrap."""
         self._recorded = True
+        if not self.billed:
+            return
         self.plant.tally.voids[reason] += 1
         attempts = tuple(self.attempts)
         self.plant.write_soon(

@@ -12,6 +12,7 @@ import contextlib
 import logging
 
 from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
+from api.proxy.anthropic_errors import rendered_as
 from api.proxy.attempts import Attempts
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import ClientConnection
@@ -21,13 +22,14 @@ from api.proxy.health import HealthChecks
 from api.proxy.ids import Mint, shown
 from api.proxy.keys import KeyRing, key_digest
 from api.proxy.limits import Limits
-from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers, rendered
+from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers
 from api.proxy.pools import Pools
 from api.proxy.ports import Clock, ControlPort, JournalPort
-from api.proxy.request_body import read_body
+from api.proxy.request_body import forwarded_headers, read_inference
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
 from api.proxy.telemetry.run_ids import run_ids
+from api.proxy.unbilled import relay_unbilled
 from api.proxy.upstream import Upstream
 from api.proxy.whole import relay_refusal, relay_whole
 from billing.admission.backend import Backend, ServedModel
@@ -36,12 +38,10 @@ from billing.admission.fallback import fallbacks_for
 from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
 from billing.engines.engine_request import upstream_body
-from billing.engines.read_request import read_request
 from billing.errors import SteelyardError, UpstreamError
 
 log = logging.getLogger("steelyard.proxy")
 
-_FORWARDED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
 CLIENT_LEFT_STATUS = 499  # in metrics only: nobody is there to be answered
 PROBE_US = 1_000_000
 DRAIN_GRACE_SECONDS = 5.0
@@ -90,14 +90,14 @@ class Inference:
             pass
         except SteelyardError as error:
             if not client.lost and not request.status:
-                self._refuse(error, operation_id, request)
+                self._refuse(error, operation_id, route, request)
         except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
             # The type only: a message could carry bytes of the request.
             log.error("%s failed: %s", shown(operation_id).decode(), type(error).__name__)  # noqa: TRY400
             if request.status:
                 client.cut(flush=False)
             elif not client.lost:
-                self._refuse(SteelyardError("internal"), operation_id, request)
+                self._refuse(SteelyardError("internal"), operation_id, route, request)
         finally:
             self._tally.in_flight -= 1
             self._tally.answers[route.value, request.status or CLIENT_LEFT_STATUS] += 1
@@ -123,8 +123,7 @@ class Inference:
         """Whose request it is, what it asks for, and whether it may run."""
         digest = key_digest(received.headers)
         await self._keys.grant(digest)
-        content = await read_body(received, self._limits.body_bytes)
-        request = read_request(content, route)
+        request = await read_inference(received, route, self._limits.body_bytes)
         run = run_ids(received.headers, request.run)
         self._refuse_if_closed()
         admission = admit(self._control.snapshot, digest, request.model, route, self._clock())
@@ -188,7 +187,7 @@ class Inference:
             name = backend.model or model.name
             return upstream_body(request, engine_named(backend.engine), upstream_model=name)
 
-        headers = [(name, value) for name, value in client.headers if name in _FORWARDED]
+        headers = forwarded_headers(client.headers, request.route)
         headers.append((b"x-request-id", exchange.shown_id))
         fallbacks: tuple[ServedModel, ...] = ()
         if exchange.admission.model.fallbacks:
@@ -215,7 +214,9 @@ class Inference:
         backend = exchange.backend
         try:
             limit = self._limits.answer_bytes
-            if not 200 <= connection.status < 300:
+            if not exchange.billed:
+                await relay_unbilled(exchange, connection, client, limit_bytes=limit)
+            elif not 200 <= connection.status < 300:
                 await relay_refusal(exchange, connection, client, limit_bytes=limit)
             elif is_encoded(connection.headers):
                 exchange.void("encoded_answer")
@@ -232,9 +233,12 @@ class Inference:
             exchange.detach()
             plant.upstream.release(backend, connection)
 
-    def _refuse(self, error: SteelyardError, operation_id: bytes, request: ClientRequest) -> None:
-        status, content = rendered(error)
-        request.answer(status, json_headers(status, (REQUEST_ID, shown(operation_id))), content)
+    def _refuse(
+        self, error: SteelyardError, operation_id: bytes, route: Route, request: ClientRequest
+    ) -> None:
+        shown_id = shown(operation_id)
+        status, content = rendered_as(route.spec.errors, error, shown_id)
+        request.answer(status, json_headers(status, (REQUEST_ID, shown_id)), content)
 
     def _running_plant(self) -> Plant:
         """Made with the first request, when there is a running loop."""

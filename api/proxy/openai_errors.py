@@ -6,6 +6,8 @@ error's own, which never repeats values of the request.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from api.proxy.headers import Headers
@@ -52,7 +54,7 @@ _STATUS: tuple[tuple[type[SteelyardError], int, str, str], ...] = (
     (Unauthenticated, 401, "invalid_request_error", "invalid_api_key"),
     (Forbidden, 403, "permission_error", "forbidden"),
     (UnpricedModel, 403, "permission_error", "unpriced_model"),
-    (NotFound, 404, "invalid_request_error", "model_not_found"),
+    (NotFound, 404, "invalid_request_error", ""),
     (TooLarge, 413, "invalid_request_error", "request_too_large"),
     (TooSlow, 408, "invalid_request_error", "request_timeout"),
     (InvalidInput, 400, "invalid_request_error", ""),
@@ -78,22 +80,37 @@ class _Body(msgspec.Struct):
 _ENCODER = msgspec.json.Encoder()
 
 
-def rendered(error: SteelyardError) -> tuple[int, bytes]:
-    """HTTP status and JSON body of an error. A kind without a status of its own is a 500."""
+class Told(NamedTuple):
+    """What a client is told of an error, whatever the shape."""
+
+    status: int
+    wire_type: str
+    code: str
+    message: str
+    param: str | None
+
+
+def told(error: SteelyardError) -> Told:
+    """Status, type, code and message of an error. A kind without a status of its own is a 500."""
     fitting = next((row for row in _STATUS if isinstance(error, row[0])), None)
     if fitting is None:
-        return 500, body(
-            "The server had an error while processing your request.",
-            wire_type="server_error",
-            code="internal_error",
-        )
+        message = "The server had an error while processing your request."
+        return Told(500, "server_error", "internal_error", message, None)
     _, status, wire_type, code = fitting
     message = error.message
     if status == 503 and not isinstance(error, Unavailable):
         message = "Usage cannot be recorded at the moment; please retry."
     elif error.remedy:
         message = f"{message} {error.remedy}"
-    return status, body(message, wire_type=wire_type, param=error.field, code=code or error.code)
+    if status == 404 and error.field == "model":
+        code = "model_not_found"
+    return Told(status, wire_type, code or error.code, message, error.field)
+
+
+def rendered(error: SteelyardError) -> tuple[int, bytes]:
+    """HTTP status and JSON body of an error."""
+    status, wire_type, code, message, param = told(error)
+    return status, body(message, wire_type=wire_type, param=param, code=code)
 
 
 def body(message: str, *, wire_type: str, code: str, param: str | None = None) -> bytes:

@@ -1,14 +1,54 @@
-"""The body of a client's request.
+"""What of a client's request is read, and what of it goes on to a backend.
 
-Decides: how large it may be, and that it is not compressed: a small body could become a large one
-in memory, and backends are asked in plain text.
+Decides: which headers pass, how large a body may be, that it is not compressed (a small body could
+become a large one in memory, and backends are asked in plain text), and that ids of objects which
+no backend keeps for the tenant go no further. Does not decide what the body says.
 """
 
 from __future__ import annotations
 
 from api.proxy.client_request import ClientRequest
+from api.proxy.headers import Headers
 from api.proxy.openai_errors import TooLarge
-from billing.errors import InvalidInput
+from billing.admission.route import BodyForm, Dialect, Route
+from billing.engines.messages_request import passed_betas
+from billing.engines.read_request import JSON_TYPE, InferenceRequest, read_request
+from billing.errors import InvalidInput, NotFound
+
+_FORWARDED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
+_VERSION = b"anthropic-version"
+_BETA = b"anthropic-beta"
+
+
+def forwarded_headers(headers: Headers, route: Route) -> Headers:
+    """The client's headers that a backend gets."""
+    forwarded = [(name, value) for name, value in headers if name in _FORWARDED]
+    if route.spec.dialect is Dialect.MESSAGES:
+        forwarded += [(name, value) for name, value in headers if name == _VERSION]
+        betas = passed_betas([value for name, value in headers if name == _BETA])
+        if betas is not None:
+            forwarded.append((_BETA, betas))
+    return forwarded
+
+
+async def read_inference(
+    request: ClientRequest, route: Route, limit_bytes: int
+) -> InferenceRequest:
+    """What a client asks for on a metered route.
+
+    Raises:
+        InvalidInput: the body is not what the route takes.
+        NotFound: it names a stored object that is not bound to the tenant.
+        TooLarge, ClientLeft, TooSlow: as `read_body`.
+    """
+    content = await read_body(request, limit_bytes)
+    form = route.spec.body is BodyForm.MULTIPART
+    read = read_request(content, route, _content_type(request) if form else JSON_TYPE)
+    if read.references.previous_response_id is not None:
+        raise _unbound("previous_response_id")
+    if read.references.file_ids:
+        raise _unbound("file_id")
+    return read
 
 
 async def read_body(request: ClientRequest, limit_bytes: int) -> bytes:
@@ -25,3 +65,15 @@ async def read_body(request: ClientRequest, limit_bytes: int) -> bytes:
         if name == b"content-encoding" and value.lower() != b"identity":
             raise InvalidInput("Compressed request bodies are not taken.")
     return await request.body(limit_bytes)
+
+
+def _content_type(request: ClientRequest) -> bytes:
+    """The one content type: of two, a backend could take the other."""
+    found = [value for name, value in request.headers if name == b"content-type"]
+    if len(found) != 1:
+        raise InvalidInput("The request needs one content type.", field="content-type")
+    return found[0]
+
+
+def _unbound(field: str) -> NotFound:
+    return NotFound("There is no such object, or you do not have access to it.", field=field)

@@ -9,14 +9,42 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from billing.admission.backend import ServedModel
+from billing.admission.backend import ModelKind, ServedModel
 from billing.admission.route import Route
 from billing.admission.snapshot import KeyGrant, Snapshot
 from billing.admission.terms import TenantTerms
 from billing.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, UnpricedModel
 from billing.metering.token_class import TokenClass
+from billing.metering.unit_meter import UnitMeter
 
 MAX_MODEL_NAME = 200
+
+# One that needs every price which an answer of such a model can need.
+_ROUTE_OF_KIND = {
+    ModelKind.TEXT: Route.CHAT_COMPLETIONS,
+    ModelKind.EMBEDDING: Route.EMBEDDINGS,
+    ModelKind.RERANK: Route.RERANK,
+    ModelKind.AUDIO: Route.TRANSCRIPTIONS,
+    ModelKind.SPEECH: Route.SPEECH,
+    ModelKind.IMAGE: Route.IMAGES,
+}
+
+_NO_CLASSES: frozenset[TokenClass] = frozenset()
+_NO_UNITS: frozenset[UnitMeter] = frozenset()
+
+_ABILITIES = {
+    Route.CHAT_COMPLETIONS: "generate text",
+    Route.COMPLETIONS: "generate text",
+    Route.RESPONSES: "generate text",
+    Route.MESSAGES: "generate text",
+    Route.COUNT_TOKENS: "generate text",
+    Route.EMBEDDINGS: "make embeddings",
+    Route.RERANK: "rank documents",
+    Route.TRANSCRIPTIONS: "transcribe sound",
+    Route.TRANSLATIONS: "translate sound",
+    Route.SPEECH: "speak",
+    Route.IMAGES: "make images",
+}
 
 # Names are echoed in refusals, so only characters that cannot carry markup or control codes.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")
@@ -74,11 +102,11 @@ def admit(
             field="model",
             remedy="Ask `GET /v1/models` for the models of this key.",
         )
-    if route.generates and TokenClass.OUTPUT not in model.classes:
+    if model.kind is not route.spec.model_kind:
         raise InvalidInput(
-            "This model cannot generate text.",
+            f"This model cannot {_ABILITIES[route]}.",
             field="model",
-            remedy="Send embedding requests to it, or name another model.",
+            remedy="Name another model, or send the request where this one answers.",
         )
     return Admission(
         grant=grant,
@@ -96,8 +124,10 @@ def priced_terms(
         UnpricedModel: there is no contract in force, or it lacks a price.
     """
     terms = snapshot.terms.get(grant.tenant_id)
-    if terms is None or not (model.classes & route.classes) <= terms.priced.get(
-        model.name, frozenset()
+    if (
+        terms is None
+        or not (model.classes & route.classes) <= terms.priced.get(model.name, _NO_CLASSES)
+        or not (model.units & route.units) <= terms.priced_units.get(model.name, _NO_UNITS)
     ):
         raise UnpricedModel(
             "Your contract has no price for this model.",
@@ -117,9 +147,8 @@ def models_for(snapshot: Snapshot, grant: KeyGrant) -> tuple[ServedModel, ...]:
 
 
 def _usable(snapshot: Snapshot, grant: KeyGrant, model: ServedModel) -> bool:
-    route = Route.CHAT_COMPLETIONS if TokenClass.OUTPUT in model.classes else Route.EMBEDDINGS
     try:
-        priced_terms(snapshot, grant, model, route)
+        priced_terms(snapshot, grant, model, _ROUTE_OF_KIND[model.kind])
     except UnpricedModel:
         return False
     return True

@@ -44,6 +44,11 @@ class TokenCounts:
     output: int = 0
     reasoning: int = 0
 
+    @property
+    def is_zero(self) -> bool:
+        """Nothing that could be billed."""
+        return not (self.input or self.cached_input or self.cache_write or self.output)
+
     def of(self, token_class: TokenClass) -> int:
         """Tokens of one class."""
         match token_class:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from billing.admission.backend import Backend, ServedModel
+from billing.admission.backend import Backend, ModelKind, ServedModel
 from billing.admission.decision import admit, models_for
 from billing.admission.route import Route
 from billing.admission.snapshot import KeyGrant, Snapshot
@@ -37,7 +37,13 @@ def world(priced: dict[str, frozenset[TokenClass]]) -> Snapshot:
         },
         terms={1: TenantTerms(tenant_id=1, price_version_id=9, priced=priced)},
         models={
-            name: ServedModel(id=n, name=name, backends=BACKENDS, classes=yielded)
+            name: ServedModel(
+                id=n,
+                name=name,
+                backends=BACKENDS,
+                classes=yielded,
+                kind=ModelKind.EMBEDDING if name == "embed" else ModelKind.TEXT,
+            )
             for n, (name, yielded) in enumerate(classes.items())
         },
     )
@@ -62,6 +68,7 @@ def test_admitted_under_the_tenants_terms():
         (KEY, "none", CHAT, 5, NotFound),
         (KEY, "chat" * 100, CHAT, 5, NotFound),
         (KEY, "embed", CHAT, 5, InvalidInput),
+        (KEY, "chat", Route.EMBEDDINGS, 5, InvalidInput),
         (STRANGER, "chat", CHAT, 5, UnpricedModel),
     ],
 )

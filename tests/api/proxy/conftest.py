@@ -16,7 +16,7 @@ import pytest
 from api.proxy.app import Proxy, create_app
 from api.proxy.limits import Limits
 from api.proxy.server import serving
-from billing.admission.backend import Backend, ServedModel
+from billing.admission.backend import Backend, ModelKind, ServedModel
 from billing.admission.snapshot import KeyGrant, Snapshot
 from billing.admission.terms import TenantTerms
 from billing.errors import JournalError
@@ -113,7 +113,11 @@ def snapshot_for(base_url: str, engine: str = "vllm") -> Snapshot:
         "dead": ServedModel(id=3, name="dead", backends=(dead,), classes=CHAT),
         "unpriced": ServedModel(id=4, name="unpriced", backends=(backend,), classes=CHAT),
         "embed": ServedModel(
-            id=5, name="embed", backends=(backend,), classes=frozenset({TokenClass.INPUT})
+            id=5,
+            name="embed",
+            backends=(backend,),
+            classes=frozenset({TokenClass.INPUT}),
+            kind=ModelKind.EMBEDDING,
         ),
         "uncached": ServedModel(
             id=6,
