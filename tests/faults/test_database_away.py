@@ -16,16 +16,22 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.proxy.control.snapshots import utc_now
+from api.proxy.app import create_app
+from api.proxy.control.snapshots import Control, utc_now
+from api.proxy.server import serving
+from billing.journal.journal import Journal
+from billing.operations.deployment import configured_backends
 from billing.operations.tenancy.keys import IssuedKey, issue_key, revoke_key
+from billing.settings import Settings
 from billing.store.database import Database, Role
 from billing.store.embedded.server import EmbeddedServer
 from billing.store.migrate import migrate
 from billing.tenancy.api_key import Role as KeyRole
 from tests.faults.conftest import Plant, plant
-from tests.faults.stream_client import Told
+from tests.faults.stream_client import Ask, Told
 from tests.faults.workloads import FULL, start_clients, streams
-from tests.system import eventually
+from tests.journal.samples import FullDisk
+from tests.system import System, eventually
 
 AWAY_SECONDS = 60 if FULL else 6
 GROWTH_BYTES = 30 << 20
@@ -106,7 +112,6 @@ async def mortal(folder: Path) -> AsyncIterator[Mortal]:
     database = Database(address.app_url())
     try:
         async with plant(database, address.owner_url(), folder, pace_ms=15) as running:
-            running.system.start_proxy()
             yield Mortal(running, server, folder / "database" / "cluster" / "postmaster.pid")
     finally:
         database.close()
@@ -118,6 +123,7 @@ async def test_L5_requests_go_on_while_the_database_is_dead_and_are_billed_once_
 ) -> None:
     chance = random.Random(3)
     async with mortal(folder) as running:
+        running.plant.system.start_proxy()
         async with asyncio.TaskGroup() as group:
             early = group.create_task(running.load(chance, over_ms=500))
             await asyncio.sleep(0.3)
@@ -133,6 +139,7 @@ async def test_L5_sixty_seconds_without_the_database(folder: Path, record_proper
     """Under load all the time; memory is bounded, keys are what they were, and then as they are."""
     chance = random.Random(4)
     async with mortal(folder) as running:
+        running.plant.system.start_proxy()
         key = running.issued("revoked later")
         assert await running.status(key.text) == 200
         answers = await running.load(chance, over_ms=1_000)
@@ -156,3 +163,51 @@ async def test_L5_sixty_seconds_without_the_database(folder: Path, record_proper
         await asyncio.sleep(2)  # one to find out that the database is back, one as promised
         assert await running.status(key.text) == 401
         assert await running.settle(answers) == len(answers)
+
+
+@asynccontextmanager
+async def proxy_on(disk: FullDisk, system: System) -> AsyncIterator[None]:
+    """The system's proxy, in this process, with a journal on a disk that can be full."""
+    backends = configured_backends(Settings(backends=system.environment["STEELYARD_BACKENDS"]))
+    control = await Control.start(
+        system.database, system.database.conninfo(), backends, now=utc_now
+    )
+    journal = await Journal.open(system.journal_dir, disk=disk)
+    try:
+        async with serving(create_app(control, journal), port=system.proxy_port):
+            yield
+    finally:
+        await control.stop()
+
+
+async def test_L5_a_full_disk_while_the_database_is_away_loses_nothing(folder: Path) -> None:
+    """It admits nothing while neither can be reached, and goes on once there is space again."""
+    disk = FullDisk()
+    ask = Ask(model="engine-plain", prompt=3, tokens=5, stream=False)
+    async with mortal(folder) as running:
+        system = running.plant.system
+        answers: list[Told] = []
+        async with proxy_on(disk, system):
+
+            async def asked(times: int) -> list[int | None]:
+                told = [await running.plant.client(ask).run() for _ in range(times)]
+                answers.extend(told)
+                return [each.status for each in told]
+
+            assert await asked(3) == [200] * 3
+            await asyncio.to_thread(system.wait_for_events, 3)  # a writer starts with a database
+            running.kill_server()
+            assert await asked(3) == [200] * 3
+            disk.full = True
+            assert await asked(5) == [503] * 5
+            # One found it out, and one a second is let through to try the disk.
+            tried = len(running.plant.engine.served) - 6
+            assert 1 <= tried < 5
+            disk.full = False
+            await asyncio.sleep(1.1)  # until the next one is
+            assert await asked(3) == [200] * 3
+            await asyncio.to_thread(running.restart_server)
+            await asyncio.to_thread(eventually, system.events, lambda found: len(found) == 9)
+        await asyncio.to_thread(system.wait_until_settled)
+        verdicts = running.plant.judged(answers)
+        assert (verdicts.completed, verdicts.unbilled) == (9, tried)
