@@ -10,27 +10,20 @@ the fingerprint of something else. `fingerprint_key` in the database computes th
 from __future__ import annotations
 
 import hashlib
-from typing import Final, NamedTuple
+from typing import Final
 
 _UUID_LENGTH: Final = 36
 _VERSION_AT: Final = 14
 _FINGERPRINTED: Final = "8"
 
 
-class ReportedKey(NamedTuple):
-    """What stands for a reporter's id.
+def reported_key(foreign_id: str) -> tuple[bytes, str | None]:
+    """What stands for a reporter's id, among those of its tenant and source.
 
-    Attributes:
-        key: 16 bytes.
-        text: the id, where it cannot be read from the key.
+    Returns:
+        16 bytes, and the id itself where it cannot be read from them. A plain pair, because one is
+        made per event.
     """
-
-    key: bytes
-    text: str | None
-
-
-def reported_key(foreign_id: str) -> ReportedKey:
-    """What stands for a reporter's id, among those of its tenant and source."""
     if (
         len(foreign_id) == _UUID_LENGTH
         and foreign_id[8] == foreign_id[13] == foreign_id[18] == foreign_id[23] == "-"
@@ -42,8 +35,8 @@ def reported_key(foreign_id: str) -> ReportedKey:
         except ValueError:
             key = b""
         if len(key) == 16:  # else there were more hyphens, or blanks, which `fromhex` skips
-            return ReportedKey(key, None)
-    return ReportedKey(fingerprint(foreign_id), foreign_id)
+            return key, None
+    return fingerprint(foreign_id), foreign_id
 
 
 def fingerprint(foreign_id: str) -> bytes:

@@ -132,8 +132,8 @@ def claimed_keys(
         _CLAIMED,
         tenant=tenant_id,
         sources=[source for source, _ in asked],
-        keys=[UUID(bytes=each.key) for each in reported],
-        texts=[each.text for each in reported],
+        keys=[UUID(bytes=key) for key, _ in reported],
+        texts=[text for _, text in reported],
     )
     return {
         asked[row.number - 1]: ClaimedKey(event_id=row.event_id, body_hash=row.body_hash.bytes)

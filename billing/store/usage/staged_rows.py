@@ -34,7 +34,6 @@ _POSTGRES_EPOCH_US: Final = 946_684_800_000_000  # 2000-01-01, where its instant
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER: Final = b"\xff\xff"
 _NULLS: Final = b"\xff\xff\xff\xff" * 5
-_NO_TEXT: Final = -1
 
 # Each field is its length and its bytes, all big-endian.
 _HEAD: Final = struct.Struct("!hi16siq")  # how many fields, id, occurred_at
@@ -43,7 +42,8 @@ _COURSE: Final = struct.Struct("!ihi?iqiq")  # cause, estimated, ttft, duration
 _ARRAY: Final = struct.Struct("!iiiIii")  # length, dimensions, no nulls, element type, size, from
 _EMPTY_ARRAY: Final = struct.pack("!iiiI", 12, 0, 0, 1700)
 _LENGTH: Final = struct.Struct("!i")
-_REPORT: Final = struct.Struct("!iiiii16si")  # ordinal, source, foreign key, length of the text
+_REPORT: Final = struct.Struct("!iiiii16s")  # ordinal, source, foreign key
+_NO_TEXT: Final = struct.Struct("!ii")  # no text, length of the body's hash
 _NUMERIC_OID: Final = 1700
 _NUMERIC: Final = struct.Struct("!ihhHh")  # length, digits, weight, sign, decimals shown
 _ONE_GROUP: Final = struct.Struct("!ihhHhh")
@@ -192,16 +192,14 @@ class StagedRows:
 
     def _report_bytes(self, origin: Origin, report: Report) -> bytes:
         key, text = reported_key(report.foreign_id)
-        kept = b"" if text is None else text.encode()
         number = self.sources.setdefault((origin.tenant_id, report.source), len(self.sources) + 1)
-        length = _NO_TEXT if text is None else len(kept)
+        head = _REPORT.pack(4, report.ordinal, 4, number, 16, key)
+        body_hash = report.body_hash
+        if text is None:
+            return head + _NO_TEXT.pack(-1, len(body_hash)) + body_hash
+        kept = text.encode()
         return b"".join(
-            (
-                _REPORT.pack(4, report.ordinal, 4, number, 16, key, length),
-                kept,
-                _LENGTH.pack(len(report.body_hash)),
-                report.body_hash,
-            )
+            (head, _LENGTH.pack(len(kept)), kept, _LENGTH.pack(len(body_hash)), body_hash)
         )
 
     def __len__(self) -> int:
