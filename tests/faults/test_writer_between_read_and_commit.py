@@ -45,6 +45,7 @@ from tests.world import World, make_world
 USAGES = 5
 DRAWN = 7
 EVENTS = USAGES + 1  # and the stream that is recovered
+FAILED = 0 + 1 + 2 + 0 + 1 + 2  # of the usages, and of the void
 
 
 @pytest.fixture
@@ -62,7 +63,10 @@ def records_of_round(world: World, whose: Attribution, lease: int, number: int) 
     )
     usages = [
         msgspec.structs.replace(
-            usage_record(world, whose, first + n), draws=drawn, attempts=failed[: n % 3]
+            usage_record(world, whose, first + n),
+            draws=drawn,
+            attempts=failed[: n % 3],
+            units={"images": n} if n else {},
         )
         for n in range(USAGES)
     ]
@@ -118,6 +122,7 @@ def test_L5_nothing_is_lost_or_doubled_at_any_statement(
         expected, sent = grown(1, None)
         assert expected["usage_event"] == EVENTS
         assert expected["scrap_attempt"] == 1
+        assert expected["usage_attempt"] == FAILED
         assert sent > 15
         for number in range(1, sent + 1):
             assert grown(number + 1, number)[0] == expected, f"crash before statement {number}"
