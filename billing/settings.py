@@ -34,6 +34,14 @@ class Settings(BaseSettings):
     )
     proxy_host: str = "127.0.0.1"
     proxy_port: int = Field(default=8080, ge=0, le=65535)
+    proxy_metrics_host: str = "127.0.0.1"
+    proxy_metrics_port: int = Field(
+        default=9464,
+        ge=0,
+        le=65535,
+        description="Where a proxy tells its counters; if it is taken, on the first free one of "
+        "the next 15; 0: nowhere.",
+    )
     proxy_drain_ms: int = Field(
         default=12_000,
         ge=0,

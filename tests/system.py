@@ -162,6 +162,7 @@ def running_system(
                 "STEELYARD_DATA_DIR": str(folder / "data"),
                 "STEELYARD_BACKENDS": str(backends_file),
                 "STEELYARD_PROXY_PORT": str(port),
+                "STEELYARD_PROXY_METRICS_PORT": "0",
             },
             tenant=tenant,
             key=key.text,

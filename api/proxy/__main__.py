@@ -12,6 +12,7 @@ from api.proxy.app import Proxy, system_clock
 from api.proxy.control.backends_watch import BackendsWatch
 from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
+from api.proxy.metrics_server import serving_metrics
 from api.proxy.server import serve
 from billing.errors import SteelyardError
 from billing.journal.journal import Journal
@@ -32,12 +33,17 @@ async def run(settings: Settings, database: Database) -> None:
     limits = Limits(drain_ms=settings.proxy_drain_ms, known_keys_ms=settings.known_keys_ms)
     app = Proxy(control, journal, clock=system_clock, limits=limits)
     try:
-        await serve(
-            app,
-            settings.proxy_host,
-            settings.proxy_port,
-            on_ready=lambda port: log.info("proxy listens", port=port),
-        )
+        async with serving_metrics(
+            app.tally.render, settings.proxy_metrics_host, settings.proxy_metrics_port
+        ) as metrics_port:
+            await serve(
+                app,
+                settings.proxy_host,
+                settings.proxy_port,
+                on_ready=lambda port: log.info(
+                    "proxy listens", port=port, metrics_port=metrics_port
+                ),
+            )
     finally:
         await control.stop()
 

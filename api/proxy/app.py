@@ -105,18 +105,15 @@ class Proxy:
         request.answer(status, json_headers(status), content)
 
     def _tell(self, spec: RouteSpec, request: ClientRequest) -> None:
-        """Whether this process is alive, whether it takes requests, and what it has counted."""
+        """Whether this process is alive, and whether it takes requests."""
         match spec.path:
             case "/healthz":
                 request.answer(200, json_headers(200), b'{"status":"ok"}')
-            case "/readyz":
+            case _:
                 ready = not self._inference.draining and self._journal.healthy
                 status = 200 if ready else 503
                 content = b'{"ready":true}' if ready else b'{"ready":false}'
                 request.answer(status, json_headers(status), content)
-            case _:
-                kind = b"text/plain; version=0.0.4; charset=utf-8"
-                request.answer(200, [(b"content-type", kind)], self.tally.render())
 
     def _refuse_unknown(self, request: ClientRequest) -> None:
         self.tally.answers["unknown", 404] += 1

@@ -181,7 +181,6 @@ ROUTES: Final[tuple[RouteSpec, ...]] = (
     RouteSpec(method="GET", path="/v1/models/{model}", serving=Serving.LIST),
     RouteSpec(method="GET", path="/healthz", serving=Serving.STATUS),
     RouteSpec(method="GET", path="/readyz", serving=Serving.STATUS),
-    RouteSpec(method="GET", path="/metrics", serving=Serving.STATUS),
 )
 
 _OF_ROUTE: Final = {spec.route: spec for spec in ROUTES if spec.route is not None}

@@ -57,6 +57,7 @@ class Up:
             **plain,
             "STEELYARD_DATA_DIR": str(self.data_dir),
             "STEELYARD_PROXY_PORT": str(self.proxy_port),
+            "STEELYARD_PROXY_METRICS_PORT": "0",
             "STEELYARD_API_PORT": str(self.api_port),
             **extra,
         }

@@ -189,7 +189,8 @@ async def test_health_readiness_metrics(yard):
     await yard.chat(stream=True)
     assert (await yard.http.get("/healthz")).status_code == 200
     assert (await yard.http.get("/readyz")).status_code == 200
-    text = (await yard.http.get("/metrics")).text
+    assert (await yard.http.get("/metrics")).status_code == 404
+    text = yard.app.tally.render().decode()
     assert 'steelyard_proxy_tokens_total{class="output"} 10.0' in text
     assert 'steelyard_proxy_usage_events_total{cause="completed",estimated="false"} 2.0' in text
     assert "tenant" not in text

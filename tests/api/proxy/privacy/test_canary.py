@@ -22,7 +22,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from api.proxy.app import create_app
+from api.proxy.app import Proxy, create_app
 from api.proxy.limits import Limits
 from api.proxy.server import serving
 from billing.admission.route import ROUTES, BodyForm, Serving
@@ -40,6 +40,7 @@ class House:
     """A proxy with a journal on disk, and a text that must not stay in it."""
 
     engine: FakeEngine
+    app: Proxy
     journal: Path
     http: httpx.AsyncClient
     canary: str
@@ -75,7 +76,7 @@ async def house(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterat
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
         )
-        yield House(engine, tmp_path / "journal", client, f"canary-{secrets.token_hex(16)}/ü")
+        yield House(engine, app, tmp_path / "journal", client, f"canary-{secrets.token_hex(16)}/ü")
 
 
 def json_bodies(canary: str, model: str) -> Iterator[dict[str, object]]:
@@ -123,8 +124,7 @@ async def require_nothing_left(house: House, caplog: pytest.LogCaptureFixture) -
             assert not house.found_in(path.read_bytes()), path.name
         assert not house.found_in(str(path).encode())
     assert not house.found_in(caplog.text.encode())
-    metrics = await house.http.get("/metrics")
-    assert not house.found_in(metrics.content)
+    assert not house.found_in(house.app.tally.render())
 
 
 async def test_P1_a_canary_stays_nowhere_on_any_route(house, caplog):
@@ -179,7 +179,7 @@ async def test_P1_a_canary_stays_nowhere_when_our_own_code_fails(house, caplog, 
     def fail(*arguments: object, **named: object) -> None:
         raise RuntimeError(f"a defect that quotes {arguments} {named} {house.canary}")
 
-    monkeypatch.setattr("api.proxy.inference.read_request", fail)
+    monkeypatch.setattr("api.proxy.request_body.read_request", fail)
     body = {"model": "tiny", "messages": [{"role": "user", "content": house.canary}]}
     answer = await send(house, "/v1/chat/completions", json.dumps(body).encode())
     assert answer is not None

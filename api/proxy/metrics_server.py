@@ -1,0 +1,91 @@
+"""The counters of a process, on a listener that customers do not reach.
+
+Decides: what it answers (`GET /metrics`, nothing else) and which port it takes: the one that is
+set, or the first free one behind it, since every process of a host has counters of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Final
+
+from billing.errors import ConfigurationError
+
+PORTS: Final = 16
+DEADLINE_SECONDS: Final = 5
+_HEAD_BYTES: Final = 8 << 10
+_PLAIN: Final = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+@contextlib.asynccontextmanager
+async def serving_metrics(
+    render: Callable[[], bytes], host: str, port: int
+) -> AsyncGenerator[int | None]:
+    """Serve inside a block; yields the port that was taken.
+
+    Args:
+        render: the counters in Prometheus' text format.
+        port: 0 serves nothing, and None is yielded.
+
+    Raises:
+        ConfigurationError: neither the port nor any of the next ones can be listened on.
+    """
+    if not port:
+        yield None
+        return
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with contextlib.suppress(
+                OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
+            ):
+                async with asyncio.timeout(DEADLINE_SECONDS):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    writer.write(_answer(head, render))
+                    await writer.drain()
+        finally:
+            writer.close()
+
+    server, taken = await _listen(answer, host, port)
+    try:
+        yield taken
+    finally:
+        server.close()
+
+
+async def _listen(
+    answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    host: str,
+    port: int,
+) -> tuple[asyncio.Server, int]:
+    failure = ""
+    for candidate in range(port, min(port + PORTS, 1 << 16)):
+        try:
+            return await asyncio.start_server(answer, host, candidate, limit=_HEAD_BYTES), candidate
+        except OSError as error:
+            failure = error.strerror or type(error).__name__
+            if error.errno != errno.EADDRINUSE:
+                break
+    raise ConfigurationError(
+        f"The proxy's metrics cannot be served on {host} port {port}: {failure}.",
+        field="STEELYARD_PROXY_METRICS_PORT",
+        remedy="Choose another port, or 0 for no metrics.",
+    )
+
+
+def _answer(head: bytes, render: Callable[[], bytes]) -> bytes:
+    method, _, rest = head.partition(b" ")
+    path = rest.partition(b" ")[0].partition(b"?")[0]
+    if path != b"/metrics":
+        return _message(b"404 Not Found", b"")
+    if method != b"GET":
+        return _message(b"405 Method Not Allowed", b"", b"allow: GET\r\n")
+    return _message(b"200 OK", render())
+
+
+def _message(status: bytes, content: bytes, more: bytes = b"") -> bytes:
+    head = b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n%b\r\n"
+    return head % (status, _PLAIN, len(content), more) + content
