@@ -50,7 +50,13 @@ class Writer:
     def run(self) -> None:
         """Ship until `stopping` is set."""
         while not self.stopping.is_set():
-            pause_s = self._interval_s if self._pass() else RETRY_SECONDS
+            if self._pass():
+                pause_s = self._interval_s
+            else:
+                pause_s = RETRY_SECONDS
+                # The error holds, in cycles, the pages at which it came: a megabyte a second while
+                # the database is away, and garbage is looked for too rarely for that.
+                gc.collect()
             self.stopping.wait(pause_s)
         self._pass()
 
