@@ -108,6 +108,7 @@ class Exchange:
         attempts: those that failed before the one at hand.
         seat: its place at the backend.
         stopped: why it was ended from our side or the client's, None while it runs.
+        received_us: monotonic µs when its head was here.
         started_us: monotonic µs at the first dispatch.
         first_byte_us: monotonic µs of the first byte of the answer's body, 0 before it.
         run: ids of the agent's run, checked.
@@ -127,6 +128,7 @@ class Exchange:
     started_us: int = field(default_factory=lambda: time.monotonic_ns() // 1000)
     first_byte_us: int = 0
     run: RunIds = _NO_RUN
+    received_us: int
     _connection: UpstreamConnection | None = None
     _intended: bool = False
     _recorded: bool = False
@@ -238,7 +240,8 @@ class Exchange:
             self.plant.tally.anomalies["unregistered_meter"] += 1
             estimated = True
         ttft_us = self.first_byte_us - self.started_us if self.first_byte_us else 0
-        self.plant.tally.add_usage(counts, cause, estimated=estimated, ttft_us=ttft_us)
+        self.plant.tally.add_usage(counts, cause, estimated=estimated)
+        self._count(counts.output, ttft_us=ttft_us, total_us=now - self.received_us)
         return Usage(
             id=self.id,
             at_us=self.plant.clock() if at_us is None else at_us,
@@ -253,12 +256,25 @@ class Exchange:
             units={meter.value: count for meter, count in charged.items()},
         )
 
+    def _count(self, output: int, *, ttft_us: int, total_us: int) -> None:
+        tally = self.plant.tally
+        tally.durations.add(
+            self.request.route.value,
+            self.model.name,
+            queue_us=self.started_us - self.received_us,
+            ttft_us=ttft_us,
+            total_us=total_us,
+            streamed_tokens=output if self.request.stream else 0,
+        )
+        tally.add_attempts(self.attempts)
+
     def void(self, reason: str) -> None:
         """Journal that it was dispatched and delivered nothing: not billed, but scrap."""
         self._recorded = True
         if not self.billed:
             return
         self.plant.tally.voids[reason] += 1
+        self.plant.tally.add_attempts(self.attempts)
         attempts = tuple(self.attempts)
         self.plant.write_soon(
             Void(self.id, self.plant.clock(), self.attribution, reason, attempts),

@@ -32,7 +32,7 @@ from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
 from api.proxy.telemetry.run_ids import run_ids
 from api.proxy.unbilled import relay_unbilled
-from api.proxy.upstream import Upstream
+from api.proxy.upstream import Upstream, now_us
 from api.proxy.whole import relay_refusal, relay_whole
 from billing.admission.backend import ServedModel
 from billing.admission.decision import admit
@@ -122,6 +122,7 @@ class Inference:
         self, operation_id: bytes, route: Route, received: ClientRequest, client: ClientConnection
     ) -> Exchange:
         """Whose request it is, what it asks for, and whether it may run."""
+        received_us = now_us()
         digest = key_digest(received.headers)
         await self._keys.grant(digest)
         request = await read_inference(received, route, self._limits.body_bytes)
@@ -139,6 +140,7 @@ class Inference:
             backend=backend,
             engine=engine_named(backend.engine),
             run=run,
+            received_us=received_us,
         )
 
     def _refuse_if_closed(self) -> None:

@@ -7,14 +7,14 @@ numbers of one event loop, turned into metrics only when they are read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from api.proxy.telemetry.histograms import Durations
+from billing.journal.records import Attempted
 from billing.metering.token_class import TokenClass, TokenCounts
-
-_TTFT_BOUNDS_MS = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000)
 
 
 class Tally:
@@ -30,23 +30,22 @@ class Tally:
         self.journal_refusals = 0
         self.dropped = 0
         self.in_flight = 0
-        self._ttft = [0] * (len(_TTFT_BOUNDS_MS) + 1)
-        self._ttft_us = 0
+        self.attempts: Counter[tuple[str, str]] = Counter()
+        self.durations = Durations()
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
-    def add_usage(self, counts: TokenCounts, cause: str, *, estimated: bool, ttft_us: int) -> None:
+    def add_usage(self, counts: TokenCounts, cause: str, *, estimated: bool) -> None:
         """Count one usage event."""
         self.events[cause, estimated] += 1
         for token_class in TokenClass:
             if tokens := counts.of(token_class):
                 self.tokens[token_class.value] += tokens
-        self._ttft_us += ttft_us
-        for position, bound in enumerate(_TTFT_BOUNDS_MS):
-            if ttft_us <= bound * 1000:
-                self._ttft[position] += 1
-                return
-        self._ttft[-1] += 1
+
+    def add_attempts(self, attempts: Iterable[Attempted]) -> None:
+        """Count the attempts of an operation that failed."""
+        for attempt in attempts:
+            self.attempts[attempt.backend, attempt.reason] += 1
 
     def render(self) -> bytes:
         """The Prometheus text format."""
@@ -74,6 +73,12 @@ class Tally:
             ("kind",),
             self.anomalies,
         )
+        yield _counter(
+            "steelyard_proxy_failed_attempts",
+            "Attempts that another one followed, by backend and reason.",
+            ("backend", "reason"),
+            self.attempts,
+        )
         yield _counter("steelyard_proxy_checkpoints", "Checkpoints.", (), {(): self.checkpoints})
         yield _counter(
             "steelyard_proxy_journal_refusals",
@@ -90,24 +95,7 @@ class Tally:
         in_flight = GaugeMetricFamily("steelyard_proxy_in_flight", "Requests being served.")
         in_flight.add_metric((), self.in_flight)
         yield in_flight
-        yield self._time_to_first_token()
-
-    def _time_to_first_token(self) -> Metric:
-        metric = Metric(
-            "steelyard_proxy_time_to_first_token_seconds",
-            "From dispatch to the first byte of the answer's body.",
-            "histogram",
-        )
-        running = 0
-        for position, count in enumerate(self._ttft):
-            running += count
-            bound = (
-                str(_TTFT_BOUNDS_MS[position] / 1000) if position < len(_TTFT_BOUNDS_MS) else "+Inf"
-            )
-            metric.add_sample(f"{metric.name}_bucket", {"le": bound}, running)
-        metric.add_sample(f"{metric.name}_count", {}, running)
-        metric.add_sample(f"{metric.name}_sum", {}, self._ttft_us / 1_000_000)
-        return metric
+        yield from self.durations.collect()
 
 
 def _counter(

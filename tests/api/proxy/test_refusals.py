@@ -194,7 +194,10 @@ async def test_health_readiness_metrics(yard):
     assert 'steelyard_proxy_tokens_total{class="output"} 10.0' in text
     assert 'steelyard_proxy_usage_events_total{cause="completed",estimated="false"} 2.0' in text
     assert "tenant" not in text
-    assert "steelyard_proxy_time_to_first_token_seconds_count 2.0" in text
+    series = 'count{model="tiny",route="/v1/chat/completions"}'
+    for name in ("queue", "time_to_first_token", "duration"):
+        assert f"steelyard_proxy_{name}_seconds_{series} 2.0" in text
+    assert f"steelyard_proxy_inter_token_seconds_{series} 1.0" in text
     yard.journal.healthy = False
     assert (await yard.http.get("/readyz")).status_code == 503
 

@@ -1,0 +1,108 @@
+"""How long requests take, by route and model.
+
+Decides: the bounds, and that the only labels are the route and the served model, both of the
+operator's choosing: what clients send can make no new series. Whole numbers until they are read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Final
+
+from prometheus_client.core import Metric
+
+MICROSECONDS: Final = 1_000_000
+_BOUNDS_US: Final = (
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000, 120_000_000, 600_000_000,
+)  # fmt: skip
+_LE: Final = (*(str(bound / MICROSECONDS) for bound in _BOUNDS_US), "+Inf")
+
+
+class Histogram:
+    """Durations by route and model."""
+
+    __slots__ = ("_documentation", "_name", "_series", "_sums")
+
+    def __init__(self, name: str, documentation: str) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._series: dict[tuple[str, str], list[int]] = {}
+        self._sums: dict[tuple[str, str], int] = {}
+
+    def observe(self, route: str, model: str, duration_us: int) -> None:
+        """Count one duration; one that equals a bound lies under it."""
+        key = route, model
+        counts = self._series.get(key)
+        if counts is None:
+            counts = self._series[key] = [0] * len(_LE)
+            self._sums[key] = 0
+        counts[bisect_left(_BOUNDS_US, duration_us)] += 1
+        self._sums[key] += duration_us
+
+    def collect(self) -> Metric:
+        """In Prometheus' shape: buckets are cumulative, in seconds."""
+        metric = Metric(self._name, self._documentation, "histogram")
+        for (route, model), counts in self._series.items():
+            labels = {"route": route, "model": model}
+            running = 0
+            for le, count in zip(_LE, counts, strict=True):
+                running += count
+                metric.add_sample(f"{self._name}_bucket", {**labels, "le": le}, running)
+            metric.add_sample(f"{self._name}_count", labels, running)
+            seconds = self._sums[route, model] / MICROSECONDS
+            metric.add_sample(f"{self._name}_sum", labels, seconds)
+        return metric
+
+
+class Durations:
+    """The histograms of a process."""
+
+    __slots__ = ("_first_token", "_inter_token", "_queue", "_total")
+
+    def __init__(self) -> None:
+        self._queue = Histogram(
+            "steelyard_proxy_queue_seconds", "From a request's head to its dispatch."
+        )
+        self._first_token = Histogram(
+            "steelyard_proxy_time_to_first_token_seconds",
+            "From dispatch to the first byte of the answer's body.",
+        )
+        self._inter_token = Histogram(
+            "steelyard_proxy_inter_token_seconds",
+            "Mean time between the tokens of a stream, from its first byte to its record.",
+        )
+        self._total = Histogram(
+            "steelyard_proxy_duration_seconds", "From a request's head to the record of its usage."
+        )
+
+    def add(
+        self,
+        route: str,
+        model: str,
+        *,
+        queue_us: int,
+        ttft_us: int,
+        total_us: int,
+        streamed_tokens: int,
+    ) -> None:
+        """Count one operation that was billed.
+
+        Args:
+            ttft_us: 0 if nothing of the answer came.
+            streamed_tokens: output of a stream; 0 if it is none.
+        """
+        self._queue.observe(route, model, queue_us)
+        self._total.observe(route, model, total_us)
+        if not ttft_us:
+            return
+        self._first_token.observe(route, model, ttft_us)
+        if streamed_tokens > 1:
+            streaming_us = total_us - queue_us - ttft_us
+            self._inter_token.observe(route, model, streaming_us // (streamed_tokens - 1))
+
+    def collect(self) -> Iterator[Metric]:
+        """Every histogram."""
+        for histogram in (self._queue, self._first_token, self._inter_token, self._total):
+            yield histogram.collect()
