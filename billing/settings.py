@@ -98,6 +98,11 @@ class Settings(BaseSettings):
     witness_url: str | None = Field(
         default=None, description="Outside witness that signed tree heads are sent to."
     )
+    lease_ms: int = Field(
+        default=300_000,
+        ge=10_000,
+        description="After which silence of a proxy its shares of limits are given to others.",
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     def webhook_secrets(self) -> tuple[str, ...]:

@@ -10,11 +10,13 @@ import uvloop
 from api.interpreter import keep_freed_memory, tune_interpreter
 from api.proxy.app import Proxy, system_clock
 from api.proxy.control.backends_watch import BackendsWatch
+from api.proxy.control.leases import LeaseKeeper
 from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
 from api.proxy.metrics_server import serving_metrics
 from api.proxy.server import serve
 from billing.errors import SteelyardError
+from billing.journal.instance import new_name
 from billing.journal.journal import Journal
 from billing.operations.deployment import journal_dir, opened_database
 from billing.settings import Settings, read_settings
@@ -29,9 +31,13 @@ async def run(settings: Settings, database: Database) -> None:
     control = await Control.start(
         database, database.conninfo(), backends.read(), now=utc_now, reread=backends
     )
-    journal = await Journal.open(journal_dir(settings))
+    instance = new_name(system_clock())
+    journal = await Journal.open(journal_dir(settings), instance=instance)
+    leases = LeaseKeeper(
+        database, database.conninfo(), instance, now=utc_now, lease_ms=settings.lease_ms
+    )
     limits = Limits(drain_ms=settings.proxy_drain_ms, known_keys_ms=settings.known_keys_ms)
-    app = Proxy(control, journal, clock=system_clock, limits=limits)
+    app = Proxy(control, journal, clock=system_clock, limits=limits, holds=leases)
     try:
         async with serving_metrics(
             app.tally.render, settings.proxy_metrics_host, settings.proxy_metrics_port
@@ -45,6 +51,7 @@ async def run(settings: Settings, database: Database) -> None:
                 ),
             )
     finally:
+        await leases.stop()
         await control.stop()
 
 

@@ -13,6 +13,7 @@ import msgspec
 
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
+from api.proxy.hold_port import HoldPort
 from api.proxy.inference import Inference
 from api.proxy.keys import KeyRing, key_digest
 from api.proxy.limits import Limits
@@ -45,7 +46,13 @@ class Proxy:
     """One process of the data plane; `server.py` gives it requests."""
 
     def __init__(
-        self, control: ControlPort, journal: JournalPort, *, clock: Clock, limits: Limits
+        self,
+        control: ControlPort,
+        journal: JournalPort,
+        *,
+        clock: Clock,
+        limits: Limits,
+        holds: HoldPort | None = None,
     ) -> None:
         self._control = control
         self._journal = journal
@@ -54,7 +61,7 @@ class Proxy:
         self.tally = Tally()
         self.limits = limits
         self._inference = Inference(
-            control, journal, self._keys, self.tally, clock=clock, limits=limits
+            control, journal, self._keys, self.tally, clock=clock, limits=limits, holds=holds
         )
 
     async def serve(self, request: ClientRequest, client: ClientConnection) -> None:
@@ -140,10 +147,12 @@ def create_app(
     *,
     clock: Clock = system_clock,
     limits: Limits | None = None,
+    holds: HoldPort | None = None,
 ) -> Proxy:
     """The application over its two seams.
 
     Args:
         clock: µs since 1970 UTC.
+        holds: where limits are asked; None: none are kept.
     """
-    return Proxy(control, journal, clock=clock, limits=limits or Limits())
+    return Proxy(control, journal, clock=clock, limits=limits or Limits(), holds=holds)

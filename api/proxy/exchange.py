@@ -14,6 +14,7 @@ from typing import Protocol
 
 from api.proxy.answer_head import SERVED_MODEL, passed_headers, shown_name
 from api.proxy.headers import Headers
+from api.proxy.holding import Holding
 from api.proxy.ids import shown
 from api.proxy.pools import Pools, Seat
 from api.proxy.ports import Clock, JournalPort
@@ -34,6 +35,7 @@ from billing.journal.records import (
     Attribution,
     Cause,
     Counts,
+    Draw,
     Intent,
     Record,
     Usage,
@@ -70,11 +72,7 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plant:
-    """What every exchange of a process works with.
-
-    Attributes:
-        refuse_injection: names of backends that do not take what the meter asks of a stream.
-    """
+    """What every exchange of a process works with."""
 
     journal: JournalPort
     upstream: Upstream
@@ -82,7 +80,6 @@ class Plant:
     tally: Tally
     clock: Clock
     ratios: Ratios = field(default_factory=Ratios)
-    refuse_injection: set[str] = field(default_factory=set[str])
 
     def write_soon(self, record: Record) -> None:
         """Journal a record that nobody waits for. A refusal is counted, never raised: the
@@ -107,6 +104,7 @@ class Exchange:
         model, backend, engine: what serves it; a fallback is not the model that was asked for.
         attempts: those that failed before the one at hand.
         seat: its place at the backend.
+        holding: what it holds of its tenant's limits; None where none applies.
         stopped: why it was ended from our side or the client's, None while it runs.
         received_us: monotonic µs when its head was here.
         started_us: monotonic µs at the first dispatch.
@@ -125,6 +123,7 @@ class Exchange:
     attempts: list[Attempted] = field(default_factory=list[Attempted])
     seat: Seat | None = None
     stopped: Cause | None = None
+    holding: Holding | None = None
     started_us: int = field(default_factory=lambda: time.monotonic_ns() // 1000)
     first_byte_us: int = 0
     run: RunIds = _NO_RUN
@@ -132,6 +131,7 @@ class Exchange:
     _connection: UpstreamConnection | None = None
     _intended: bool = False
     _recorded: bool = False
+    _drawn: tuple[Draw, ...] = ()
 
     @property
     def shown_id(self) -> bytes:
@@ -195,6 +195,8 @@ class Exchange:
 
     def close(self) -> None:
         """It is over, whatever became of it: free what it held, leave no operation open."""
+        if self.holding is not None:
+            self.holding.release(self._drawn)
         if self.seat is not None:
             self.seat.leave()
         if not self._recorded and (self.reached or self._intended):
@@ -205,6 +207,8 @@ class Exchange:
         headers = passed_headers(upstream, self.shown_id)
         if self.model is not self.admission.model:
             headers.append((SERVED_MODEL, shown_name(self.model.name)))
+        if self.holding is not None:
+            headers += self.holding.headers
         return headers
 
     def note_first_byte(self) -> None:
@@ -215,6 +219,12 @@ class Exchange:
     def counts(self, tokens: TokenCounts) -> TokenCounts:
         """The counts that the model is charged for."""
         return charged_tokens(self.model, tokens)
+
+    def draws(
+        self, counts: TokenCounts, units: Mapping[UnitMeter, int] = _NO_UNITS
+    ) -> tuple[Draw, ...]:
+        """What it draws from leases with these counts."""
+        return () if self.holding is None else self.holding.draws(counts, units)
 
     def intent(self) -> Intent:
         """That it is dispatched, and what has failed so far."""
@@ -239,6 +249,7 @@ class Exchange:
             # The engine counts in what the model has no price for: it is served for nothing.
             self.plant.tally.anomalies["unregistered_meter"] += 1
             estimated = True
+        self._drawn = self.draws(counts, charged)
         ttft_us = self.first_byte_us - self.started_us if self.first_byte_us else 0
         self.plant.tally.add_usage(counts, cause, estimated=estimated)
         self._count(counts.output, ttft_us=ttft_us, total_us=now - self.received_us)
@@ -252,6 +263,7 @@ class Exchange:
             estimated=estimated,
             ttft_us=ttft_us,
             duration_us=now - self.started_us,
+            draws=self._drawn,
             attempts=tuple(self.attempts),
             units={meter.value: count for meter, count in charged.items()},
         )

@@ -10,19 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from functools import partial
 
 from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
 from api.proxy.anthropic_errors import rendered_as
 from api.proxy.attempts import Attempts
-from api.proxy.backend_body import body_for
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange, Plant
 from api.proxy.health import HealthChecks
+from api.proxy.hold_port import HoldPort
+from api.proxy.holding import Holding
+from api.proxy.holds import Holds
 from api.proxy.ids import Mint, shown
 from api.proxy.keys import KeyRing, key_digest
+from api.proxy.limit_errors import LimitReached, limit_refusal
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers
 from api.proxy.pools import Pools
@@ -34,11 +36,12 @@ from api.proxy.telemetry.run_ids import run_ids
 from api.proxy.unbilled import relay_unbilled
 from api.proxy.upstream import Upstream, now_us
 from api.proxy.whole import relay_refusal, relay_whole
-from billing.admission.backend import ServedModel
+from billing.admission.backend import Backend, ServedModel
 from billing.admission.decision import admit
 from billing.admission.fallback import fallbacks_for
 from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
+from billing.engines.engine_request import upstream_body
 from billing.errors import SteelyardError, UpstreamError
 
 log = logging.getLogger("steelyard.proxy")
@@ -64,6 +67,7 @@ class Inference:
         *,
         clock: Clock,
         limits: Limits,
+        holds: HoldPort | None,
     ) -> None:
         self._control = control
         self._journal = journal
@@ -71,6 +75,7 @@ class Inference:
         self._tally = tally
         self._clock = clock
         self._limits = limits
+        self._holds = None if holds is None else Holds(holds, clock)
         self._sweep = CheckpointSweep(limits, clock)
         self._live: set[Exchange] = set()
         self._pools = Pools()
@@ -171,6 +176,9 @@ class Inference:
         try:
             if client.lost:
                 return
+            exchange.holding = await self._hold(exchange)
+            if client.lost:
+                return
             attempts = self._attempts(exchange, request)
             attempts.begin()
             await self._dispatch(exchange, attempts, request)
@@ -183,17 +191,31 @@ class Inference:
             self._live.discard(exchange)
             exchange.close()
 
+    async def _hold(self, exchange: Exchange) -> Holding | None:
+        """What the tenant's limits have to leave for it; nobody has to wait if none applies."""
+        if self._holds is None:
+            return None
+        return await self._holds.hold(exchange.admission, exchange.request)
+
     def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
-        route = exchange.request.route
-        headers = forwarded_headers(client.headers, route)
+        request = exchange.request
+        cover = None if exchange.holding is None else exchange.holding.cover
+
+        def content_for(backend: Backend, model: ServedModel) -> bytes:
+            name = backend.model or model.name
+            return upstream_body(
+                request, engine_named(backend.engine), upstream_model=name, cover=cover
+            )
+
+        headers = forwarded_headers(client.headers, request.route)
         headers.append((b"x-request-id", exchange.shown_id))
         fallbacks: tuple[ServedModel, ...] = ()
         if exchange.admission.model.fallbacks:
             snapshot = self._control.snapshot
-            fallbacks = fallbacks_for(snapshot, exchange.admission, route)
+            fallbacks = fallbacks_for(snapshot, exchange.admission, request.route)
         return Attempts(
             exchange,
-            partial(body_for, exchange),
+            content_for,
             headers=headers,
             fallbacks=fallbacks,
             first_byte_ms=self._limits.first_byte_ms,
@@ -235,6 +257,10 @@ class Inference:
         self, error: SteelyardError, operation_id: bytes, route: Route, request: ClientRequest
     ) -> None:
         shown_id = shown(operation_id)
+        if isinstance(error, LimitReached):
+            status, headers, content = limit_refusal(error, route.spec.errors)
+            request.answer(status, [*headers, (REQUEST_ID, shown_id)], content)
+            return
         status, content = rendered_as(route.spec.errors, error, shown_id)
         request.answer(status, json_headers(status, (REQUEST_ID, shown_id)), content)
 

@@ -107,8 +107,11 @@ class StreamRelay:
                 await self._finish(passed)
                 return
             if passed:
+                await self._extend_hold()
                 await self._write(passed)
-                self._connection.tap = self._pass_on
+                holding = self._exchange.holding
+                if holding is None or holding.covers_all:
+                    self._connection.tap = self._pass_on
         self._connection.tap = None
         if self._failure is not None:
             raise self._failure
@@ -116,6 +119,20 @@ class StreamRelay:
             await self._finish(self._passed_last)
         else:
             await self._finish(self._reading.finish())
+
+    async def _extend_hold(self) -> None:
+        """Hold enough for what is about to be relayed.
+
+        Raises:
+            UpstreamUnavailable: a limit is reached: the answer ends here, billed as delivered.
+        """
+        holding = self._exchange.holding
+        while holding is not None and not holding.covers(self._reading.passed.completion):
+            if holding.covers_all:
+                return  # the engine went beyond the bound that it was given
+            if not await holding.extend():
+                self._exchange.stop("drained")
+                raise UpstreamUnavailable("The answer reached a limit.")
 
     def _pass_on(self, received: bytes) -> bool:
         """Relay bytes in the same turn of the loop in which they came: a chunk that has nothing
@@ -231,7 +248,12 @@ class StreamRelay:
             counts = self._exchange.counts(self.flushed.counts())
             self._exchange.plant.tally.checkpoints += 1
             self._exchange.plant.write_soon(
-                Checkpoint(self._exchange.id, now_us, Counts.of(counts))
+                Checkpoint(
+                    self._exchange.id,
+                    now_us,
+                    Counts.of(counts),
+                    draws=self._exchange.draws(counts),
+                )
             )
         if not self._marks:
             self._stalled_since = None

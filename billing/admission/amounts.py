@@ -1,6 +1,7 @@
 """Money and prices as the request path counts them: whole numbers, no decimals.
 
-Decides: in which units. Does not decide which price applies: the control side of the proxy does.
+Decides: in which units, and what counts cost at given prices. Does not decide which price applies:
+the control side of the proxy does.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
+from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
 
 PICO: Final = 10**12
@@ -39,3 +41,21 @@ class Rates:
     cache_write: int = 0
     output: int = 0
     units: Mapping[UnitMeter, int] = field(default_factory=_no_units)
+
+
+def pico(atto: int) -> int:
+    """10⁻¹⁸ of the major unit as 10⁻¹², rounded up: a live balance is never too high."""
+    return -(-atto // (ATTO // PICO))
+
+
+def charge(rates: Rates, counts: TokenCounts, units: Mapping[UnitMeter, int]) -> int:
+    """What an operation costs at the highest prices that can apply, in 10⁻¹²; rounded up."""
+    beside = sum(rates.units.get(unit, 0) * count for unit, count in units.items())
+    return pico(
+        rates.request
+        + rates.input * counts.input
+        + rates.cached_input * counts.cached_input
+        + rates.cache_write * counts.cache_write
+        + rates.output * counts.output
+        + beside
+    )

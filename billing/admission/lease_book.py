@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from billing.admission.limit import Limit
+
+SOFT_PAUSE_US: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +41,9 @@ class Lease:
         granted: in all, of which `held` is set aside by requests that run and `drawn` was used.
         window_end_us: from when on it is void, in µs since 1970 UTC; None: never.
         taken_us: when a request last took from it.
+        left: what was left of the limit beside all leases when it was granted.
+        asked_us: when more was last asked for.
+        chunk: how much more than it needed was asked for then.
     """
 
     id: int
@@ -47,6 +53,9 @@ class Lease:
     held: int = 0
     drawn: int = 0
     taken_us: int = 0
+    left: int = 0
+    asked_us: int = 0
+    chunk: int = 0
 
     @property
     def free(self) -> int:
@@ -81,7 +90,8 @@ class LeaseBook:
     def take(self, wanted: Sequence[Wanted], now_us: int) -> Held | None:
         """Set amounts aside, of all limits or of none; None where a lease is missing or short.
 
-        A limit that only counts is never short, but it needs a lease to count on.
+        A limit that only counts needs a lease to count on, and is exceeded where nothing was left
+        of it within the last `SOFT_PAUSE_US`.
         """
         parts: list[tuple[Lease, int]] = []
         exceeded: list[Limit] = []
@@ -90,7 +100,7 @@ class LeaseBook:
             if lease is None or lease.over(now_us):
                 return None
             if lease.free < each.amount:
-                if each.blocks:
+                if each.blocks or lease.left > 0 or now_us - lease.asked_us >= SOFT_PAUSE_US:
                     return None
                 exceeded.append(each.limit)
             parts.append((lease, each.amount))
@@ -109,16 +119,28 @@ class LeaseBook:
             lease.drawn += draws.get(lease.id, 0)
 
     def grant(
-        self, limit: Limit, *, lease_id: int, granted: int, window_end_us: int | None
+        self,
+        limit: Limit,
+        *,
+        lease_id: int,
+        granted: int,
+        window_end_us: int | None,
+        left: int,
+        now_us: int,
     ) -> Lease:
         """Note what the database granted in all; another id is another lease."""
         lease = self.leases.get(limit.id)
         if lease is None or lease.id != lease_id:
+            before = lease
             lease = Lease(id=lease_id, limit=limit, granted=granted, window_end_us=window_end_us)
+            if before is not None:
+                lease.taken_us, lease.chunk = before.taken_us, before.chunk
             self.leases[limit.id] = lease
         lease.limit = limit
         lease.granted = granted
         lease.window_end_us = window_end_us
+        lease.left = left
+        lease.asked_us = now_us
         return lease
 
     def free_of(self, limit_id: int) -> int:

@@ -52,7 +52,8 @@ class LeaseAsk:
     Attributes:
         lease_id: the lease that it knows; None: none.
         have: what it knows to be granted.
-        least: how much more it must get, or nothing is leased at all; 0: whatever is there.
+        least: how much more it needs.
+        blocks: without that nothing is leased at all; else as much as there is.
         wanted: how much more it would like.
         window: start and end in µs since 1970 UTC of the present window; None: it has none.
     """
@@ -63,6 +64,7 @@ class LeaseAsk:
     have: int
     least: int
     wanted: int
+    blocks: bool = True
     window: tuple[int, int] | None
 
 
@@ -131,6 +133,17 @@ def renew(
     return Renewal(answer)
 
 
+def live_processes(connection: sa.Connection, *, now: datetime) -> int:
+    """How many processes lease and were heard of just now; at least 1."""
+    live = only(
+        connection,
+        "SELECT count(*) AS live FROM proxy_process WHERE NOT swept AND NOT drained "
+        "AND seen_at > CAST(:now AS timestamptz) - interval '5 s'",
+        now=now,
+    ).live
+    return max(1, live)
+
+
 def lease(
     connection: sa.Connection, caller: Caller, asks: Sequence[LeaseAsk], *, now: datetime
 ) -> list[LeaseRow]:
@@ -141,7 +154,7 @@ def lease(
     rows = query(
         connection,
         "SELECT * FROM lease_limits(:instance, :turn, :limits, CAST(:leases AS bigint[]), "
-        "CAST(:have AS numeric[]), CAST(:least AS numeric[]), CAST(:wanted AS numeric[]), "
+        "CAST(:have AS numeric[]), CAST(:least AS numeric[]), :blocks, CAST(:wanted AS numeric[]), "
         "CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]), :until, :now)",
         instance=caller.instance,
         turn=caller.turn,
@@ -149,6 +162,7 @@ def lease(
         leases=[ask.lease_id for ask in asks],
         have=[_stored(ask.have, ask.unit) for ask in asks],
         least=[_stored(ask.least, ask.unit) for ask in asks],
+        blocks=[ask.blocks for ask in asks],
         wanted=[_stored(ask.wanted, ask.unit) for ask in asks],
         starts=[None if ask.window is None else from_microseconds(ask.window[0]) for ask in asks],
         ends=[None if ask.window is None else from_microseconds(ask.window[1]) for ask in asks],

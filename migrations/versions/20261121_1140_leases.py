@@ -105,7 +105,8 @@ BEGIN
 END $$;
 CREATE FUNCTION lease_limits(the_process text, the_turn bigint, limits integer[],
                              leases bigint[], have numeric[], least_more numeric[],
-                             wanted numeric[], starts timestamptz[], ends timestamptz[],
+                             blocks boolean[], wanted numeric[], starts timestamptz[],
+                             ends timestamptz[],
                              until timestamptz, at timestamptz)
 RETURNS TABLE (limit_id integer, lease_id bigint, granted numeric, used numeric,
                capacity numeric, elsewhere numeric)
@@ -144,7 +145,7 @@ BEGIN
             PERFORM public.expire_open_holds(limits[i], at);
             free := public.limit_available(limits[i], at);
         END IF;
-        IF free < least_more[i] - surplus AND least_more[i] > 0 THEN
+        IF free < least_more[i] - surplus AND blocks[i] THEN
             short := true;
             limit_id := limits[i];
             used := lim.spent + lim.held + lim.leased;
@@ -157,7 +158,8 @@ BEGIN
             END IF;
             RETURN NEXT;
         END IF;
-        more := more || greatest(0, least_more[i] - surplus, least(
+        -- Of a limit that only counts as much as there is; nothing of one that blocks is short.
+        more := more || greatest(0, least(least_more[i] - surplus, free), least(
             wanted[i] - surplus,
             trunc(free / (4 * live), CASE WHEN lim.unit = 'money' THEN 12 ELSE 0 END)));
     END LOOP;
@@ -301,8 +303,8 @@ SETTLE = (
 OF_OPERATOR = (
     "renew_process(text, bigint, timestamptz, timestamptz, boolean)",
     (
-        "lease_limits(text, bigint, integer[], bigint[], numeric[], numeric[], numeric[], "
-        "timestamptz[], timestamptz[], timestamptz, timestamptz)"
+        "lease_limits(text, bigint, integer[], bigint[], numeric[], numeric[], boolean[], "
+        "numeric[], timestamptz[], timestamptz[], timestamptz, timestamptz)"
     ),
     "return_leases(text, bigint, bigint[], numeric[], timestamptz, timestamptz)",
     "sweep_leases(timestamptz)",

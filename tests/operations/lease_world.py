@@ -119,6 +119,8 @@ class LeasingProcess:
                             lease_id=row.lease_id,
                             granted=row.granted,
                             window_end_us=None if window is None else window[1],
+                            left=row.capacity - row.used,
+                            now_us=microseconds(now),
                         )
         return rows
 
@@ -155,7 +157,8 @@ class LeasingProcess:
             unit=each.limit.unit,
             lease_id=None if lease is None else lease.id,
             have=0 if lease is None else lease.granted,
-            least=max(0, each.amount - free) if each.blocks else 0,
+            least=max(0, each.amount - free),
+            blocks=each.blocks,
             wanted=each.amount * chunk,
             window=each.limit.window_at(microseconds(now)),
         )

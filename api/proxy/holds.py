@@ -1,0 +1,224 @@
+"""Sets aside, before dispatch, what a request can come to of its tenant's limits.
+
+Decides: which limits a request needs, how much of each, and what becomes of it while limits
+cannot be asked: prepaid and closed tenants are refused, of others so much is admitted as the
+operator exposes itself to. A tenant without limits pays for none of this.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from api.proxy.hold_port import HoldPort
+from api.proxy.holding import Holding
+from api.proxy.likely_output import LikelyOutput
+from api.proxy.limit_errors import HoldsUnavailable
+from api.proxy.ports import Clock
+from billing.admission.amounts import Rates
+from billing.admission.bound import Bound, RequestSize, bound_of, cost_of
+from billing.admission.decision import Admission
+from billing.admission.lease_book import Wanted
+from billing.admission.limit import Limit, Unit, Window
+from billing.admission.route import Serving
+from billing.admission.terms import HoldSize, OnLoss, Payment, TenantTerms
+from billing.engines.read_request import InferenceRequest
+
+SCOPES: Final = 100_000
+"""How many pairs of key and model are remembered with the limits that apply to them."""
+
+_PROMPTS = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scope:
+    """What applies to the requests of a key for a model."""
+
+    terms: TenantTerms
+    limits: tuple[tuple[Limit, bool], ...]
+    rates: Rates
+
+
+class Holds:
+    """The holds of one process."""
+
+    def __init__(self, port: HoldPort, clock: Clock) -> None:
+        self._port = port
+        self._clock = clock
+        self._likely = LikelyOutput()
+        self._scopes: dict[tuple[int, int], _Scope] = {}
+        self._exposed: Counter[int] = Counter()
+        self._exposed_since = 0
+
+    async def hold(self, admission: Admission, request: InferenceRequest) -> Holding | None:
+        """Set aside what a request can come to; None where no limit applies.
+
+        Raises:
+            LimitReached: a limit has not that much left.
+            HoldsUnavailable: limits cannot be asked, and the tenant is not admitted without.
+        """
+        terms = admission.terms
+        if not terms.limits and terms.prepaid is None:
+            return None
+        scope = self._scope(admission)
+        if not scope.limits:
+            return None
+        bound = bound_of(scope.rates, admission.model, size_of(request))
+        choice = bound.choice_tokens
+        if terms.policy.hold_size is HoldSize.LIKELY:
+            choice = min(choice, self._likely.tokens(terms.tenant_id, admission.model.id))
+        covered = choice * bound.choices
+        wanted = _wanted(scope, bound, covered, request)
+        holding = Holding(
+            port=self._port,
+            clock=self._clock,
+            rates=scope.rates,
+            bound=bound,
+            covered=covered,
+            wanted=wanted,
+        )
+        now_us = self._clock()
+        held = self._port.take(wanted, now_us)
+        if held is None:
+            try:
+                held = await self._port.obtain(wanted, now_us)
+            except HoldsUnavailable:
+                self._admit_unasked(admission, wanted, bound)
+                return holding
+        holding.held.append(held)
+        return holding
+
+    def note(self, admission: Admission, holding: Holding) -> None:
+        """Learn from an operation that ended how long answers are."""
+        if holding.output:
+            self._likely.note(
+                admission.terms.tenant_id,
+                admission.model.id,
+                -(-holding.output // holding.bound.choices),
+            )
+
+    def _scope(self, admission: Admission) -> _Scope:
+        terms, grant, model = admission.terms, admission.grant, admission.model
+        whose = grant.key_id, model.id
+        scope = self._scopes.get(whose)
+        if scope is not None and scope.terms is terms:
+            return scope
+        limits = [
+            (limit, limit.hard and not limit.shadow and not terms.policy.shadow)
+            for limit in terms.limits
+            if limit.applies(project_id=grant.project_id, key_id=grant.key_id, model_id=model.id)
+        ]
+        if terms.prepaid is not None:
+            limits.append((_credit(terms.prepaid), not terms.policy.shadow))
+        scope = _Scope(
+            terms=terms,
+            limits=tuple(sorted(limits, key=lambda entry: entry[0].id)),
+            rates=highest(
+                terms.rates[name] for name in (model.name, *model.fallbacks) if name in terms.rates
+            ),
+        )
+        if len(self._scopes) >= SCOPES:
+            self._scopes.clear()
+        self._scopes[whose] = scope
+        return scope
+
+    def _admit_unasked(self, admission: Admission, wanted: Sequence[Wanted], bound: Bound) -> None:
+        """Admit without a hold, as far as the tenant's policy goes.
+
+        Raises:
+            HoldsUnavailable: not so far.
+        """
+        policy = admission.terms.policy
+        if not any(each.blocks for each in wanted):
+            return
+        if self._port.contacts != self._exposed_since:
+            self._exposed.clear()
+            self._exposed_since = self._port.contacts
+        tenant_id = admission.terms.tenant_id
+        exposed = self._exposed[tenant_id] + bound.money
+        closed = policy.payment is Payment.PREPAID or policy.on_database_loss is OnLoss.CLOSED
+        if closed or exposed > policy.max_exposure // self._port.processes:
+            raise HoldsUnavailable("Limits cannot be asked at the moment; please retry.")
+        self._exposed[tenant_id] = exposed
+
+
+def size_of(request: InferenceRequest) -> RequestSize:
+    """What of a request bounds its cost."""
+    return RequestSize(
+        prompt_bytes=request.prompt_bytes,
+        media_parts=request.media_parts,
+        max_tokens=request.max_tokens,
+        choices=max(request.choices, request.best_of) * _prompts(request),
+        generates=request.route.generates,
+        stored_prompt=request.references.previous_response_id is not None,
+        units=request.most_units,
+    )
+
+
+def highest(rates: Iterable[Rates]) -> Rates:
+    """The highest of each price: what is held has to suffice for whichever model answers."""
+    found = list(rates)
+    if len(found) == 1:
+        return found[0]
+    return Rates(
+        request=max((each.request for each in found), default=0),
+        input=max((each.input for each in found), default=0),
+        cached_input=max((each.cached_input for each in found), default=0),
+        cache_write=max((each.cache_write for each in found), default=0),
+        output=max((each.output for each in found), default=0),
+        units={
+            unit: max(each.units.get(unit, 0) for each in found)
+            for unit in {unit for each in found for unit in each.units}
+        },
+    )
+
+
+def _wanted(scope: _Scope, bound: Bound, covered: int, request: InferenceRequest) -> list[Wanted]:
+    billed = request.route.spec.serving is not Serving.UNBILLED
+    amounts = {
+        Unit.MONEY: cost_of(
+            scope.rates,
+            prompt=bound.prompt_tokens,
+            output=covered,
+            units=request.most_units,
+        )
+        if billed
+        else 0,
+        Unit.TOKENS: bound.prompt_tokens + covered if billed else 0,
+        Unit.REQUESTS: 1,
+        Unit.SLOTS: 1,
+    }
+    return [
+        Wanted(limit=limit, amount=amounts[limit.unit], blocks=blocks)
+        for limit, blocks in scope.limits
+        if amounts[limit.unit]
+    ]
+
+
+def _credit(limit_id: int) -> Limit:
+    return Limit(
+        id=limit_id,
+        name="credit",
+        unit=Unit.MONEY,
+        window=Window.NONE,
+        hard=True,
+        shadow=False,
+        capacity=0,
+    )
+
+
+def _prompts(request: InferenceRequest) -> int:
+    """How many prompts a body has: each of a list of texts or of lists gets its own answers."""
+    raw = request.members.values.get("prompt")
+    if raw is None or not bytes(raw).startswith(b"["):
+        return 1
+    try:
+        prompts = _PROMPTS.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 1
+    single = not prompts or bytes(prompts[0])[:1] not in (b'"', b"[")
+    return 1 if single else len(prompts)

@@ -1,0 +1,155 @@
+"""Refusals by limits, as clients of OpenAI and Anthropic understand them.
+
+Decides: which status a limit's end has (402 where paying or a new budget helps, 429 where waiting
+does), and what the answer says of the limit. Amounts are strings.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from api.proxy.headers import Headers
+from api.proxy.openai_errors import Unavailable
+from billing.admission.amounts import PICO
+from billing.admission.limit import Limit, Unit, Window
+from billing.admission.route import ErrorShape
+from billing.errors import SteelyardError
+from billing.metering.event_id import from_microseconds
+
+_SECOND_US = 1_000_000
+
+
+class HoldsUnavailable(Unavailable):
+    """Limits cannot be asked now, and what this process has leased is spent."""
+
+    code = "limits_unavailable"
+
+
+class LimitReached(SteelyardError):
+    """Of a limit is not left what a request needs.
+
+    Attributes:
+        used: of the window, by all processes, what running requests hold included.
+        capacity: of the window; of credit, all that was there.
+        resets_us: end of the window in µs since 1970 UTC; None: it does not begin again.
+        wait_us: until then; None where waiting does not help.
+    """
+
+    code = "limit_reached"
+
+    def __init__(
+        self, limit: Limit, *, used: int, capacity: int, resets_us: int | None, now_us: int
+    ) -> None:
+        super().__init__(
+            f"The limit `{limit.name}` is reached.",
+            remedy="Retry after it resets, or ask the operator to raise it.",
+        )
+        self.limit = limit
+        self.used = used
+        self.capacity = capacity
+        self.resets_us = resets_us
+        if resets_us is not None:
+            self.wait_us: int | None = max(0, resets_us - now_us)
+        else:
+            self.wait_us = _SECOND_US if limit.unit is Unit.SLOTS else None
+
+    @property
+    def is_quota(self) -> bool:
+        """Whether it is a budget, which more money or another budget mends, and not a rate."""
+        unit, window = self.limit.unit, self.limit.window
+        return unit is Unit.MONEY or (unit is Unit.TOKENS and window is not Window.MINUTE)
+
+
+class _LimitShown(msgspec.Struct):
+    name: str
+    unit: str
+    limit: str
+    used: str
+    resets_at: str | None
+
+
+class _OpenAIError(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str
+    limit: _LimitShown
+
+
+class _AnthropicError(msgspec.Struct):
+    type: str
+    message: str
+    limit: _LimitShown
+
+
+class _OpenAIBody(msgspec.Struct):
+    error: _OpenAIError
+
+
+class _AnthropicBody(msgspec.Struct):
+    error: _AnthropicError
+    type: str = "error"
+
+
+def limit_refusal(error: LimitReached, shape: ErrorShape) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of a refusal."""
+    status = 402 if error.is_quota else 429
+    headers: Headers = [(b"content-type", b"application/json")]
+    if error.wait_us is not None:
+        seconds = max(1, -(-error.wait_us // _SECOND_US))
+        headers.append((b"retry-after", b"%d" % seconds))
+    left = error.capacity - error.used
+    headers += limit_headers(error.limit, left=left, wait_us=error.wait_us)
+    message = f"{error.message} {error.remedy}"
+    if shape is ErrorShape.ANTHROPIC:
+        kind = "billing_error" if error.is_quota else "rate_limit_error"
+        anthropic = _AnthropicError(kind, message, _shown(error))
+        return status, headers, msgspec.json.encode(_AnthropicBody(anthropic))
+    kind, code = "insufficient_quota", "insufficient_quota"
+    if not error.is_quota:
+        kind = "tokens" if error.limit.unit is Unit.TOKENS else "requests"
+        code = "rate_limit_exceeded"
+    openai = _OpenAIError(message, kind, None, code, _shown(error))
+    return status, headers, msgspec.json.encode(_OpenAIBody(openai))
+
+
+def limit_headers(limit: Limit, *, left: int, wait_us: int | None) -> Headers:
+    """What an answer says of a limit on requests or tokens per minute; of others, nothing.
+
+    Args:
+        left: what this process knows to be left of it.
+        wait_us: until it begins again.
+    """
+    if limit.unit not in (Unit.REQUESTS, Unit.TOKENS) or limit.window is not Window.MINUTE:
+        return []
+    kind = limit.unit.value.encode()
+    left = max(0, left)
+    seconds = 0 if wait_us is None else -(-wait_us // _SECOND_US)
+    name = limit.name.encode()
+    return [
+        (b"x-ratelimit-limit-" + kind, b"%d" % limit.capacity),
+        (b"x-ratelimit-remaining-" + kind, b"%d" % left),
+        (b"x-ratelimit-reset-" + kind, b"%ds" % seconds),
+        (b"ratelimit-policy", b'"%b";q=%d;w=60' % (name, limit.capacity)),
+        (b"ratelimit", b'"%b";r=%d;t=%d' % (name, left, seconds)),
+    ]
+
+
+def _shown(error: LimitReached) -> _LimitShown:
+    limit = error.limit
+    resets = error.resets_us
+    return _LimitShown(
+        name=limit.name,
+        unit=limit.unit.value,
+        limit=_amount(error.capacity, limit.unit),
+        used=_amount(error.used, limit.unit),
+        resets_at=(None if resets is None else f"{from_microseconds(resets):%Y-%m-%dT%H:%M:%SZ}"),
+    )
+
+
+def _amount(amount: int, unit: Unit) -> str:
+    if unit is not Unit.MONEY:
+        return str(amount)
+    whole, rest = divmod(abs(amount), PICO)
+    decimals = f"{rest:012d}".rstrip("0").ljust(2, "0")
+    return f"{'-' if amount < 0 else ''}{whole}.{decimals}"
