@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from typing import Any
 
 import httpx
 from hypothesis import given
@@ -22,7 +23,7 @@ def pool(*backends: Backend) -> ServedModel:
     return ServedModel(id=1, name="m", backends=backends, classes=CHAT)
 
 
-def backend(name: str, **members: int | bool) -> Backend:
+def backend(name: str, **members: Any) -> Backend:
     return Backend(name=name, base_url=f"http://{name}", **members)
 
 
