@@ -17,6 +17,7 @@ from billing.engines.sse import Event, EventKind, EventSplitter, read_event, wit
 from billing.engines.stream_meter import StreamMeter
 
 _ENDINGS = {EventKind.DONE: Ending.DONE, EventKind.ERROR: Ending.ERROR}
+_GOES_ON = frozenset({EventKind.CONTENT, EventKind.MIXED, *_ENDINGS})
 
 
 class ChunkReading:
@@ -107,6 +108,11 @@ class ChunkReading:
                 self._held.append(text)
                 continue
             event = read_event(text)
+            if self._held and event.kind not in _GOES_ON:
+                # Nothing says that the stream goes on, so what is held may still be its end.
+                self._meter.observe(event)
+                self._held.append(self._shown(event))
+                continue
             passed += self._held
             self._held.clear()
             self.passed = self._meter.mark

@@ -59,13 +59,22 @@ def test_usage_that_only_the_meter_asked_for_never_leaves():
 
 
 def test_a_finish_reason_waits_where_no_end_mark_may_follow():
-    reading = reading_for("generic")
+    reading = reading_for("generic", stream_options={"include_usage": True})
     finish = chunk("", finish="stop")
     assert reading.feed(CONTENT + finish) == CONTENT
     assert (reading.ending, reading.holding) == (None, True)
-    assert reading.feed(LAST) == finish
+    assert reading.feed(LAST + b": ping\n\n") == b""
+    assert (reading.passed, reading.mark) == (Mark(completion=2), Mark(prompt=9, completion=2))
     assert reading.finish() == b""
     assert reading.ending is Ending.BODY
+    assert reading.held() == finish + LAST + b": ping\n\n"
+
+
+def test_a_finish_reason_leaves_when_another_choice_goes_on():
+    reading = reading_for("generic", n=2)
+    finish = chunk("", finish="stop")
+    reading.feed(finish)
+    assert reading.feed(CONTENT) == finish + CONTENT
 
 
 def test_what_is_held_is_not_counted_as_passed():
