@@ -90,7 +90,8 @@ class MeteredRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One usage event.
 
     `quantities` are by meter; `engine_figures` are the engine's own, by path; `estimated` marks
-    counts of a request whose end the engine never reported.
+    counts of a request whose end the engine never reported. `run_id`, `step_id` and `agent_id`
+    are what the request gave; empty for none.
     """
 
     request_id: str
@@ -102,6 +103,9 @@ class MeteredRequest(msgspec.Struct, frozen=True, kw_only=True):
     quantities: dict[str, str]
     engine_figures: dict[str, int]
     duration_us: int
+    run_id: str
+    step_id: str
+    agent_id: str
     corrections: list[RequestCorrection]
 
 
@@ -225,6 +229,9 @@ def _request(event: EventView, corrections: list[CorrectionRow]) -> MeteredReque
         quantities={meter: plain(quantity) for meter, quantity in event.quantities.items()},
         engine_figures=event.raw,
         duration_us=event.duration_us,
+        run_id=event.run_id,
+        step_id=event.step_id,
+        agent_id=event.agent_id,
         corrections=[
             _correction(row)
             for row in corrections

@@ -233,6 +233,7 @@ def _proxied(connection: sa.Connection, tenant: Tenant, world: World, number: in
         stream=True,
         served_model="tiny",
         run_id=f"run-{number}",
+        step_id=f"step-{number}",
     )
     at_ms, at_us = milliseconds(world.now), microseconds(world.now)
     served, given_up = (uuid7(at_ms, number << 8 | which).bytes for which in range(2))

@@ -26,7 +26,7 @@ TENANT_READS = {
     "invoice_quantity", "invoice_scope", "invoice_settlement", "ledger_transaction",
     "outcome_claim", "outcome_transition", "parked_usage", "posting", "price_version",
     "project", "usage_correction", "usage_event", "usage_rollup", "usage_rollup_day",
-    "usage_run_total", "usage_attempt",
+    "usage_run_total", "usage_attempt", "usage_step",
     "usage_dimension_rollup", "usage_dimension_rollup_day", "usage_property",
     "credit_balance", "credit_event", "credit_grant", "credit_reservation", "hold_event",
     "open_hold", "spend_limit",

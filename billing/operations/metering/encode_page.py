@@ -29,6 +29,7 @@ from billing.metering.unit_meter import UnitMeter
 from billing.metering.usage_event import Cause
 from billing.operations.admission.leases import draw_accepted
 from billing.operations.metering.attempt_rows import attempt_rows, backends_of
+from billing.operations.metering.step_rows import step_rows
 from billing.store import catalog
 from billing.store.usage import append as usage_store
 from billing.store.usage.attempts import AttemptRow, insert_attempts
@@ -41,6 +42,7 @@ from billing.store.usage.staged_rows import (
     course_bytes,
     encoded_origin,
 )
+from billing.store.usage.steps import StepRow, insert_steps
 
 _CAUSES = {cause.name.lower(): int(cause) for cause in Cause}
 
@@ -91,6 +93,7 @@ class EncodedPage:
     scrap: list[ScrapRow]
     drawing: list[Usage]
     attempts: list[AttemptRow]
+    steps: list[StepRow]
 
 
 def outcomes_of(records: Iterable[Record]) -> Outcomes:
@@ -142,6 +145,7 @@ def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
         scrap=[_scrap(void, names.backends) for void in outcomes.voids],
         drawing=[usage for usage in outcomes.usages if usage.draws],
         attempts=attempt_rows((*outcomes.usages, *outcomes.voids), names.backends),
+        steps=step_rows(outcomes.usages),
     )
 
 
@@ -153,6 +157,7 @@ def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[list[byte
     """
     insert_scrap(connection, page.scrap)
     insert_attempts(connection, page.attempts)
+    insert_steps(connection, page.steps)
     accepted: list[bytes] = []
     if len(page.staged):
         _, accepted = usage_store.append_staged(connection, page.staged)

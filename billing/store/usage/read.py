@@ -25,7 +25,8 @@ class EventView:
     Attributes:
         quantities: by meter code, zeros left out.
         raw: the engine's own figures by path.
-        run_id: the agent run it was part of, or ''.
+        run_id, step_id, agent_id: the agent's run and step that it was part of, and the agent,
+            in the words of the tenant; '' for none.
     """
 
     id: UUID
@@ -38,6 +39,8 @@ class EventView:
     raw: dict[str, int]
     duration_us: int
     run_id: str = ""
+    step_id: str = ""
+    agent_id: str = ""
 
 
 # The epoch is read by the same statement as the rollups: one statement sees one snapshot, so the
@@ -124,11 +127,13 @@ SELECT e.id, e.occurred_at, m.name AS model, e.kind, e.cause, e.estimated, e.dur
        (SELECT array_agg(v.code ORDER BY n)
           FROM unnest(s.meter_version_ids) WITH ORDINALITY AS u (version_id, n)
           JOIN meter_version v ON v.id = u.version_id) AS codes,
-       e.quantities, h.paths, e.raw_counts, e.run_id
+       e.quantities, h.paths, e.raw_counts, e.run_id,
+       coalesce(t.step_id, '') AS step_id, coalesce(t.agent_id, '') AS agent_id
   FROM usage_event e
   JOIN meter_set s ON s.id = e.meter_set_id
   LEFT JOIN model m ON m.id = e.model_id
   LEFT JOIN usage_shape h ON h.id = e.raw_shape_id
+  LEFT JOIN usage_step t ON t.event_id = e.id
  WHERE e.tenant_id = :tenant
 """
 
@@ -230,4 +235,6 @@ def _view(row: sa.Row[Any]) -> EventView:
         raw=dict(zip(row.paths or (), unpack_counts(row.raw_counts), strict=True)),
         duration_us=row.duration_us,
         run_id=row.run_id,
+        step_id=row.step_id,
+        agent_id=row.agent_id,
     )

@@ -14,6 +14,7 @@ from billing.store import catalog
 from billing.store.database import Role, only
 from billing.store.usage import append as usage_store
 from billing.store.usage.append import EventRow
+from billing.store.usage.steps import StepRow, insert_steps
 from tests.api.control.conftest import Plane
 from tests.world import MONTH_END
 
@@ -54,9 +55,20 @@ def insert_request(plane: Plane) -> UUID:
                     raw_shape_id=with_shape,
                     raw_counts=(34, 12),
                     duration_us=1500,
+                    run_id="run-1",
                 )
             ],
         )
+    step = StepRow(
+        event_id=event_id,
+        at=now,
+        tenant_id=plane.acme.id,
+        run_id="run-1",
+        step_id="step-1",
+        agent_id="",
+    )
+    with plane.world.database.transaction(Role.INGEST) as connection:
+        insert_steps(connection, [step])
     return event_id
 
 
@@ -134,6 +146,9 @@ def test_requests_show_exact_counts_and_the_engines_own_figures(plane: Plane, te
         "quantities": {"tokens.input": "12", "tokens.output": "34"},
         "engine_figures": {"usage.completion_tokens": 34, "usage.prompt_tokens": 12},
         "duration_us": 1500,
+        "run_id": "run-1",
+        "step_id": "step-1",
+        "agent_id": "",
         "corrections": [],
     }
     listed = tenant.get("usage/requests", params={"limit": 5}).raise_for_status().json()
