@@ -41,7 +41,7 @@ from billing.admission.decision import admit
 from billing.admission.fallback import fallbacks_for
 from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
-from billing.engines.engine_request import upstream_body
+from billing.engines.engine_request import tenant_cache_salt, upstream_body
 from billing.errors import SteelyardError, UpstreamError
 
 log = logging.getLogger("steelyard.proxy")
@@ -200,11 +200,16 @@ class Inference:
     def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
         request = exchange.request
         cover = None if exchange.holding is None else exchange.holding.cover
+        tenant_id = exchange.admission.grant.tenant_id
 
         def content_for(backend: Backend, model: ServedModel) -> bytes:
-            name = backend.model or model.name
             return upstream_body(
-                request, engine_named(backend.engine), upstream_model=name, cover=cover
+                request,
+                engine_named(backend.engine),
+                upstream_model=backend.model or model.name,
+                cache_salt=tenant_cache_salt(tenant_id) if backend.cache_salt else None,
+                media_hosts=backend.media_hosts,
+                cover=cover,
             )
 
         headers = forwarded_headers(client.headers, request.route)

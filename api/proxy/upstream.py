@@ -249,6 +249,8 @@ def _origin(backend: Backend) -> _Origin:
     fixed = [f" HTTP/1.1\r\nhost: {authority}\r\naccept-encoding: identity\r\n"]
     if backend.api_key is not None:
         fixed.append(f"authorization: Bearer {backend.api_key}\r\n")
+        # Anthropic's own servers take keys by this name only.
+        fixed.append(f"x-api-key: {backend.api_key}\r\n" if backend.engine == "anthropic" else "")
     return _Origin(
         host=url.hostname,
         port=port,
