@@ -26,12 +26,26 @@ from api.simulated.arithmetic import (
     usage,
     words_of,
 )
+from api.simulated.dialects import CREATED, message, message_events, response, response_events
+from api.simulated.media import pictures, ranking, speech, transcript
+from billing.errors import InvalidInput
 
 CHAT_MODELS = ("sim-small", "sim-large")
-EMBEDDING_MODELS = ("sim-embed",)
-MODELS = CHAT_MODELS + EMBEDDING_MODELS
+MODELS_OF_ROUTE = {
+    "/v1/chat/completions": CHAT_MODELS,
+    "/v1/completions": CHAT_MODELS,
+    "/v1/responses": CHAT_MODELS,
+    "/v1/messages": CHAT_MODELS,
+    "/v1/messages/count_tokens": CHAT_MODELS,
+    "/v1/embeddings": ("sim-embed",),
+    "/v1/rerank": ("sim-rank",),
+    "/v1/audio/transcriptions": ("sim-hear",),
+    "/v1/audio/translations": ("sim-hear",),
+    "/v1/audio/speech": ("sim-speak",),
+    "/v1/images/generations": ("sim-paint",),
+}
+MODELS = tuple(dict.fromkeys(name for names in MODELS_OF_ROUTE.values() for name in names))
 HEADER = (b"x-steelyard-simulated", b"true")
-CREATED = 1_700_000_000
 MAX_DIMENSIONS = 4_096
 
 _Message = MutableMapping[str, Any]
@@ -72,12 +86,13 @@ class SimulatedEngine:
             await _answer(send, 200, {"object": "list", "data": rows})
         elif method == "GET" and path == "/health":
             await _answer(send, 200, {"status": "ok"})
-        elif method == "POST" and path in _ROUTES:
-            await self._infer(path, receive, send)
+        elif method == "POST" and path in MODELS_OF_ROUTE:
+            await self._infer(scope, receive, send)
         else:
             await _refuse(send, 404, "Not found.")
 
-    async def _infer(self, path: str, receive: _Receive, send: _Send) -> None:
+    async def _infer(self, scope: _Message, receive: _Receive, send: _Send) -> None:
+        path = scope["path"]
         body = bytearray()
         more = True
         while more:
@@ -86,22 +101,46 @@ class SimulatedEngine:
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
+        heard: dict[str, Any] = {}
         try:
-            request = _DECODER.decode(body)
-        except msgspec.DecodeError:
+            if path in _FORMS:
+                content_type = dict(scope["headers"]).get(b"content-type", b"")
+                model, heard = transcript(bytes(body), content_type)
+                request = Request(model=model)
+            else:
+                request = _DECODER.decode(body)
+        except (msgspec.DecodeError, InvalidInput):
             await _refuse(send, 400, "The request body cannot be read.")
             return
-        if request.model not in (EMBEDDING_MODELS if path == "/v1/embeddings" else CHAT_MODELS):
+        if request.model not in MODELS_OF_ROUTE[path]:
             await _refuse(send, 404, "The model does not exist.")
             return
         self._served += 1
-        if path == "/v1/embeddings":
-            await _answer(send, 200, _embeddings(request))
-        elif request.stream:
+        if request.stream and path in _STREAMED:
             await self._stream(path, request, receive, send)
+            return
+        await _sleep(self._pace.first_token_ms)
+        if path == "/v1/audio/speech":
+            await _send_whole(send, 200, b"audio/wav", speech(request))
         else:
-            await _sleep(self._pace.first_token_ms)
-            await _answer(send, 200, self._completion(path, request))
+            await _answer(send, 200, heard or self._whole(path, request))
+
+    def _whole(self, path: str, request: Request) -> dict[str, Any]:
+        match path:
+            case "/v1/embeddings":
+                return _embeddings(request)
+            case "/v1/responses":
+                return response(request, self._served, self._cached(request), "completed")
+            case "/v1/messages":
+                return message(request, self._served, self._cached(request))
+            case "/v1/messages/count_tokens":
+                return {"input_tokens": prompt_tokens(request)}
+            case "/v1/rerank":
+                return ranking(request)
+            case "/v1/images/generations":
+                return pictures(request, CREATED)
+            case _:
+                return self._completion(path, request)
 
     def _completion(self, path: str, request: Request) -> dict[str, Any]:
         text = "".join(answer_words(request.answer_tokens))
@@ -130,13 +169,20 @@ class SimulatedEngine:
                 if left.done():
                     return
                 await send({"type": "http.response.body", "body": event, "more_body": True})
-            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+            end = b"" if path in _NAMED_EVENTS else b"data: [DONE]\n\n"
+            await send({"type": "http.response.body", "body": end})
         finally:
             left.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await left
 
     async def _events(self, path: str, request: Request) -> AsyncIterator[bytes]:
+        if path in _NAMED_EVENTS:
+            events = response_events if path == "/v1/responses" else message_events
+            for event in events(request, self._served, self._cached(request)):
+                yield event
+                await _sleep(self._pace.token_ms if b"_delta" in event or b".delta" in event else 0)
+            return
         chat = path == "/v1/chat/completions"
         options = request.stream_options
         asked = options is not None and bool(options.include_usage)
@@ -178,7 +224,9 @@ class SimulatedEngine:
         return f"{prefix}-sim-{self._served}"
 
 
-_ROUTES = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+_FORMS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
+_NAMED_EVENTS = frozenset({"/v1/responses", "/v1/messages"})
+_STREAMED = _NAMED_EVENTS | {"/v1/chat/completions", "/v1/completions"}
 
 
 def _embeddings(request: Request) -> dict[str, Any]:
@@ -222,11 +270,14 @@ async def _refuse(send: _Send, status: int, message: str) -> None:
 
 
 async def _answer(send: _Send, status: int, content: dict[str, Any]) -> None:
-    encoded = msgspec.json.encode(content)
+    await _send_whole(send, status, b"application/json", msgspec.json.encode(content))
+
+
+async def _send_whole(send: _Send, status: int, content_type: bytes, content: bytes) -> None:
     headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(encoded)),
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(content)),
         HEADER,
     ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": encoded})
+    await send({"type": "http.response.body", "body": content})

@@ -43,6 +43,12 @@ class Request(msgspec.Struct):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
+    system: str | list[Any] | None = None
+    instructions: str | None = None
+    query: str | None = None
+    documents: list[Any] | None = None
+    top_n: int | None = None
     n: int | None = None
     dimensions: int | None = None
     encoding_format: str | None = None
@@ -50,7 +56,8 @@ class Request(msgspec.Struct):
     @property
     def answer_tokens(self) -> int:
         """Tokens of one choice."""
-        asked = self.max_completion_tokens or self.max_tokens or DEFAULT_TOKENS
+        asked = self.max_completion_tokens or self.max_tokens or self.max_output_tokens
+        asked = asked or DEFAULT_TOKENS
         return max(1, min(asked, MAX_TOKENS))
 
     @property
@@ -84,7 +91,8 @@ def words_of(content: object) -> int:
     if isinstance(content, str):
         return len(content.split())
     if isinstance(content, dict):
-        return words_of(cast("dict[str, object]", content).get("text"))
+        members = cast("dict[str, object]", content)
+        return words_of(members.get("text", members.get("content")))
     if isinstance(content, list):
         return sum(words_of(part) for part in cast("list[object]", content))
     return 1 if isinstance(content, int) else 0
@@ -92,13 +100,17 @@ def words_of(content: object) -> int:
 
 def prompt_tokens(request: Request) -> int:
     """Tokens of the whole prompt, cached ones included."""
+    apart = words_of(request.system) + words_of(request.instructions)
     if request.messages is not None:
-        return sum(words_of(message.get("content")) for message in request.messages)
-    return words_of(request.prompt if request.prompt is not None else request.input)
+        return apart + sum(words_of(message.get("content")) for message in request.messages)
+    return apart + words_of(request.prompt if request.prompt is not None else request.input)
 
 
 def system_prompt(request: Request) -> str:
     """The text of the first system message, if it is text."""
+    for apart in (request.system, request.instructions):
+        if isinstance(apart, str):
+            return apart
     for message in request.messages or ():
         if message.get("role") == "system" and isinstance(message.get("content"), str):
             return message["content"]

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODELS = {"sim-small": "text", "sim-large": "text", "sim-embed": "embedding"}
+MODELS = {
+    "sim-small": "text",
+    "sim-large": "text",
+    "sim-embed": "embedding",
+    "sim-rank": "rerank",
+    "sim-hear": "audio",
+    "sim-speak": "speech",
+    "sim-paint": "image",
+}
 
 
 def write_backends(path: Path, port: int) -> None:

@@ -11,7 +11,7 @@ import uvicorn
 from api.proxy.app import create_app
 from api.proxy.server import serving
 from api.simulated.app import SimulatedEngine
-from billing.admission.backend import Backend, ServedModel
+from billing.admission.backend import Backend, ModelKind, ServedModel
 from billing.admission.snapshot import Snapshot
 from billing.admission.terms import TenantTerms
 from billing.journal.records import Counts
@@ -53,9 +53,12 @@ async def journal() -> MemoryJournal:
 async def client(simulated, journal) -> AsyncIterator[openai.AsyncOpenAI]:
     backend = Backend(name="sim", base_url=simulated, engine="simulated")
     models = {
-        name: ServedModel(id=number, name=name, backends=(backend,), classes=classes)
-        for number, (name, classes) in enumerate(
-            {"sim-small": CHAT, "sim-embed": frozenset({TokenClass.INPUT})}.items()
+        name: ServedModel(id=number, name=name, backends=(backend,), classes=classes, kind=kind)
+        for number, (name, classes, kind) in enumerate(
+            [
+                ("sim-small", CHAT, ModelKind.TEXT),
+                ("sim-embed", frozenset({TokenClass.INPUT}), ModelKind.EMBEDDING),
+            ]
         )
     }
     terms = TenantTerms(tenant_id=TENANT, price_version_id=1, priced=dict.fromkeys(models, CHAT))
