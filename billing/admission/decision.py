@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from billing.admission.backend import ModelKind, ServedModel
 from billing.admission.route import Route
 from billing.admission.snapshot import KeyGrant, Snapshot
-from billing.admission.terms import TenantTerms
+from billing.admission.terms import TenantTerms, Unpriced
 from billing.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, UnpricedModel
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
@@ -120,14 +120,14 @@ def priced_terms(
 ) -> TenantTerms:
     """The tenant's terms, if they price every class that the model can yield on the route.
 
+    Terms that let unpriced requests run for free do for every model.
+
     Raises:
         UnpricedModel: there is no contract in force, or it lacks a price.
     """
     terms = snapshot.terms.get(grant.tenant_id)
-    if (
-        terms is None
-        or not (model.classes & route.classes) <= terms.priced.get(model.name, _NO_CLASSES)
-        or not (model.units & route.units) <= terms.priced_units.get(model.name, _NO_UNITS)
+    if terms is None or not (
+        terms.policy.unpriced is Unpriced.FREE or _prices(terms, model, route)
     ):
         raise UnpricedModel(
             "Your contract has no price for this model.",
@@ -135,6 +135,13 @@ def priced_terms(
             remedy="Ask the operator to add the model to your price plan.",
         )
     return terms
+
+
+def _prices(terms: TenantTerms, model: ServedModel, route: Route) -> bool:
+    classes, units = model.classes & route.classes, model.units & route.units
+    return classes <= terms.priced.get(model.name, _NO_CLASSES) and units <= terms.priced_units.get(
+        model.name, _NO_UNITS
+    )
 
 
 def models_for(snapshot: Snapshot, grant: KeyGrant) -> tuple[ServedModel, ...]:
