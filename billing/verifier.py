@@ -18,12 +18,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from typing import Any
 
 FORMAT = "steelyard-bundle v1"
 METER_PAIRS = 19
 """Place of the (meter, quantity) pairs in a record of version `usage v1`."""
+_SUMS = Context(prec=200, traps=[Inexact])
+"""Adds quantities as they are: the usual 28 digits would round a total of 10^18 with decimals."""
 
 _P = 2**255 - 19
 _L = 2**252 + 27742317777372353535851937790883648493
@@ -176,18 +178,17 @@ def _leaf(entry: dict[str, Any], opening: dict[str, Any], place: int, result: Ve
         result.problems.append(f"leaf {place}: the record is not one of this tenant's usage")
     elif opening["start_us"] <= record[4] < opening["end_us"]:
         for meter, quantity in record[METER_PAIRS]:
-            result.totals[meter] = result.totals.get(meter, Decimal(0)) + Decimal(quantity)
+            result.totals[meter] = _SUMS.add(result.totals.get(meter, 0), Decimal(quantity))
     return _hash(b"\x00" + entry["record"].encode())
 
 
 def _verify_totals(bundle: Document, result: Verified) -> list[str]:
-    texts = bundle.closing["totals"].items()
+    texts, summed = bundle.closing["totals"].items(), result.totals
     stated = {meter: Decimal(text) for meter, text in texts if Decimal(text)}
-    summed = result.totals
     return [
-        f"meter {meter}: {stated.get(meter, 0)} is stated, {summed.get(meter, 0)} was sealed"
-        for meter in sorted(stated.keys() | summed.keys())
-        if stated.get(meter) != summed.get(meter)
+        f"meter {each}: {stated.get(each) or 0:f} is stated, {summed.get(each) or 0:f} was sealed"
+        for each in sorted(stated.keys() | summed.keys())
+        if stated.get(each) != summed.get(each)
     ]
 
 
@@ -388,7 +389,7 @@ def main() -> int:
     if not result.problems:
         print(f"All {result.entries} sealed events hold. Usage of the month:")
         for meter, quantity in sorted(result.totals.items()):
-            print(f"  {meter}  {quantity}")
+            print(f"  {meter}  {quantity:f}")
         if options.kept is None and options.public_key is None:
             print("Not checked: that the key is your operator's, and that nothing is missing since")
             print("an earlier head. Keep this file, and pass it as --kept the next time.")

@@ -47,7 +47,7 @@ def line_balance(earned: Mapping[date, Decimal], applied: Mapping[date, Decimal]
         day: EXACT.subtract(earned.get(day, _ZERO), applied.get(day, _ZERO))
         for day in earned.keys() | applied.keys()
     }
-    lacking = _total(-amount for amount in net.values() if amount < 0)
+    lacking = _total(amount.copy_negate() for amount in net.values() if amount < 0)
     owed = _total(amount for amount in net.values() if amount > 0)
     due = latest({day: amount for day, amount in net.items() if amount > 0}, lacking, take=False)
     return Balance(due=due, overpaid=max(_ZERO, EXACT.subtract(lacking, owed)))

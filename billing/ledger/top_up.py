@@ -85,8 +85,11 @@ def consider(
         available: what a hold could take.
         recent: top-ups of the longer of window and cool-down, and all that are only requested.
     """
-    coming = sum((each.amount for each in recent if each.state is TopUpState.REQUESTED), Decimal(0))
-    if EXACT.add(available, coming) >= policy.threshold:
+    coming = available
+    for each in recent:
+        if each.state is TopUpState.REQUESTED:
+            coming = EXACT.add(coming, each.amount)
+    if coming >= policy.threshold:
         return TopUpAnswer.ENOUGH
     cool_from = now - timedelta(milliseconds=policy.cool_down_ms)
     for each in recent:

@@ -32,7 +32,9 @@ def world(database: Database, now: datetime) -> World:
     return make_world(database, now)
 
 
-def event(world: World, tenant: Tenant, foreign_id: str = "e-1", quantity: int = 900_000) -> UUID:
+def event(
+    world: World, tenant: Tenant, foreign_id: str = "e-1", quantity: int | Decimal = 900_000
+) -> UUID:
     (verdict,) = world.report(
         tenant,
         usage_report(
@@ -90,6 +92,17 @@ def test_R4_the_next_invoice_bills_what_a_void_and_an_amendment_changed(world: W
     billed = dict(lines(world, acme, DECEMBER_END))
     (correction,) = [amount for key, amount in billed.items() if "@2026-11-01" in key]
     assert correction == -70
+
+
+def test_a_void_takes_back_every_digit(world: World) -> None:
+    acme = world.tenant("acme")
+    quantity = Decimal("123456789012345678.123456789012345678")
+    event(world, acme, foreign_id="e-0", quantity=Decimal(1))
+    correct(world, order(event(world, acme, quantity=quantity)))
+    with world.database.transaction(Role.OPERATOR) as connection:
+        usage = usage_of(connection, tenant=acme, period=NOVEMBER)
+        assert [each.quantity for each in usage if each.meter == "tokens.output"] == [Decimal(1)]
+        assert rollup_differences(connection) == []
 
 
 def test_an_event_is_corrected_once(world: World) -> None:

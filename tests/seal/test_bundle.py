@@ -7,25 +7,29 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import psycopg
 import pytest
 
 import billing.verifier
-from billing.archive.places import ArchiveUnavailable
+from billing.archive.places import ArchiveUnavailable, Bucket, archive_place
 from billing.errors import InvalidInput, NotFound
 from billing.operations.metering.encode_page import append_records
 from billing.operations.retention import archive_month as archiving
 from billing.operations.retention.archive_month import archive_month, drop_month
 from billing.operations.seal import bundle as bundling
 from billing.operations.seal.bundle import bundle_lines, make_bundle, open_bundle
+from billing.operations.seal.fold import seal_all
+from billing.signing.ed25519 import SealKey
 from billing.store.database import Role
 from billing.store.embedded.address import ServerAddress
 from billing.tenancy.tenant import Tenant
-from billing.verifier import BundleFile, verify_document
+from billing.verifier import BundleFile, Document, verify_document
 from tests.operations.crash_points import attribution_of, usage_record
 from tests.retention.conftest import LATER, MONTH, Closed, closed, seal
+from tests.world import World
 
 __all__ = ["closed"]
 
@@ -158,3 +162,19 @@ def test_a_long_month_takes_no_more_memory_than_a_short_one(
         closed.world.database.transaction(Role.OPERATOR, snapshot=True) as connection,
     ):
         make_bundle(connection, closed.place, closed.acme, period)
+
+
+def test_L7_a_total_of_more_digits_than_a_decimal_usually_keeps_holds(
+    world: World, key: SealKey, tmp_path: Path
+) -> None:
+    acme = world.tenant("acme")
+    for quantity in (Decimal(10**18), Decimal("0.000000000000000001"), Decimal(3)):
+        world.use(acme, {"tokens.input": quantity})
+    seal_all(world.database, key, now=world.now)
+    with world.database.transaction(Role.OPERATOR, snapshot=True) as connection:
+        document = make_bundle(
+            connection, archive_place(str(tmp_path), Bucket()), acme, acme.billing_period(world.now)
+        )
+    verified = verify_document(Document(json.loads(json.dumps(document, default=str))))
+    assert verified.problems == []
+    assert f"{verified.totals['tokens.input']:f}" == "1000000000000000003.000000000000000001"

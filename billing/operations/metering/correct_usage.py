@@ -69,12 +69,9 @@ def correct_usage(
     if repeated is not None:
         return Corrected(correction=repeated, repeated=True)
     _require_correctable(connection, original)
-    taken_back = _event(
-        original,
-        tuple(-quantity for quantity in original.quantities),
-        identity=correction,
-        now=now,
-    )
+    # Not by `-each`, which rounds to 28 digits.
+    negated = tuple(each.copy_negate() for each in original.quantities)
+    taken_back = _event(original, negated, identity=correction, now=now)
     instead: list[EventRow] = []
     if correction.kind is CorrectionKind.AMEND:
         instead.append(_event(original, replacing(correction, original.codes), now=now))
