@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from api.proxy.holds import Holds
 from billing.admission.backend import ModelKind
 from billing.admission.route import (
     ROUTES,
@@ -22,6 +23,7 @@ from billing.admission.route import (
 from tests.api.proxy.conftest import BLIND_KEY, KEY
 from tests.api.proxy.endpoints.asks import ASKS, MODEL, Ask
 from tests.api.proxy.endpoints.conftest import UNPRICED
+from tests.api.proxy.limits.conftest import BookedHolds, limit_of
 
 METERED = [(spec.route, spec) for spec in ROUTES if spec.route is not None]
 BY_NAME = pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.name)
@@ -202,5 +204,19 @@ async def test_unlisted_paths_and_methods_reach_no_backend(desk):
         )
         answer = await client.rest()
         assert answer.split(b" ", 2)[1] in {b"404", b"400"}, line
+    assert desk.engine.seen == []
+    assert desk.journal.records == []
+
+
+@BY_NAME
+async def test_no_route_reaches_a_backend_past_a_limit(desk, ask: Ask):
+    port, limit = BookedHolds(), limit_of(0)
+    port.lease(limit)
+    desk.app._inference._holds = Holds(port, desk.app._clock)
+    snapshot = desk.control.snapshot
+    limited = replace(snapshot.terms[7], limits=(limit,))
+    desk.control.snapshot = replace(snapshot, terms={7: limited})
+    answer = await desk.ask(ask)
+    assert answer.status_code == 429, answer.text
     assert desk.engine.seen == []
     assert desk.journal.records == []
