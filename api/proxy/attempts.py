@@ -26,10 +26,12 @@ from api.proxy.upstream import now_us
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend, ServedModel
 from billing.engines.capabilities import Capabilities, engine_named
+from billing.engines.engine_request import without_injection
 from billing.errors import InvalidInput, UpstreamError, UpstreamTimeout
 from billing.journal.records import UNREACHED, Attempted
 
 OVERLOADED = 429
+REFUSED = frozenset({400, 422})
 GATEWAY_FAILED = frozenset({502, 503, 504})
 
 ContentFor = Callable[[Backend, ServedModel], bytes]
@@ -76,6 +78,7 @@ class Attempts:
         self._deadline_us = 0
         self._worked: tuple[Attempted, ServedModel, Backend] | None = None
         self._content = b""
+        self._plain = False  # without what only the meter asks for
         self._at_us = 0
         self._began_us = 0
 
@@ -111,6 +114,8 @@ class Attempts:
                 if not self._retried(reason, another_model=silent):
                     self._give_up(reason)
                     raise
+                continue
+            if self._asks_again(connection):
                 continue
             reason = self._refusal(connection)
             if reason is None:
@@ -149,6 +154,28 @@ class Attempts:
             upstream.release(backend, connection)
             raise
         return connection
+
+    def _asks_again(self, connection: UpstreamConnection) -> bool:
+        """Whether the same backend is asked again, without what only the meter asked for.
+
+        Some servers refuse the whole request because of it. A backend that answers without it
+        is never asked with it again by this process.
+        """
+        exchange = self._exchange
+        name = exchange.backend.name
+        if connection.status not in REFUSED:
+            if self._plain and 200 <= connection.status < 300:
+                exchange.plant.refuse_injection.add(name)
+            return False
+        plain = None
+        if exchange.engine.stream_options_rejected and not self._plain:
+            plain = without_injection(self._content, exchange.request, exchange.engine)
+        if plain is None:
+            return False
+        self._content, self._plain = plain, True
+        exchange.plant.upstream.release(exchange.backend, connection)
+        exchange.attach(None)
+        return True
 
     def _refusal(self, connection: UpstreamConnection) -> str | None:
         """Why another backend should answer instead, or None."""
@@ -253,7 +280,11 @@ class Attempts:
 
     def _place(self, placement: _Placement) -> None:
         self._left -= 1
-        self._content = placement.content
+        self._content, self._plain = placement.content, False
+        if placement.backend.name in self._exchange.plant.refuse_injection:
+            request = self._exchange.request
+            plain = without_injection(placement.content, request, placement.engine)
+            self._content, self._plain = plain or placement.content, True
         if not self._deadline_us:
             allowed_ms = placement.backend.first_byte_ms or self._first_byte_ms
             self._deadline_us = now_us() + 1000 * allowed_ms

@@ -72,7 +72,11 @@ class Client(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plant:
-    """What every exchange of a process works with."""
+    """What every exchange of a process works with.
+
+    Attributes:
+        refuse_injection: names of backends that do not take what the meter asks of a stream.
+    """
 
     journal: JournalPort
     upstream: Upstream
@@ -80,6 +84,7 @@ class Plant:
     tally: Tally
     clock: Clock
     ratios: Ratios = field(default_factory=Ratios)
+    refuse_injection: set[str] = field(default_factory=set[str])
 
     def write_soon(self, record: Record) -> None:
         """Journal a record that nobody waits for. A refusal is counted, never raised: the

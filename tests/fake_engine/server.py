@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,11 +41,13 @@ class FakeEngine:
     """A server; `behaviour` holds for every request from now on.
 
     Attributes:
+        decide: gives the behaviour for a request in place of `behaviour`.
         asked: paths of GETs, which are answered with 200 while it is `healthy`, else 503.
     """
 
     def __init__(self) -> None:
         self.behaviour = Behaviour()
+        self.decide: Callable[[Served], Behaviour] | None = None
         self.served: list[Served] = []
         self.asked: list[str] = []
         self.healthy = True
@@ -104,7 +106,7 @@ class FakeEngine:
         self, served: Served, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Answer one request; whether the connection can be used again."""
-        behaviour = self.behaviour
+        behaviour = self.behaviour if self.decide is None else self.decide(served)
         watcher = asyncio.create_task(_watch(reader, served))
         self._tasks.add(watcher)
         try:
