@@ -10,10 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 
 from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
 from api.proxy.anthropic_errors import rendered_as
 from api.proxy.attempts import Attempts
+from api.proxy.backend_body import body_for
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
@@ -36,12 +38,11 @@ from api.proxy.telemetry.run_ids import run_ids
 from api.proxy.unbilled import relay_unbilled
 from api.proxy.upstream import Upstream, now_us
 from api.proxy.whole import relay_refusal, relay_whole
-from billing.admission.backend import Backend, ServedModel
+from billing.admission.backend import ServedModel
 from billing.admission.decision import admit
 from billing.admission.fallback import fallbacks_for
 from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
-from billing.engines.engine_request import tenant_cache_salt, upstream_body
 from billing.errors import SteelyardError, UpstreamError
 
 log = logging.getLogger("steelyard.proxy")
@@ -198,29 +199,16 @@ class Inference:
         return await self._holds.hold(exchange.admission, exchange.request)
 
     def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
-        request = exchange.request
-        cover = None if exchange.holding is None else exchange.holding.cover
-        tenant_id = exchange.admission.grant.tenant_id
-
-        def content_for(backend: Backend, model: ServedModel) -> bytes:
-            return upstream_body(
-                request,
-                engine_named(backend.engine),
-                upstream_model=backend.model or model.name,
-                cache_salt=tenant_cache_salt(tenant_id) if backend.cache_salt else None,
-                media_hosts=backend.media_hosts,
-                cover=cover,
-            )
-
-        headers = forwarded_headers(client.headers, request.route)
+        route = exchange.request.route
+        headers = forwarded_headers(client.headers, route)
         headers.append((b"x-request-id", exchange.shown_id))
         fallbacks: tuple[ServedModel, ...] = ()
         if exchange.admission.model.fallbacks:
             snapshot = self._control.snapshot
-            fallbacks = fallbacks_for(snapshot, exchange.admission, request.route)
+            fallbacks = fallbacks_for(snapshot, exchange.admission, route)
         return Attempts(
             exchange,
-            content_for,
+            partial(body_for, exchange),
             headers=headers,
             fallbacks=fallbacks,
             first_byte_ms=self._limits.first_byte_ms,
