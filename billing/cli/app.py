@@ -40,7 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "outcome": "Outcomes: report, confirm, list.",
     "ledger": "Seal both ledgers, verify them, make bundles for tenants.",
     "verify-bundle": "Verify a month of sealed usage from a file, without a database.",
-    "books": "Balances, statements and the trial balance; close periods, reverse.",
+    "books": "Balances, statements, exchanges of currency; close periods, reverse.",
     "margin": "What serving cost and what it earned.",
     "export": "Invoices and the journal for finance.",
     "version": "Print the version.",

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import typer
 
+from billing.cli.books_exchange import EntityOption, exchange
 from billing.cli.connect import as_operator
 from billing.cli.documents import Json, period_document
 from billing.cli.output import (
@@ -44,11 +45,11 @@ from billing.period import parse_month, zone
 from billing.store.books import Balance, ClosedPeriod
 
 app = typer.Typer()
+app.command(
+    epilog="Example: steelyard books exchange --sold 100.00 USD --bought 92.10 EUR --rate 0.921 "
+    "--at 2026-11-20 --key fx-20"
+)(exchange)
 
-EntityOption = Annotated[
-    str | None,
-    typer.Option("--entity", help="Legal entity; may be left out where there is only one."),
-]
 TenantOption = Annotated[str | None, typer.Option(help="Only this tenant's accounts.")]
 BeforeOption = Annotated[
     str | None,

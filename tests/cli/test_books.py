@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import uuid4
@@ -62,3 +63,40 @@ def test_the_books_are_read_closed_and_corrected(database: Database, steelyard: 
     assert [line["reference"] for line in statement["lines"]] == ["INV-1"]
     shown = steelyard("books", "statement", "accounts_receivable", *month)
     assert "closing" in shown.out
+
+
+def test_an_exchange_is_posted_once_and_each_currency_sums_to_zero(
+    database: Database, steelyard: Run
+) -> None:
+    at = datetime(2026, 10, 15, tzinfo=UTC)
+    make_world(database, at)
+    words = ("books", "exchange", "--sold", "100.00", "USD", "--bought", "92.10", "EUR")
+    words += ("--rate", "0.921", "--at", "2026-10-15", "--json")
+    first = steelyard(*words, "--key", "fx-1")
+    assert first.document == {
+        "posted": True,
+        "effective_at": "2026-10-15T00:00:00Z",
+        "rate": "0.921",
+    }
+    assert steelyard(*words, "--key", "fx-1").document["posted"] is False
+    rows = steelyard("books", "balances", "--json").document["balances"]
+    held = {(row["account"], row["currency"]): Decimal(row["balance"]) for row in rows}
+    assert held == {
+        ("bank", "USD"): Decimal(-100),
+        ("fx_position", "USD"): Decimal(100),
+        ("bank", "EUR"): Decimal("92.10"),
+        ("fx_position", "EUR"): Decimal("-92.10"),
+    }
+    wrong = [
+        ({"--rate": "0.9"}, "rate"),
+        ({"--account": "revenue"}, "account"),
+        ({"--at": "2036-01-01"}, "at"),
+        ({"--key": "fx 2"}, "key"),
+        ({"--key": "fx-1", "--rate": "0.9211"}, None),
+    ]
+    for changed, field in wrong:
+        options = {"--rate": "0.921", "--at": "2026-10-15", "--key": "fx-2", **changed}
+        refused = steelyard(*words[:8], *itertools.chain(*options.items()), "--json")
+        assert refused.status != 0
+        assert field is None or refused.error["field"] == field
+    assert steelyard("books", "balances", "--json").document["balances"] == rows
