@@ -31,7 +31,7 @@ from billing.cli.when import (
 )
 from billing.errors import InvalidInput
 from billing.ledger.account import AccountCode
-from billing.ledger.credit_grant import CreditScope, GrantKind, TaxedAt
+from billing.ledger.credit_grant import CreditScope, GrantKind, Rollover, TaxedAt
 from billing.money import LEDGER_DECIMALS, exact_decimal
 from billing.operations.credits.apply_credits import apply_credits
 from billing.operations.credits.grant_credit import (
@@ -71,7 +71,15 @@ def grant(
     priority: Annotated[int, typer.Option(help="Lower is used first.")] = 100,
     meter: Annotated[list[str] | None, typer.Option(help="Only for this meter.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="Only for this model.")] = None,
+    plan: Annotated[list[str] | None, typer.Option(help="Only for this plan.")] = None,
     monthly: Annotated[bool, typer.Option(help="Again in every billing period.")] = False,
+    rollover: Annotated[
+        str | None, typer.Option(help="Share of what is left that goes on once, such as 0.5.")
+    ] = None,
+    rollover_max: Annotated[
+        str | None, typer.Option(help="At most this amount goes on; without a share, of all.")
+    ] = None,
+    commitment: Annotated[bool, typer.Option(help="Its use counts toward commitments.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Grant credit to a tenant."""
@@ -90,7 +98,10 @@ def grant(
             scope=CreditScope(
                 meters=frozenset(meter) if meter else None,
                 models=frozenset(model) if model else None,
+                plans=frozenset(plan) if plan else None,
             ),
+            rollover=_rollover(rollover, rollover_max),
+            counts_toward_commitment=commitment,
             recurs=monthly,
             source=source,
         )
@@ -255,6 +266,17 @@ def grant_document(row: GrantRow) -> dict[str, object]:
         "expires_at": grant.expires_at,
         "source": grant.source,
     }
+
+
+def _rollover(share: str | None, most: str | None) -> Rollover | None:
+    if share is None and most is None:
+        return None
+    return Rollover(
+        fraction=Decimal(1) if share is None else exact_decimal(share, field="rollover"),
+        maximum=None
+        if most is None
+        else exact_decimal(most, field="rollover_max", decimals_max=LEDGER_DECIMALS),
+    )
 
 
 def _show_grant(row: GrantRow, *, as_json: bool) -> None:

@@ -16,7 +16,10 @@ from billing.planfiles.meter_file import dump_meter
 app = typer.Typer()
 
 
-@app.command(epilog="Example: steelyard meter define meters/*.yaml")
+@app.command(
+    epilog="Example: steelyard meter define meters/*.yaml (to start from: "
+    "billing/planfiles/examples/meters/context-tokens.yaml, active-users.yaml, long-batches.yaml)"
+)
 def define(
     *,
     paths: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML meter files.")],

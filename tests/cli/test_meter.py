@@ -5,6 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from billing.operations.metering.compiled_meters import load_meters
+from billing.planfiles.plan_file import EXAMPLES
+from billing.store.database import Database, Role
+
 METER = """
 code: gpu.hours
 unit: GPU hours
@@ -85,3 +89,22 @@ def test_usage_is_split_by_a_dimension_and_says_what_was_read(steelyard, tmp_pat
     assert steelyard(*asked, "--meter", "scans", "--json").document == shown
     refused = steelyard("usage", "show", "--tenant", "acme", "--by", "weather", "--json")
     assert refused.error["field"] == "by"
+
+
+def test_the_examples_can_be_defined_and_read_events(steelyard, database: Database):
+    paths = sorted(map(str, EXAMPLES.joinpath("meters").glob("*.yaml")))
+    stored = steelyard("meter", "define", *paths, "--json").document["meters"]
+    assert [each["code"] for each in stored] == [
+        "active.users", "context.tokens", "batch.minutes",
+    ]  # fmt: skip
+    later = datetime(2200, 1, 1, tzinfo=UTC)
+    request = {"tokens": 7, "region": "eu", "context_length": 8000, "user_id": "u-1"}
+    with database.transaction(Role.OPERATOR) as connection:
+        meters = load_meters(connection)
+    users, tokens = meters.match("llm.request", request, later)
+    assert users.code == "active.users"
+    assert (tokens.quantity, tokens.dimensions) == (7, (("context", "8000..32000"),))
+    (batch,) = meters.match("batch.finished", {"minutes": 61, "state": "done"}, later)
+    assert batch.quantity == 61
+    assert meters.match("batch.finished", {"minutes": 61, "state": "failed"}, later) == ()
+    assert meters.match("batch.finished", {"minutes": 60, "state": "done"}, later) == ()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 
+from billing.ledger.credit_grant import Rollover
+from billing.operations.credits.read_credits import read_credit
 from billing.operations.credits.top_ups import consider_top_up
 from billing.store.database import Database, Role
 from tests.cli.conftest import run_command, steelyard
@@ -33,6 +36,32 @@ def test_credit_from_nothing_to_voided(database: Database, now: datetime, steely
     assert "voided" in steelyard("credit", "statement", "acme", "--currency", "USD").out
     refused = steelyard("credit", "void", "nonsense", "--json")
     assert refused.error["field"] == "grant"
+
+
+def test_terms_of_a_grant_can_be_given_at_the_command_line(
+    database: Database, now: datetime, steelyard
+) -> None:
+    acme = make_world(database, now).tenant("acme")
+    give = ("credit", "grant", "acme", "5.00", "--currency", "USD", "--source", "hello", "--json")
+    end = ("--expires", "2027-01-01")
+    more = ("--commitment", "--plan", "standard", "--plan", "trial")
+    steelyard(*give, "--key", "all", *end, *more, "--rollover", "0.5", "--rollover-max", "2.00")
+    steelyard(*give, "--key", "most", *end, "--rollover-max", "2.00")
+    steelyard(*give, "--key", "plain")
+    with database.transaction(Role.OPERATOR) as connection:
+        view = read_credit(connection, tenant=acme, now=now)
+    found = {row.grant.idempotency_key: row.grant for row in view.grants}
+    assert found["all"].rollover == Rollover(fraction=Decimal("0.5"), maximum=Decimal(2))
+    assert found["all"].scope.plans == {"standard", "trial"}
+    assert found["all"].counts_toward_commitment
+    assert found["most"].rollover == Rollover(maximum=Decimal(2))
+    assert found["plain"].rollover is None
+    assert found["plain"].scope.plans is None
+    assert not found["plain"].counts_toward_commitment
+    refused = steelyard(*give, "--key", "never-ends", "--rollover", "1")
+    assert refused.status == 1
+    refused = steelyard(*give, "--key", "too-much", *end, "--rollover", "1.5")
+    assert refused.error["field"] == "rollover.fraction"
 
 
 def test_a_top_up_from_its_policy_to_its_end(database: Database, now: datetime, steelyard) -> None:
