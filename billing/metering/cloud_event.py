@@ -2,7 +2,7 @@
 
 Decides which members of a CloudEvent a report is made of. Meters that read its type say how much;
 of a type that is itself the code of a meter, `data.quantity` does. `data` names model, project and
-kind, where there are any. Other attributes and members are tolerated and never kept (P1).
+kind, where there are any. Other attributes and members are tolerated and never counted.
 """
 
 from __future__ import annotations
@@ -82,6 +82,9 @@ def _report(
         kind=require_kind(_text(event.data, "kind") or "billed", field="data.kind"),
         body=body,
         properties=tuple(sorted(properties.items())),
+        # An event that says its quantity itself needs no reading again.
+        event_type=None if body is None else event.type,
+        data=None if body is None else event.data,
     )
 
 

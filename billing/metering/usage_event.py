@@ -7,7 +7,9 @@ verdicts a report can get. Where an event is stored and how it is rated is decid
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as member
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum, StrEnum
@@ -89,6 +91,8 @@ class UsageReport:
         further: (meter, quantity) of other meters that count the same event.
         body: what `body_hash` answers, where the report was read from an event of another form.
         properties: (path, text) of what the event carries for dimensions of its meters, by path.
+        event_type: of the event that meters read, where there is one.
+        data: what they read in it; kept only while the event waits (`waiting_event.py`).
 
     Raises:
         InvalidInput: text, quantity or time that no ledger can keep.
@@ -106,6 +110,9 @@ class UsageReport:
     further: tuple[tuple[str, Decimal], ...] = ()
     body: bytes | None = None
     properties: tuple[tuple[str, str], ...] = ()
+    event_type: str | None = None
+    # Never shown: it has not been looked at (P1).
+    data: Mapping[str, object] | None = member(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for field, text in (

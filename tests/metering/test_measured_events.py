@@ -12,13 +12,14 @@ from billing.metering.cloud_event import CloudEvent
 from billing.metering.usage_event import Verdict, VerdictKind
 from billing.operations.metering.define_meter import define_meter
 from billing.operations.metering.ingest_usage import report_usage
-from billing.operations.metering.parking import release_parked
+from billing.operations.metering.parking import release_parked, release_ready
 from billing.operations.metering.read_usage import parked_usage, requests_of, usage_of
 from billing.operations.metering.unrated_usage import unrated_usage
 from billing.operations.rating.accrue_usage import accrue_usage
 from billing.operations.rating.rate_period import rate_period
 from billing.period import Period
-from billing.store.database import Database, Role
+from billing.store.database import Database, Role, query
+from billing.store.usage.parked import ParkedRow
 from billing.store.usage.read import usage_of_all
 from billing.store.usage.verify import rollup_differences
 from billing.tenancy.tenant import Tenant
@@ -34,6 +35,9 @@ currency: USD
 charges:
   - {type: per_unit, key: seats, description: Seats, meter: seats, price: "1"}
 """
+
+
+BY_REGION = "dimensions:\n  - {name: region, path: data.region}\n"
 
 
 @pytest.fixture
@@ -60,6 +64,24 @@ def sent(
     with world.database.transaction(Role.OPERATOR) as connection:
         (verdict,) = report_usage(connection, [("acme", event)], now=world.now)
     return verdict
+
+
+def ready(world: World, *, now: datetime | None = None) -> dict[VerdictKind, int]:
+    with world.database.transaction(Role.OPERATOR) as connection:
+        return release_ready(connection, now=now or world.now)
+
+
+def waiting(world: World, tenant: Tenant) -> list[ParkedRow]:
+    with world.database.transaction(Role.OPERATOR) as connection:
+        return parked_usage(connection, tenant_id=tenant.id)
+
+
+def by_region(world: World, tenant: Tenant) -> dict[str | None, Decimal]:
+    with world.database.transaction(Role.OPERATOR) as connection:
+        rows = usage_of(
+            connection, tenant=tenant, period=MONTH, group="none", by=("dimension:region",)
+        )
+    return {row.value: row.quantity for row in rows}
 
 
 def shown(world: World, tenant: Tenant) -> dict[str, Decimal]:
@@ -104,20 +126,67 @@ def test_an_event_that_no_meter_selects_is_rejected_by_name(world: World) -> Non
     assert shown(world, acme) == {"run": 5}
 
 
-def test_an_event_of_an_unknown_type_waits_until_it_is_sent_again(world: World) -> None:
+def test_an_event_of_an_unknown_type_is_counted_once_a_meter_reads_it(world: World) -> None:
     acme = world.tenant("acme")
-    assert sent(world, {"v": 4, "quantity": 9}).kind is VerdictKind.PARKED
+    data = {"v": Decimal("4.50"), "region": "eu", "quantity": 9}
+    verdict = sent(world, data)
+    assert (verdict.kind, "unknown type" in (verdict.reason or "")) == (VerdictKind.PARKED, True)
+    assert ready(world) == {}
+    define(world, meter_file("other", "sum"))
+    assert ready(world) == {}
+    define(world, meter_file("run", "sum", BY_REGION + "filter: data.quantity == 9\n"))
+    assert ready(world) == {VerdictKind.ACCEPTED: 1}
+    assert waiting(world, acme) == []
+    assert shown(world, acme) == {"run": Decimal("4.5")}
+    assert by_region(world, acme) == {"eu": Decimal("4.5")}
+    assert sent(world, data).kind is VerdictKind.DUPLICATE
+    assert sent(world, data | {"v": 5}).kind is VerdictKind.CONFLICTING
+    assert shown(world, acme) == {"run": Decimal("4.5")}
+
+
+def test_what_waited_and_is_left_out_by_every_meter_is_rejected_for_good(world: World) -> None:
+    acme = world.tenant("acme")
+    sent(world, {"v": 4}, event_id="small")
+    sent(world, {"v": "many"}, event_id="unread")
+    sent(world, {"v": 40}, event_id="large")
+    define(world, meter_file("run", "sum", "filter: data.v > 9\n"))
+    assert ready(world) == {VerdictKind.REJECTED: 2, VerdictKind.ACCEPTED: 1}
+    assert (ready(world), waiting(world, acme)) == ({}, [])
+    assert shown(world, acme) == {"run": 40}
     with world.database.transaction(Role.OPERATOR) as connection:
-        (row,) = parked_usage(connection, tenant_id=acme.id)
+        decided = query(connection, "SELECT decision, reason FROM parked_decision")
+    assert sum("left out by every meter" in row.reason for row in decided) == 1
+
+
+def test_a_type_that_its_meter_has_left_behind_goes_on_waiting(world: World) -> None:
+    acme = world.tenant("acme")
+    sent(world, {"v": 4})
+    first = meter_file("run", "sum")
+    second = first.replace("t.run", "t.walk").replace("2026-10-01", f"{MONTH_START:%Y-%m-%d}")
+    with world.database.transaction(Role.OPERATOR) as connection:
+        for text in (first, second):
+            define_meter(connection, text, now=MONTH_START - timedelta(days=9))
+    assert ready(world) == {}
+    assert len(waiting(world, acme)) == 1
+
+
+@pytest.mark.parametrize("more", [{"text": "x" * 257}, {f"k{n}": "x" * 200 for n in range(90)}])
+def test_P1_long_data_is_not_kept_and_has_to_be_sent_again(
+    world: World, more: dict[str, object]
+) -> None:
+    acme = world.tenant("acme")
+    assert sent(world, {"v": 4, **more}).kind is VerdictKind.PARKED
+    (row,) = waiting(world, acme)
+    assert (row.data, "x" * 200 in repr(row)) == (None, False)
     define(world, meter_file("run", "sum"))
+    assert ready(world) == {}
     with world.database.transaction(Role.OPERATOR) as connection:
         verdict = release_parked(connection, parked_id=row.id, actor="desk", now=world.now)
     assert (verdict.kind, "send it again" in (verdict.reason or "")) == (VerdictKind.PARKED, True)
     assert shown(world, acme) == {}
-    assert sent(world, {"v": 5, "quantity": 9}).kind is VerdictKind.CONFLICTING
-    assert sent(world, {"v": 4, "quantity": 9}).kind is VerdictKind.ACCEPTED
-    with world.database.transaction(Role.OPERATOR) as connection:
-        assert parked_usage(connection, tenant_id=acme.id) == []
+    assert sent(world, {"v": 5, **more}).kind is VerdictKind.CONFLICTING
+    assert sent(world, {"v": 4, **more}).kind is VerdictKind.ACCEPTED
+    assert waiting(world, acme) == []
     assert shown(world, acme) == {"run": 4}
 
 
@@ -130,11 +199,30 @@ def test_a_type_that_is_a_built_in_meter_says_its_quantity(world: World) -> None
     assert shown(world, acme) == {"tokens.input": 12}
 
 
-def test_a_future_event_of_several_meters_is_not_halved_by_the_parking_queue(world: World) -> None:
+def test_a_future_event_of_several_meters_and_dimensions_is_counted_in_its_time(
+    world: World,
+) -> None:
+    define(world, meter_file("run", "sum", BY_REGION))
+    define(world, meter_file("runs", "count").replace("t.runs", "t.run"))
+    acme = world.tenant("acme")
+    hour = timedelta(hours=1)
+    data = {"v": Decimal("2.5"), "region": "eu"}
+    verdict = sent(world, data, time=world.now + hour)
+    assert (verdict.kind, "future" in (verdict.reason or "")) == (VerdictKind.PARKED, True)
+    assert (ready(world), shown(world, acme)) == ({}, {})
+    assert ready(world, now=world.now + hour) == {VerdictKind.ACCEPTED: 1}
+    assert shown(world, acme) == {"run": Decimal("2.5"), "runs": 1}
+    assert by_region(world, acme) == {"eu": Decimal("2.5")}
+    assert sent(world, data, time=world.now + hour).kind is VerdictKind.DUPLICATE
+    with world.database.transaction(Role.OPERATOR) as connection:
+        assert rollup_differences(connection) == []
+
+
+def test_a_future_event_that_cannot_be_kept_whole_is_not_halved(world: World) -> None:
     define(world, meter_file("run", "sum"))
     define(world, meter_file("runs", "count").replace("t.runs", "t.run"))
     world.tenant("acme")
-    verdict = sent(world, {"v": 1}, time=world.now + timedelta(hours=1))
+    verdict = sent(world, {"v": 1, "text": "x" * 300}, time=world.now + timedelta(hours=1))
     assert (verdict.kind, "future" in (verdict.reason or "")) == (VerdictKind.REJECTED, True)
 
 

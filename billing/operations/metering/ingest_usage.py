@@ -17,6 +17,7 @@ from billing.errors import InvalidInput
 from billing.metering.cloud_event import CloudEvent
 from billing.metering.event_id import microseconds
 from billing.metering.usage_event import Cause, UsageReport, Verdict, VerdictKind
+from billing.metering.waiting_event import written_data
 from billing.operations.metering.measure_events import measure_events
 from billing.operations.metering.report_terms import Terms, parked, rejected
 from billing.operations.minting import mint_id, mint_ids
@@ -213,21 +214,7 @@ def _park(
     parking_store.park(
         connection,
         [
-            ParkedRow(
-                id=mint_id(now),
-                tenant_id=tenant.id,
-                source=report.source,
-                foreign_id=report.foreign_id,
-                body_hash=body_hash,
-                meter=report.meter,
-                model=report.model,
-                project=report.project,
-                quantity=report.quantity,
-                kind=int(report.kind),
-                occurred_at=report.occurred_at,
-                received_at=now,
-                reason=reason,
-            )
+            _parked_row(report, body_hash, reason, tenant, now=now)
             for _, report, body_hash, reason in unable
             if (report.source, report.foreign_id) not in claimed
         ],
@@ -248,6 +235,29 @@ def _park(
         else:
             verdicts[position] = _settled(kept, report, body_hash) or parked(reason)
     return verdicts
+
+
+def _parked_row(
+    report: UsageReport, body_hash: bytes, reason: str, tenant: Tenant, *, now: datetime
+) -> ParkedRow:
+    data = None if report.data is None else written_data(report.data)
+    return ParkedRow(
+        id=mint_id(now),
+        tenant_id=tenant.id,
+        source=report.source,
+        foreign_id=report.foreign_id,
+        body_hash=body_hash,
+        meter=report.meter,
+        model=report.model,
+        project=report.project,
+        quantity=report.quantity,
+        kind=int(report.kind),
+        occurred_at=report.occurred_at,
+        received_at=now,
+        reason=reason,
+        event_type=None if data is None else report.event_type,
+        data=data,
+    )
 
 
 def _decide(

@@ -3,8 +3,8 @@
 Decides: that a type which is the code of a meter without a reading says its quantity itself; that
 every other event is read by the meters that are in force for its type; that an event which none
 of them selects is rejected, naming what left it out; that an event of a type which no meter reads
-waits. Nothing leaves an event but quantities and what declared dimensions name (P1), so one that
-waits is sent again to count.
+waits. Nothing enters the ledger but quantities and what declared dimensions name (P1); one that
+waits keeps its data, if it is short, and is measured again when it is released.
 """
 
 from __future__ import annotations

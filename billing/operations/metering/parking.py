@@ -1,19 +1,22 @@
 """The parking queue: reports that nothing could count, until they are released or rejected.
 
 A release takes a report through the same ingestion as any other, with the time at which it
-occurred; what is still impossible stays parked and the verdict says why. Decisions are final.
+occurred; what is still impossible stays parked and the verdict says why. An event that kept its
+data is measured again, by the meters that are in force for it then. Decisions are final.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime
 from itertools import groupby
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.errors import Conflict, NotFound
+from billing.errors import Conflict, InvalidInput, NotFound
+from billing.metering.cloud_event import CloudEvent
 from billing.metering.usage_event import (
     FUTURE_TOLERANCE,
     EventKind,
@@ -22,7 +25,10 @@ from billing.metering.usage_event import (
     VerdictKind,
     require_text,
 )
+from billing.metering.waiting_event import read_data
 from billing.operations.metering.ingest_usage import BATCH_MAX, ingest_usage
+from billing.operations.metering.measure_events import measure_events
+from billing.operations.metering.report_terms import rejected
 from billing.store import tenancy as tenancy_store
 from billing.store.database import Role, acting_as
 from billing.store.usage import parked as store
@@ -63,18 +69,7 @@ def reject_parked(
     require_text(reason, field="reason")
     row = _undecided(connection, parked_id)
     with acting_as(connection, Role.INGEST):
-        decided = store.decide(
-            connection,
-            DecisionRow(
-                parked_id=row.id,
-                tenant_id=row.tenant_id,
-                decision="rejected",
-                event_id=None,
-                reason=reason,
-                actor=actor,
-                decided_at=now,
-            ),
-        )
+        decided = store.decide(connection, _rejection(row, reason, actor=actor, now=now))
     if not decided:
         raise _decided_before()
     return row
@@ -96,11 +91,63 @@ def release_ready(connection: sa.Connection, *, now: datetime) -> Counter[Verdic
 def _ingest(
     connection: sa.Connection, rows: list[ParkedRow], *, actor: str, now: datetime
 ) -> list[Verdict]:
-    """Ingest parked reports of one tenant again."""
+    """Ingest parked reports of one tenant again; one verdict each, in order."""
     tenant = tenancy_store.tenant_by_id(connection, rows[0].tenant_id)
-    reports = [_report(row) for row in rows]
+    found = _reports(connection, rows)
+    reports = [each for each in found if isinstance(each, UsageReport)]
     with acting_as(connection, Role.INGEST):
-        return ingest_usage(connection, reports, tenant=tenant, now=now, actor=actor)
+        verdicts = iter(ingest_usage(connection, reports, tenant=tenant, now=now, actor=actor))
+        return [
+            next(verdicts)
+            if isinstance(each, UsageReport)
+            else _refuse(connection, row, str(each), actor=actor, now=now)
+            for row, each in zip(rows, found, strict=True)
+        ]
+
+
+def _refuse(
+    connection: sa.Connection, row: ParkedRow, reason: str, *, actor: str, now: datetime
+) -> Verdict:
+    """Refuse an event for good that every meter of its type leaves out, or cannot read."""
+    store.decide(connection, _rejection(row, reason, actor=actor, now=now))
+    return rejected(reason)
+
+
+def _rejection(row: ParkedRow, reason: str, *, actor: str, now: datetime) -> DecisionRow:
+    return DecisionRow(
+        parked_id=row.id,
+        tenant_id=row.tenant_id,
+        decision="rejected",
+        event_id=None,
+        reason=reason,
+        actor=actor,
+        decided_at=now,
+    )
+
+
+def _reports(connection: sa.Connection, rows: list[ParkedRow]) -> list[UsageReport | InvalidInput]:
+    """What each row reports by the meters of now; an error where they cannot use it."""
+    measured = iter(
+        measure_events(connection, [event for row in rows if (event := _event(row)) is not None])
+    )
+    found: list[UsageReport | InvalidInput] = []
+    for row in rows:
+        each = _report(row) if row.data is None else next(measured)
+        # It is the body that was parked, whatever meters make of it.
+        found.append(replace(each, body=row.body_hash) if isinstance(each, UsageReport) else each)
+    return found
+
+
+def _event(row: ParkedRow) -> CloudEvent | None:
+    if row.event_type is None or row.data is None:
+        return None
+    return CloudEvent(
+        source=row.source,
+        id=row.foreign_id,
+        type=row.event_type,
+        time=row.occurred_at,
+        data=read_data(row.data),
+    )
 
 
 def _report(row: ParkedRow) -> UsageReport:
@@ -113,7 +160,6 @@ def _report(row: ParkedRow) -> UsageReport:
         model=row.model,
         project=row.project,
         kind=EventKind(row.kind),
-        body=row.body_hash,
     )
 
 

@@ -23,6 +23,7 @@ from billing.metering.usage_event import (
     Verdict,
     VerdictKind,
 )
+from billing.metering.waiting_event import written_data
 from billing.operations.catalog.contracts import price_version_at
 from billing.operations.metering.measure_events import WAITING
 from billing.store import catalog, retention
@@ -137,8 +138,8 @@ class Terms:
         if uncounted is not None:
             return uncounted
         if report.occurred_at > self._latest:
-            # The parking queue keeps one meter and quantity of a report.
-            if report.further or report.properties:
+            # Without its data, the parking queue keeps one meter and quantity of a report.
+            if (report.further or report.properties) and not _keeps_data(report):
                 return rejected("occurred_at: lies in the future; send it when it has come")
             return parked("occurred_at lies in the future")
         if (report.project or DEFAULT_PROJECT) not in self._projects:
@@ -148,7 +149,12 @@ class Terms:
     def _uncounted(self, report: UsageReport) -> Verdict | None:
         """Why its meters cannot count a report, or None."""
         if report.meter.startswith(WAITING):
-            return parked("unknown meter; send it again once a meter reads this type of event")
+            if _keeps_data(report):
+                return parked("unknown type; it is counted once a meter reads such events")
+            return parked(
+                "unknown type, and its data is too long to be kept; "
+                "send it again once a meter reads such events"
+            )
         for meter, quantity in report.quantities:
             versions = self._meters.get(meter)
             if versions is None:
@@ -198,6 +204,11 @@ class Terms:
                 self._connection, version_ids
             )
         return self._meter_sets[version_ids]
+
+
+def _keeps_data(report: UsageReport) -> bool:
+    """Whether a report that waits can be measured again from what the parking queue keeps."""
+    return report.data is not None and written_data(report.data) is not None
 
 
 def parked(reason: str) -> Verdict:

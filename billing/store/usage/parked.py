@@ -19,7 +19,12 @@ from billing.store.database import first, members, query, run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParkedRow:
-    """A reported event that nothing can count yet."""
+    """A reported event that nothing can count yet.
+
+    Attributes:
+        event_type: of the event that meters read, and `data`, what they read in it, as JSON; both
+            None where meter and quantity say all.
+    """
 
     id: UUID
     tenant_id: int
@@ -34,6 +39,8 @@ class ParkedRow:
     occurred_at: datetime
     received_at: datetime
     reason: str
+    event_type: str | None
+    data: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +75,8 @@ class DecisionRow:
 
 _PARKED = (
     "SELECT p.id, p.tenant_id, p.source, p.foreign_id, p.body_hash, p.meter, p.model, p.project, "
-    "p.quantity, p.kind, p.occurred_at, p.received_at, p.reason FROM parked_usage p "
+    "p.quantity, p.kind, p.occurred_at, p.received_at, p.reason, p.event_type, p.data "
+    "FROM parked_usage p "
 )
 _WAITING = "NOT EXISTS (SELECT FROM parked_decision d WHERE d.parked_id = p.id)"
 
@@ -81,10 +89,10 @@ def park(connection: sa.Connection, rows: Sequence[ParkedRow]) -> None:
         connection.execute(
             sa.text(
                 "INSERT INTO parked_usage (id, tenant_id, source, foreign_id, body_hash, meter, "
-                "model, project, quantity, kind, occurred_at, received_at, reason) VALUES (:id, "
-                ":tenant_id, :source, :foreign_id, :body_hash, :meter, :model, :project, "
-                ":quantity, :kind, :occurred_at, :received_at, :reason) "
-                "ON CONFLICT (tenant_id, source, foreign_id) DO NOTHING"
+                "model, project, quantity, kind, occurred_at, received_at, reason, event_type, "
+                "data) VALUES (:id, :tenant_id, :source, :foreign_id, :body_hash, :meter, :model, "
+                ":project, :quantity, :kind, :occurred_at, :received_at, :reason, :event_type, "
+                ":data) ON CONFLICT (tenant_id, source, foreign_id) DO NOTHING"
             ),
             [asdict(row) for row in ordered],
         )
@@ -129,12 +137,21 @@ def parked(connection: sa.Connection, *, tenant_id: int | None, limit: int) -> l
     return [ParkedRow(**members(row, body_hash=bytes(row.body_hash))) for row in rows]
 
 
+# A later version of a meter that reads another type has ended the one before it.
+_COUNTABLE = (
+    "EXISTS (SELECT FROM meter_version v WHERE v.effective_from <= p.occurred_at AND CASE "
+    "WHEN p.event_type IS NULL THEN v.code = p.meter "
+    "WHEN v.reading IS NULL THEN v.code = p.event_type "
+    "ELSE v.reading->>'event_type' = p.event_type AND NOT EXISTS (SELECT FROM meter_version w "
+    "WHERE w.code = v.code AND w.version > v.version AND w.effective_from <= p.occurred_at) END)"
+)
+
+
 def ready(connection: sa.Connection, *, until: datetime, limit: int) -> list[ParkedRow]:
-    """Waiting reports that may be countable: their meter is in force, their time has come."""
+    """Waiting reports that may be countable: a meter is in force, their time has come."""
     rows = query(
         connection,
-        f"{_PARKED} WHERE {_WAITING} AND p.occurred_at <= :until AND EXISTS (SELECT FROM "
-        "meter_version v WHERE v.code = p.meter AND v.effective_from <= p.occurred_at) "
+        f"{_PARKED} WHERE {_WAITING} AND p.occurred_at <= :until AND {_COUNTABLE} "
         "ORDER BY p.tenant_id, p.received_at, p.id LIMIT :limit",
         until=until,
         limit=limit,
