@@ -6,6 +6,7 @@ decide when they are written: that order is the relays' business.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from billing.admission.backend import Backend, ServedModel
 from billing.admission.charged import charged_tokens, charged_units
 from billing.admission.decision import Admission
 from billing.admission.route import Serving
+from billing.admission.terms import OnClientLeft
 from billing.engines.capabilities import Capabilities
 from billing.engines.prompt_floor import Ratios
 from billing.engines.read_request import InferenceRequest, RunIds
@@ -137,6 +139,7 @@ class Exchange:
     _intended: bool = False
     _recorded: bool = False
     _drawn: tuple[Draw, ...] = ()
+    _read_on: asyncio.TimerHandle | None = None
 
     @property
     def shown_id(self) -> bytes:
@@ -172,16 +175,33 @@ class Exchange:
         """Whether a backend was connected to; without that no compute was spent."""
         return self._connection is not None
 
+    @property
+    def left(self) -> bool:
+        """Whether the client has gone while its backend is read on."""
+        return self._read_on is not None
+
     def attach(self, connection: UpstreamConnection | None) -> None:
         """Learn of the connection that serves it; close it at once if nobody waits any more."""
         self._connection = connection
-        if connection is not None and self.stopped is not None:
+        if connection is not None and (self.stopped is not None or self.left):
             connection.abort()
+
+    def leave(self) -> None:
+        """The client has gone, or reads nothing: stop the backend, unless the contract has it
+        read on for a while. Nothing is begun for a client that has gone."""
+        policy = self.admission.terms.policy
+        closes = policy.on_client_left is OnClientLeft.CLOSE
+        if closes or not self.reached or not self.billed:
+            self.stop("client_left")
+        elif self.stopped is None and self._read_on is None:
+            loop = asyncio.get_running_loop()
+            self._read_on = loop.call_later(policy.drain_ms / 1000, self.stop, "client_left")
+            self.client.cut(flush=False)  # a relay that waits for it to read goes on
 
     def stop(self, cause: Cause) -> None:
         """End it: the backend sees its client leave at once and stops generating."""
         if self.stopped is None:
-            self.stopped = cause
+            self.stopped = self.cause(cause)
             if self._connection is not None:
                 self._connection.abort()
             if self.client.blocked:
@@ -200,6 +220,8 @@ class Exchange:
 
     def close(self) -> None:
         """It is over, whatever became of it: free what it held, leave no operation open."""
+        if self._read_on is not None:
+            self._read_on.cancel()
         if self.holding is not None:
             self.holding.release(self._drawn)
         if self.seat is not None:
@@ -297,8 +319,12 @@ class Exchange:
             Void(self.id, self.plant.clock(), self.attribution, reason, attempts),
         )
 
+    def cause(self, otherwise: Cause) -> Cause:
+        """Why it ended: whatever happens after the client has gone is not the reason."""
+        return "client_left" if self.left else otherwise
+
     def reason(self, failure: UpstreamError) -> Cause:
         """Why an exchange that failed was ended."""
         if self.stopped is not None:
             return self.stopped
-        return "timeout" if failure.code == "upstream_timeout" else "upstream_broke"
+        return self.cause("timeout" if failure.code == "upstream_timeout" else "upstream_broke")

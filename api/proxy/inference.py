@@ -173,7 +173,7 @@ class Inference:
     ) -> None:
         """Dispatch and relay, watching the client."""
         self._live.add(exchange)
-        client.watch(lambda: exchange.stop("client_left"))
+        client.watch(exchange.leave)
         try:
             if client.lost:
                 return

@@ -8,7 +8,9 @@ meter asked for.
 
 A stream that is cut (client left, backend broke, deadline, drain) is billed by what was
 delivered: the counts up to the last event whose bytes the kernel took. A client whose backend
-broke sees the connection close without the last chunk, as it would have without a proxy.
+broke sees the connection close without the last chunk, as it would have without a proxy. Where a
+contract has the backend read on for a client that has gone, an answer that comes to its end, or
+whose whole usage the engine has told, is billed whole.
 """
 
 from __future__ import annotations
@@ -79,12 +81,12 @@ class StreamRelay:
             await self._relay()
         except UpstreamError as failure:
             cause = self._exchange.reason(failure)
-            if not self._started:
+            if not self._started and not self._exchange.left:
                 self._exchange.void(cause)
                 raise
             await self._cut(cause)
         except JournalError:
-            if not self._started:
+            if not self._started and not self._exchange.left:
                 self._exchange.void("journal_refused")
                 raise
             # Its end cannot be made durable, so nobody may be told that it is complete.
@@ -92,7 +94,7 @@ class StreamRelay:
         except Exception:
             # A defect of ours leaves no operation open: what was delivered is billed.
             if not self._settled:
-                await self._settle_cut("upstream_broke")
+                await self._settle_cut(self._exchange.cause("upstream_broke"))
             raise
         finally:
             self._sweep.discard(self)
@@ -160,8 +162,8 @@ class StreamRelay:
         if passed:
             await self._write(passed)
         if self._reading.ending is Ending.ERROR:
-            await self._settle_cut("upstream_broke")
-        elif self._reading.holding or self._started:
+            await self._settle_cut(self._exchange.cause("upstream_broke"))
+        elif self._reading.holding or self._started or self._write_lost:
             await self._until_delivered()
             await self._settle_complete()
         else:
@@ -188,7 +190,7 @@ class StreamRelay:
             UpstreamUnavailable: it was ended meanwhile; then it is billed like any cut stream.
         """
         exchange = self._exchange
-        while self._marks or self._write_lost:
+        while (self._marks or self._write_lost) and not exchange.left:
             if exchange.stopped is not None or exchange.client.lost:
                 raise UpstreamUnavailable("The exchange was ended.")
             await asyncio.sleep(DELIVERY_POLL_SECONDS)
@@ -197,11 +199,17 @@ class StreamRelay:
     async def _write(self, content: bytes, *, last: bool = False) -> None:
         """Send bytes and note which counts they carry."""
         exchange = self._exchange
+        if exchange.left:
+            self._write_lost = True
+            return
         if not self._started:
             if not self._settled:
                 await self._intent
                 if exchange.stopped is not None:
                     raise UpstreamUnavailable("The exchange was ended.")
+                if exchange.left:
+                    self._write_lost = True
+                    return
             self._started = True
             headers = exchange.answer_headers(self._connection.headers)
             self._client.begin(self._connection.status, headers)
@@ -213,7 +221,7 @@ class StreamRelay:
 
     def _note_written(self, size: int) -> None:
         exchange = self._exchange
-        if exchange.client.lost:
+        if exchange.client.lost or exchange.left:
             self._write_lost = True
             return
         self._written += size
@@ -231,7 +239,7 @@ class StreamRelay:
 
         Not after the client was lost: its unsent bytes were thrown away, not delivered.
         """
-        if not self._marks or self._exchange.client.lost:
+        if not self._marks or self._exchange.client.lost or self._exchange.left:
             return
         gone = self._written - self._exchange.client.unsent_bytes()
         while self._marks and self._marks[0][0] <= gone:
@@ -260,7 +268,7 @@ class StreamRelay:
         elif self._stalled_since is None:
             self._stalled_since = now_us
         elif now_us - self._stalled_since > stalled_us:
-            self._exchange.stop("client_left")
+            self._exchange.leave()
 
     async def _settle_complete(self) -> None:
         """Bill the whole stream."""
@@ -275,14 +283,15 @@ class StreamRelay:
             anomalies["usage_missing"] += 1
         if reading.exact and not mark.prompt and not mark.completion:
             anomalies["usage_zero"] += 1
-        await self._settle(mark, cause="completed", estimated=not reading.exact)
+        cause = self._exchange.cause("completed")
+        await self._settle(mark, cause=cause, estimated=not reading.exact)
 
     async def _settle_cut(self, cause: Cause) -> None:
         """Bill what was delivered; nothing, if that is nothing that has a price."""
         self.measure()
         mark, estimated = self.flushed, True
         everything_left = self.flushed == self._written_mark and not self._reading.holding
-        if self._reading.exact and everything_left:
+        if self._reading.exact and (everything_left or self._exchange.left):
             mark, estimated = self._reading.mark, False
         if not mark.prompt and not mark.completion:
             self._settled = True
@@ -297,7 +306,7 @@ class StreamRelay:
             raw=self._reading.raw(),
             cause=cause,
             estimated=estimated,
-            at_us=self._written_at_us if cause != "completed" else None,
+            at_us=(self._written_at_us or None) if cause != "completed" else None,
         )
         try:
             await self._exchange.plant.journal.append(usage)

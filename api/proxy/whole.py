@@ -2,7 +2,8 @@
 
 Decides: the order read, meter, make durable, send. The one wait is for the usage event: when a
 client has its answer, the event is on the disk, and when the event could not be written, there
-is no answer. Bytes pass unchanged, but for usage that only the meter asked a stream for.
+is no answer. Bytes pass unchanged, but for usage that only the meter asked a stream for. Where a
+contract has the backend read on, a complete answer is billed to a client that has gone.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ async def relay_whole(
         reading.counts,
         units=reading.units,
         raw=reading.raw,
-        cause="completed",
+        cause=exchange.cause("completed"),
         estimated=not reading.exact,
     )
     try:
@@ -42,7 +43,8 @@ async def relay_whole(
     except JournalError:
         exchange.void("journal_refused")
         raise
-    _send(exchange, connection, client, body if reading.shown is None else reading.shown)
+    if not exchange.left:
+        _send(exchange, connection, client, body if reading.shown is None else reading.shown)
 
 
 async def relay_refusal(
