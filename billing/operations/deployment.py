@@ -120,7 +120,12 @@ def configured_backends(settings: Settings) -> tuple[BackendSpec, ...]:
                 field="STEELYARD_BACKENDS",
                 remedy="check the path and its rights",
             ) from None
-        return read_backends(text, engines=engines, environment=os.environ)
+        return read_backends(
+            text,
+            engines=engines,
+            salted_engines=frozenset(name for name in ENGINES if ENGINES[name].cache_salt),
+            environment=os.environ,
+        )
     return read_backend_line(settings.backends, engines=engines)
 
 

@@ -134,12 +134,17 @@ class _BackendsDocument(Document):
 
 
 def read_backends(
-    text: str, *, engines: frozenset[str], environment: Mapping[str, str]
+    text: str,
+    *,
+    engines: frozenset[str],
+    salted_engines: frozenset[str],
+    environment: Mapping[str, str],
 ) -> tuple[BackendSpec, ...]:
     """Read a backends file.
 
     Args:
         engines: names of the adapters that exist.
+        salted_engines: those whose engines can keep prefix caches apart.
         environment: where `api_key_env` is looked up.
 
     Raises:
@@ -153,6 +158,7 @@ def read_backends(
     for position, backend in enumerate(document.backends):
         path: YamlPath = ("backends", position)
         _check_backend(backend, source, path, engines)
+        _check_salt(backend, source, path, salted_engines)
         if backend.name in {spec.name for spec in specs}:
             raise source.refuse("this name is taken", path=(*path, "name"), remedy="rename it")
         specs.append(_spec(backend, source, path, environment))
@@ -209,6 +215,18 @@ def _check_backend(
                 path=(*path, "media_hosts", position),
                 remedy="like media.example.com, without scheme and port",
             )
+
+
+def _check_salt(
+    backend: _BackendDocument, source: YamlSource, path: YamlPath, salted_engines: frozenset[str]
+) -> None:
+    """An operator who asks for caches apart must not get one that all tenants share."""
+    if backend.cache_salt and backend.engine not in salted_engines:
+        raise source.refuse(
+            f"the engine {backend.engine} takes no cache_salt",
+            path=(*path, "cache_salt"),
+            remedy=f"leave it out, or use {', '.join(sorted(salted_engines))}",
+        )
 
 
 def _spec(

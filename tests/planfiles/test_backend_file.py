@@ -8,12 +8,16 @@ import pytest
 
 from api.proxy.control.served_models import served_models
 from billing.admission.backend import ModelKind
+from billing.engines.capabilities import ENGINE_NAMES, engine_named
 from billing.errors import ConfigurationError, InvalidPlan
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
+from billing.operations.deployment import configured_backends
 from billing.planfiles.backend_file import BackendModel, BackendSpec, read_backends
+from billing.settings import Settings
 
 ENGINES = frozenset({"vllm", "generic", "nim"})
+SALTED = frozenset({"vllm", "nim"})
 
 FULL = """
 backends:
@@ -40,7 +44,7 @@ backends:
 
 
 def read(text: str) -> tuple[BackendSpec, ...]:
-    return read_backends(dedent(text), engines=ENGINES, environment={})
+    return read_backends(dedent(text), engines=ENGINES, salted_engines=SALTED, environment={})
 
 
 def test_everything_that_a_file_can_say_reaches_the_models():
@@ -99,6 +103,7 @@ def test_a_kind_says_what_is_counted(kind, units):
         ("media_hosts: ['http://x/']", "media_hosts"),
         ("metrics_url: /metrics", "metrics_url"),
         ("health_path: health", "health_path"),
+        ("cache_salt: true", "cache_salt"),
         ("models: [{name: m, attempts: 0}]", "attempts"),
         ("models: [{name: m, attempts: 11}]", "attempts"),
         ("models: [{name: m, kind: video}]", "kind"),
@@ -150,3 +155,37 @@ def test_a_fallback_that_is_absent_of_another_kind_or_leads_back_is_refused(mode
     with pytest.raises(ConfigurationError) as refusal:
         served_models([spec("a", *models)])
     assert refusal.value.field == "backends.models.fallbacks"
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+@pytest.mark.parametrize("salt", [True, False])
+def test_caches_are_kept_apart_only_by_engines_that_can(engine, salt):
+    said = f"""
+        backends:
+          - name: b
+            url: http://b
+            engine: {engine}
+            cache_salt: {str(salt).lower()}
+        """
+    if not salt or engine in SALTED:
+        (backend,) = read(said)
+        assert backend.cache_salt is salt
+        return
+    with pytest.raises(InvalidPlan) as refusal:
+        read(said)
+    assert (refusal.value.line, "cache_salt" in str(refusal.value.field)) == (6, True)
+    assert "nim, vllm" in str(refusal.value.remedy)
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINE_NAMES))
+def test_the_start_refuses_a_salt_that_the_engine_does_not_take(tmp_path, engine):
+    backends = tmp_path / "backends.yaml"
+    backends.write_text(
+        f"backends: [{{name: b, url: 'http://b', engine: {engine}, cache_salt: true}}]"
+    )
+    settings = Settings(backends=str(backends))
+    if engine_named(engine).cache_salt:
+        assert configured_backends(settings)[0].cache_salt
+        return
+    with pytest.raises(InvalidPlan, match="cache_salt"):
+        configured_backends(settings)
