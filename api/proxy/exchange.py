@@ -279,6 +279,7 @@ class Exchange:
         self._drawn = self.draws(counts, charged)
         ttft_us = self.first_byte_us - self.started_us if self.first_byte_us else 0
         self.plant.tally.add_usage(counts, cause, estimated=estimated)
+        self.plant.tally.estimates[self.engine.engine] += estimated
         self._count(counts.output, ttft_us=ttft_us, total_us=now - self.received_us)
         return Usage(
             id=self.id,

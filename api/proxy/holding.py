@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from api.proxy.headers import Headers
 from api.proxy.hold_port import HoldPort
-from api.proxy.limit_errors import HoldsUnavailable, LimitReached, limit_headers
+from api.proxy.limit_errors import HoldsUnavailable, LimitReached, limit_headers, told_kind
 from billing.admission.amounts import Rates, charge
 from billing.admission.bound import Bound, cost_of
 from billing.admission.lease_book import Held, Lease, Wanted
-from billing.admission.limit import Unit
+from billing.admission.limit import Limit, Unit
 from billing.journal.records import Draw
 from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
@@ -120,10 +120,15 @@ class Holding:
             end = lease.window_end_us
             wait_us = None if end is None else max(0, end - now_us)
             shown += limit_headers(lease.limit, left=lease.left + lease.free, wait_us=wait_us)
-        for limit in self.held[0].exceeded if self.held else ():
-            kind = b"shadow" if limit.shadow else b"soft"
-            shown.append((b"x-steelyard-limit", limit.name.encode() + b";" + kind))
+        for limit in self.exceeded:
+            told = f"{limit.name};{told_kind(limit)}"
+            shown.append((b"x-steelyard-limit", told.encode()))
         return shown
+
+    @property
+    def exceeded(self) -> Sequence[Limit]:
+        """Limits that had not enough left when it was admitted, and only tell."""
+        return self.held[0].exceeded if self.held else ()
 
     @property
     def _first(self) -> Sequence[tuple[Lease, int]]:

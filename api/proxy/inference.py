@@ -26,7 +26,7 @@ from api.proxy.holding import Holding
 from api.proxy.holds import Holds
 from api.proxy.ids import Mint, shown
 from api.proxy.keys import KeyRing, key_digest
-from api.proxy.limit_errors import LimitReached, limit_refusal
+from api.proxy.limit_errors import LimitReached, limit_refusal, told_kind
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers
 from api.proxy.pools import Pools
@@ -34,6 +34,7 @@ from api.proxy.ports import Clock, ControlPort, JournalPort
 from api.proxy.request_body import forwarded_headers, read_inference
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
+from api.proxy.telemetry.counted import pool_gauges
 from api.proxy.telemetry.run_ids import run_ids
 from api.proxy.unbilled import relay_unbilled
 from api.proxy.upstream import Upstream, now_us
@@ -80,6 +81,7 @@ class Inference:
         self._sweep = CheckpointSweep(limits, clock)
         self._live: set[Exchange] = set()
         self._pools = Pools()
+        tally.include(lambda: pool_gauges(self._pools.states()))
         self._plant: Plant | None = None
         self._health: HealthChecks | None = None
         self._probed_us = 0
@@ -95,6 +97,10 @@ class Inference:
             await self._run(exchange, request, client)
         except ClientLeft:
             pass
+        except LimitReached as error:
+            self._tally.limits_reached[error.limit.unit.value, "hard"] += 1
+            if not client.lost:
+                self._refuse(error, operation_id, route, request)
         except SteelyardError as error:
             if not client.lost and not request.status:
                 self._refuse(error, operation_id, route, request)
@@ -196,7 +202,11 @@ class Inference:
         """What the tenant's limits have to leave for it; nobody has to wait if none applies."""
         if self._holds is None:
             return None
-        return await self._holds.hold(exchange.admission, exchange.request)
+        holding = await self._holds.hold(exchange.admission, exchange.request)
+        if holding is not None:
+            for limit in holding.exceeded:
+                self._tally.limits_reached[limit.unit.value, told_kind(limit)] += 1
+        return holding
 
     def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
         route = exchange.request.route

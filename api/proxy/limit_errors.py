@@ -135,6 +135,12 @@ def limit_headers(limit: Limit, *, left: int, wait_us: int | None) -> Headers:
     ]
 
 
+def told_kind(limit: Limit) -> str:
+    """How a limit is told that was reached and refused nothing: soft ones never refuse, the others
+    are on trial, by themselves or by their tenant's policy."""
+    return "shadow" if limit.shadow or limit.hard else "soft"
+
+
 def _shown(error: LimitReached) -> _LimitShown:
     limit = error.limit
     resets = error.resets_us

@@ -7,11 +7,12 @@ numbers of one event loop, turned into metrics only when they are read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 
+from api.proxy.telemetry.counted import counter
 from api.proxy.telemetry.histograms import Durations
 from billing.journal.records import Attempted
 from billing.metering.token_class import TokenClass, TokenCounts
@@ -26,12 +27,15 @@ class Tally:
         self.voids: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.anomalies: Counter[str] = Counter()
+        self.estimates: Counter[str] = Counter()
+        self.limits_reached: Counter[tuple[str, str]] = Counter()
         self.checkpoints = 0
         self.journal_refusals = 0
         self.dropped = 0
         self.in_flight = 0
         self.attempts: Counter[tuple[str, str]] = Counter()
         self.durations = Durations()
+        self._others: list[Callable[[], Iterable[Metric]]] = []
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -47,46 +51,62 @@ class Tally:
         for attempt in attempts:
             self.attempts[attempt.backend, attempt.reason] += 1
 
+    def include(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        """Tell what another part counts as well."""
+        self._others.append(collect)
+
     def render(self) -> bytes:
         """The Prometheus text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""
-        yield _counter(
+        yield counter(
             "steelyard_proxy_answers",
             "Answers by route and status.",
             ("route", "status"),
             {(route, str(status)): n for (route, status), n in self.answers.items()},
         )
-        yield _counter(
+        yield counter(
             "steelyard_proxy_usage_events",
             "Usage events by cause.",
             ("cause", "estimated"),
             {(cause, str(flag).lower()): n for (cause, flag), n in self.events.items()},
         )
-        yield _counter("steelyard_proxy_voids", "Unbilled dispatches.", ("reason",), self.voids)
-        yield _counter("steelyard_proxy_tokens", "Tokens metered.", ("class",), self.tokens)
-        yield _counter(
+        yield counter("steelyard_proxy_voids", "Unbilled dispatches.", ("reason",), self.voids)
+        yield counter("steelyard_proxy_tokens", "Tokens metered.", ("class",), self.tokens)
+        yield counter(
             "steelyard_proxy_usage_anomalies",
             "Usage reports of engines that did not add up, by kind.",
             ("kind",),
             self.anomalies,
         )
-        yield _counter(
+        yield counter(
+            "steelyard_proxy_estimates",
+            "Usage events that were not exact, by engine.",
+            ("engine",),
+            self.estimates,
+        )
+        yield counter(
+            "steelyard_proxy_limits_reached",
+            "Requests that found a limit reached: refused (hard), or only told (soft, shadow).",
+            ("unit", "kind"),
+            self.limits_reached,
+        )
+        yield counter(
             "steelyard_proxy_failed_attempts",
             "Attempts that another one followed, by backend and reason.",
             ("backend", "reason"),
             self.attempts,
         )
-        yield _counter("steelyard_proxy_checkpoints", "Checkpoints.", (), {(): self.checkpoints})
-        yield _counter(
+        yield counter("steelyard_proxy_checkpoints", "Checkpoints.", (), {(): self.checkpoints})
+        yield counter(
             "steelyard_proxy_journal_refusals",
             "Records that the journal could not make durable.",
             (),
             {(): self.journal_refusals},
         )
-        yield _counter(
+        yield counter(
             "steelyard_proxy_dropped",
             "Usage that was given up although it had been delivered; 0, or there is a defect.",
             (),
@@ -96,15 +116,5 @@ class Tally:
         in_flight.add_metric((), self.in_flight)
         yield in_flight
         yield from self.durations.collect()
-
-
-def _counter(
-    name: str,
-    documentation: str,
-    labels: tuple[str, ...],
-    figures: dict[tuple[str, ...], int] | Counter[str] | dict[tuple[()], int],
-) -> CounterMetricFamily:
-    metric = CounterMetricFamily(name, documentation, labels=labels)
-    for key, count in figures.items():
-        metric.add_metric((key,) if isinstance(key, str) else key, count)
-    return metric
+        for collect in self._others:
+            yield from collect()

@@ -19,6 +19,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.proxy.limit_errors import HoldsUnavailable
+from api.proxy.telemetry.counted import LeaseCounts
 from billing.admission.limit import Unit
 from billing.store import leases as store
 from billing.store.database import Database, Role
@@ -46,6 +47,7 @@ class LeaseCalls:
         lock: held by whoever calls.
         contacts: calls that were answered.
         processes: how many processes lease, as far as is known.
+        counts: what is told of them in metrics.
         forget: called when the leases were swept: none of them stands any more.
     """
 
@@ -64,6 +66,7 @@ class LeaseCalls:
         self.lock = asyncio.Lock()
         self.contacts = 0
         self.processes = 1
+        self.counts = LeaseCounts()
         self.forget: Callable[[], None] = lambda: None
 
     @property
@@ -82,7 +85,7 @@ class LeaseCalls:
         """
         for _ in range(2):
             work = partial(_lease, asks=asks())
-            rows = await self._call(work)
+            rows = await self._call("lease", work)
             if rows:
                 self._stands_until_us = self._began_us + self._lease_ms * 1000 - MARGIN_US
                 return rows
@@ -95,7 +98,7 @@ class LeaseCalls:
         Raises:
             HoldsUnavailable: as `lease`; the next call of any kind about them settles it.
         """
-        if not await self._call(partial(_give_back, keep=keep)):
+        if not await self._call("give_back", partial(_give_back, keep=keep)):
             await self.renew()
 
     async def renew(self) -> None:
@@ -118,10 +121,12 @@ class LeaseCalls:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _renew(self, *, anew: bool) -> Renewal:
-        renewal, self.processes = await self._call(partial(_renew, anew=anew))
+        renewal, self.processes = await self._call("renew", partial(_renew, anew=anew))
         return renewal
 
-    async def _call(self, work: Callable[[sa.Connection, Caller, datetime], Result]) -> Result:
+    async def _call(
+        self, what: str, work: Callable[[sa.Connection, Caller, datetime], Result]
+    ) -> Result:
         self._began_us = monotonic_us()
         if not self._done() or self._began_us < self._pausing_until_us:
             raise HoldsUnavailable("Limits cannot be asked at the moment; please retry.")
@@ -143,8 +148,10 @@ class LeaseCalls:
                 answer = await asyncio.shield(asyncio.wrap_future(running))
         except (TimeoutError, SQLAlchemyError) as error:
             log.warning("limits cannot be asked", reason=type(error).__name__)
+            self.counts.calls[what, "failed"] += 1
             self._pausing_until_us = monotonic_us() + PAUSE_US
             raise HoldsUnavailable("Limits cannot be asked at the moment; please retry.") from None
+        self.counts.calls[what, "answered"] += 1
         self.contacts += 1
         return answer
 

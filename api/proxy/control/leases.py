@@ -18,6 +18,7 @@ import psycopg
 
 from api.proxy.control.lease_calls import LeaseCalls, Now, monotonic_us
 from api.proxy.limit_errors import HoldsUnavailable, LimitReached
+from api.proxy.telemetry.counted import LeaseCounts
 from billing.admission.lease_book import Held, Lease, LeaseBook, Wanted
 from billing.admission.limit import Limit
 from billing.metering.event_id import microseconds
@@ -84,6 +85,11 @@ class LeaseKeeper:
     def contacts(self) -> int:
         """How often the database has answered."""
         return self._calls.contacts
+
+    @property
+    def counts(self) -> LeaseCounts:
+        """What became of the leases since the process started."""
+        return self._calls.counts
 
     @property
     def processes(self) -> int:
@@ -271,6 +277,7 @@ class LeaseKeeper:
                 await self._calls.give_back(keep)
 
     def _forget(self) -> None:
+        self._calls.counts.lost += len(self._book.leases)
         self._book.leases.clear()
 
     def _begin(self) -> None:
