@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         ge=10_000,
         description="After which silence of a proxy its shares of limits are given to others.",
     )
+    engine_metrics: bool = Field(
+        default=True,
+        description="Whether engines' own counters are read, to tell what was counted there and "
+        "not booked here.",
+    )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     def webhook_secrets(self) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
 from workers.lease_sweep import free_lost_leases
+from workers.reconciler import Reconciler
 from workers.sealer import SealWatch, seal_ledgers
 from workers.upkeep import check_rollups, free_holds, keep_months, release_parked, tend_credit
 
@@ -130,6 +131,7 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
         await asyncio.to_thread(watch.check)
 
     add_upkeep(app, tools)
+    add_reconciler(app, Reconciler(tools.database, tools.settings))
 
 
 def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
@@ -169,6 +171,22 @@ def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
     @app.task(name="free_lost_leases", queueing_lock="free_lost_leases")
     async def sweep(timestamp: int) -> None:
         await asyncio.to_thread(free_lost_leases, tools.database, now=_instant(timestamp))
+
+
+def add_reconciler(app: procrastinate.App, reconciler: Reconciler) -> None:
+    """Register the periodic tasks that compare engines' counters with the ledger."""
+
+    @app.periodic(cron="* * * * * */15")
+    # Two looks at a time, recorded in the wrong order, would show counters that fall.
+    @app.task(name="sample_engines", queueing_lock="sample_engines", lock="sample_engines")
+    async def sample(timestamp: int) -> None:
+        del timestamp
+        await asyncio.to_thread(reconciler.sample)
+
+    @app.periodic(cron="*/5 * * * *")
+    @app.task(name="reconcile_leakage", queueing_lock="reconcile_leakage")
+    async def reconcile(timestamp: int) -> None:
+        await asyncio.to_thread(reconciler.reconcile, now=_instant(timestamp))
 
 
 async def revive_stalled(app: procrastinate.App) -> None:

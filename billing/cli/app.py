@@ -42,12 +42,13 @@ COMMANDS: Mapping[str, str] = {
     "verify-bundle": "Verify a month of sealed usage from a file, without a database.",
     "books": "Balances, statements, exchanges of currency; close periods, reverse.",
     "margin": "What serving cost and what it earned.",
+    "leakage": "What engines counted beside what the ledger has.",
     "export": "Invoices and the journal for finance.",
     "version": "Print the version.",
 }
 """Commands and groups of commands, as `--help` lists them. `billing.cli.<name>` holds `app`."""
 
-SINGLE = frozenset({"up", "demo", "rate", "verify-bundle", "version"})
+SINGLE = frozenset({"up", "demo", "rate", "leakage", "verify-bundle", "version"})
 """Those whose `app` holds one command of the same name; the others are groups."""
 
 

@@ -27,6 +27,8 @@ MAY_CHANGE = {
     "credit_balance", "credit_reservation", "spend_limit", "open_hold", "usage_import",
     "unsealed_transaction",
     "proxy_process", "lease", "limit_draw",
+    # measurements, and what comes of them: neither bills anything
+    "engine_sample", "leakage",
     # names of things, which other tables refer to by row id
     "legal_entity", "tenant", "project", "model", "backend",
     "alembic_version",
