@@ -37,7 +37,9 @@ Run = Callable[..., Ran]
 
 
 def run_command(*arguments: str, stdin: str | bytes | None = None) -> Ran:
-    result = CliRunner().invoke(app, list(arguments), input=stdin, prog_name="steelyard")
+    # Where tests run side by side, their processes are told of a terminal that there is not.
+    runner = CliRunner(env={"COLUMNS": None})
+    result = runner.invoke(app, list(arguments), input=stdin, prog_name="steelyard")
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return Ran(status=result.exit_code, out=result.stdout, err=result.stderr)
