@@ -32,7 +32,7 @@ from billing.journal.segment import (
     parse_header,
 )
 
-PAGE_BYTES: Final = 1 << 20
+PAGE_BYTES: Final = 2 << 20
 KEEP_MS: Final = 72 * 3600 * 1000
 _LARGEST_FRAME: Final = FRAME_BYTES + PAYLOAD_LIMIT
 _TRAILER_BYTES: Final = 64  # more than the frame of a Closed can take
