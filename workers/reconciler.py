@@ -75,8 +75,10 @@ class Reconciler:
         found: list[Reconciled] = []
         for ago in reversed(range(HOURS_AGAIN)):
             hour = hour_of(now - ago * HOUR)
-            with self._database.transaction(Role.OPERATOR, snapshot=True) as connection:
-                found += reconcile_hour(connection, hour=hour, now=now)
+            # Again if another worker wrote the same hour at the same time.
+            found += self._database.retrying(
+                Role.OPERATOR, partial(reconcile_hour, hour=hour, now=now), snapshot=True
+            )
         with self._database.transaction(Role.OPERATOR) as connection:
             forget_samples(connection, now=now)
         return found

@@ -40,6 +40,8 @@ def reconcile_hour(connection: sa.Connection, *, hour: Period, now: datetime) ->
     It may be done again at any time: what comes out takes the place of what came out before.
     """
     backends = store.sampled_backends(connection, period=hour)
+    if not backends:
+        return []
     ids = [backend_id for backend_id, _ in backends]
     meters = [*_AFRESH, _CACHED, _OUTPUT]
     booked = store.booked_tokens(connection, backend_ids=ids, meters=meters, period=hour)
