@@ -10,12 +10,14 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from api.proxy.limits import Limits
 from billing.admission.terms import AdmissionPolicy, OnClientLeft
 from billing.journal.records import Counts
 from tests.api.proxy.conftest import TENANT, Yard, until
-from tests.fake_engine.shapes import Behaviour
+from tests.fake_engine.played import HEAD
+from tests.fake_engine.shapes import Behaviour, Events
 
 WHOLE = Counts(input=7, cached_input=4, output=40)
 
@@ -25,6 +27,13 @@ def read_on(yard: Yard, *, drain_ms: int = 30_000) -> None:
     policy = AdmissionPolicy(on_client_left=OnClientLeft.DRAIN, drain_ms=drain_ms)
     terms = replace(snapshot.terms[TENANT], policy=policy)
     yard.control.snapshot = replace(snapshot, terms={TENANT: terms})
+
+
+def serve_from(yard: Yard, base_url: str) -> None:
+    snapshot = yard.control.snapshot
+    tiny = snapshot.models["tiny"]
+    moved = replace(tiny, backends=(replace(tiny.backends[0], base_url=base_url),))
+    yard.control.snapshot = replace(snapshot, models={**snapshot.models, "tiny": moved})
 
 
 def nothing_is_left_open(yard: Yard) -> bool:
@@ -116,6 +125,55 @@ async def test_an_engine_that_breaks_meanwhile_is_billed_as_delivered_and_not_as
     assert (usage.cause, usage.estimated) == ("client_left", True)
     assert 3 <= usage.counts.output < 20
     assert len(yard.engine.served) == 1
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+async def test_an_answer_whose_usage_was_told_is_billed_whole_though_it_never_ends(
+    open_yard, stalls
+):
+    yard = await open_yard(limits=Limits(client_stalled_ms=400))
+    told, asked = asyncio.Event(), asyncio.Event()
+    behaviour = Behaviour(tokens=2_500 if stalls else 40, filler=4_000 if stalls else 0, done=False)
+    body = {"stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    events = Events("/v1/chat/completions", body, behaviour).all()
+    wire = b"".join(piece.text for piece in events)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.set()
+        await told.wait()
+        writer.write(HEAD % b"text/event-stream" + b"%x\r\n%b\r\n" % (len(wire), wire))
+        await reader.read()  # until the proxy gives up
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        read_on(yard, drain_ms=300)
+        serve_from(yard, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        client = await yard.stream()
+        client.writer.transport.pause_reading()
+        await asked.wait()
+        if not stalls:
+            client.leave()
+            await until(lambda: next(iter(yard.app._inference._live)).left)
+        told.set()
+        await yard.settled()
+    usage = yard.journal.usage
+    assert (usage.cause, usage.estimated) == ("client_left", False)
+    assert usage.counts == structs.replace(WHOLE, output=behaviour.tokens)
+
+
+async def test_nothing_is_asked_again_for_a_client_that_has_left(open_yard):
+    yard = await open_yard(engine="generic")
+    read_on(yard)
+    refusal = b'{"error":{"message":"stream_options: extra fields not permitted"}}'
+    yard.engine.behaviour = Behaviour(status=400, answer=refusal, silent_ms=200)
+    client = await yard.stream()
+    await until(lambda: yard.engine.served)
+    client.leave()
+    await yard.settled()
+    assert len(yard.engine.served) == 1
+    assert yard.journal.usages == []
+    assert [void.reason for void in yard.journal.voids] == ["client_left"]
 
 
 @pytest.mark.parametrize("stream", [True, False])
