@@ -184,8 +184,8 @@ class RawClient:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    """Wait for an effect."""
-    async with asyncio.timeout(10):
+    """Wait for an effect; the time is a guard against a hang, on a machine that is busy."""
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110  # effects of other processes have no event
             await asyncio.sleep(0.005)
 
