@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import msgspec
 from msgspec import Raw
 
+from billing.engines.nested_members import may_hide_names
 from billing.engines.splice import Members
 from billing.engines.unsupported import UnsupportedParameter
 
@@ -20,8 +21,6 @@ MAX_DEPTH = 8
 
 _PROMPTS = ("messages", "input", "system")
 _BY_NAME = (b'"image"', b'"video"', b'"audio"', b'"path"')
-# Encoders escape control codes and what is not ASCII; a letter is escaped to hide it.
-_HIDDEN_LETTER = re.compile(rb"\\u00[2-7][0-9A-Fa-f]")
 _ADDRESS = re.compile(
     r"https?://([a-z0-9.-]{1,253})(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?\Z", re.IGNORECASE
 )
@@ -70,7 +69,7 @@ def require_media(members: Members, *, hosts: frozenset[str], by_name: bool) -> 
     if (
         b'url"' not in body
         and not (by_name and any(name in body for name in _BY_NAME))
-        and not (b"\\u00" in body and _HIDDEN_LETTER.search(body))
+        and not may_hide_names(body)
     ):
         return
     for name in _PROMPTS:

@@ -33,7 +33,12 @@ _TOOLS = msgspec.json.Decoder(list[_Tool] | None)
 def may_name(text: bytes | memoryview, name: bytes) -> bool:
     """Whether a JSON text can have a member of this name, at any depth; True where in doubt."""
     content = bytes(text)
-    return name in content or (b"\\u00" in content and _HIDDEN_LETTER.search(content) is not None)
+    return name in content or may_hide_names(content)
+
+
+def may_hide_names(content: bytes) -> bool:
+    """Whether a letter in a JSON text is spelled by its number, as one that hides a name is."""
+    return b"\\u00" in content and _HIDDEN_LETTER.search(content) is not None
 
 
 def file_ids(members: Members, names: Iterable[str]) -> tuple[str, ...]:
