@@ -11,37 +11,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from billing.engines.capabilities import Capabilities
-from billing.engines.mark import NOTHING, Ending, Mark
+from billing.engines.mark import Ending, Mark
 from billing.engines.read_request import InferenceRequest
-from billing.engines.sse import Event, EventKind, EventSplitter, read_event, without_usage
+from billing.engines.split_stream import SplitStream
+from billing.engines.sse import Event, EventKind, read_event, without_usage
 from billing.engines.stream_meter import StreamMeter
 
 _ENDINGS = {EventKind.DONE: Ending.DONE, EventKind.ERROR: Ending.ERROR}
 _GOES_ON = frozenset({EventKind.CONTENT, EventKind.MIXED, *_ENDINGS})
 
 
-class ChunkReading:
-    """One stream of chunks.
+class ChunkReading(SplitStream):
+    """One stream of chunks."""
 
-    Attributes:
-        passed: counts of everything that was let out; see `StreamReading`.
-        ending: how it ended; None while it goes on.
-    """
-
-    __slots__ = ("_engine", "_held", "_meter", "_request", "_splitter", "ending", "passed")
+    __slots__ = ("_engine", "_meter", "_request")
 
     object_ids: Sequence[str] = ()
 
     def __init__(
         self, engine: Capabilities, request: InferenceRequest, *, prompt_floor: int
     ) -> None:
+        super().__init__()
         self._engine = engine
         self._request = request
-        self._splitter = EventSplitter()
         self._meter = StreamMeter(engine, choices=request.choices, prompt_floor=prompt_floor)
-        self._held: list[bytes] = []
-        self.passed = NOTHING
-        self.ending: Ending | None = None
 
     @property
     def mark(self) -> Mark:
@@ -58,25 +51,9 @@ class ChunkReading:
         """What was wrong with the engine's figures."""
         return self._meter.anomalies
 
-    @property
-    def holding(self) -> bool:
-        """Whether the end, or what may be it, waits."""
-        return bool(self._held)
-
     def raw(self) -> dict[str, int]:
         """Whole numbers of the newest usage object, as the engine gave them."""
         return self._meter.raw()
-
-    def feed(self, received: bytes) -> bytes:
-        """What may leave now.
-
-        Raises:
-            UpstreamUnavailable: an event without an end.
-        """
-        if self.ending is not None:
-            self._held.append(received)
-            return b""
-        return self._take(self._splitter.feed(received))
 
     def finish(self) -> bytes:
         """The body is over: what may leave now."""
@@ -93,12 +70,6 @@ class ChunkReading:
             self.ending = Ending.BODY
             self._meter.conclude()
         return passed
-
-    def held(self) -> bytes:
-        """The end; once."""
-        held = b"".join(self._held)
-        self._held.clear()
-        return held
 
     def _take(self, events: list[bytes]) -> bytes:
         """Meter events; what may leave now. The ending, and what follows it, is held."""

@@ -7,16 +7,17 @@ What the events of one protocol mean is its own module's business.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from msgspec import Raw
 
 from billing.engines.mark import NOTHING, Ending, Mark
-from billing.engines.sse import EventSplitter, payload_of
+from billing.engines.split_stream import SplitStream
+from billing.engines.sse import payload_of
 from billing.engines.usage import Figures, raw_figures
 
 
-class EventReading(ABC):
+class EventReading(SplitStream):
     """One stream of typed events; see `StreamReading`.
 
     An event with content stands for at least one token, and the prompt for its lower bound from
@@ -27,56 +28,33 @@ class EventReading(ABC):
         "_events",
         "_first",
         "_floor",
-        "_held",
         "_newest",
-        "_splitter",
         "anomalies",
-        "ending",
         "exact",
         "mark",
         "object_ids",
-        "passed",
     )
 
     def __init__(self, *, prompt_floor: int) -> None:
-        self._splitter = EventSplitter()
-        self._held: list[bytes] = []
+        super().__init__()
         self._events = 0
         self._floor = prompt_floor  # 0 once the engine has said what the prompt is
         self._first: Raw | None = None
         self._newest: Raw | None = None
         self.mark = NOTHING
-        self.passed = NOTHING
         self.exact = False
         self.anomalies: set[str] = set()
-        self.ending: Ending | None = None
         self.object_ids: list[str] = []
 
     @abstractmethod
     def _read(self, payload: bytes) -> Ending | None:
         """Take one event's data into account; how it ends the stream, if it does."""
 
-    @property
-    def holding(self) -> bool:
-        """Whether the end waits."""
-        return bool(self._held)
-
     def raw(self) -> dict[str, int]:
         """Whole numbers of the first and over them the newest usage object, as they came."""
         if self._first is None or self._newest is None:
             return {}
         return raw_figures(self._first) | raw_figures(self._newest)
-
-    def feed(self, received: bytes) -> bytes:
-        """What may leave now.
-
-        Raises:
-            UpstreamUnavailable: an event without an end.
-        """
-        if self.ending is not None:
-            self._held.append(received)
-            return b""
-        return self._take(self._splitter.feed(received))
 
     def finish(self) -> bytes:
         """The body is over: what may leave now."""
@@ -87,12 +65,6 @@ class EventReading(ABC):
         if self.ending is None:
             self.ending = Ending.BODY
         return passed
-
-    def held(self) -> bytes:
-        """The end; once."""
-        held = b"".join(self._held)
-        self._held.clear()
-        return held
 
     def _take(self, events: list[bytes]) -> bytes:
         passed: list[bytes] = []
