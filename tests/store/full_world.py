@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from billing.admission.binding import Binding, ObjectKind
 from billing.journal.records import Attempted, Attribution, Counts, Record, Usage, Void
 from billing.metering.cloud_event import CloudEvent
 from billing.metering.correction import Correction
@@ -24,11 +25,13 @@ from billing.operations.metering.ship_journal import append_records
 from billing.operations.outcomes.claims import confirm_outcome, report_outcome
 from billing.operations.rating.accrue_usage import accrue_usage
 from billing.operations.seal.fold import seal_all
+from billing.operations.stored_objects.batches import record_batch
 from billing.operations.tenancy.keys import issue_key
 from billing.outcomes.claim import Actor
 from billing.period import Period
 from billing.signing.ed25519 import SealKey
 from billing.store import costs, payments
+from billing.store.batch_runs import BatchRun
 from billing.store.catalog import ensure_models
 from billing.store.database import Database, Role
 from billing.store.refused import RefusedRow, ResolutionRow, refuse, resolve
@@ -136,6 +139,7 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
         assert invoice.number == f"INV-{number + 1:06d}"
         fill_credits(connection, tenant, now=now)
         lease_credit(connection, tenant, now=now)
+        record_batch(connection, *_batch(tenant, number, now))
         connection.execute(
             sa.text("INSERT INTO stripe_customer (tenant_id, stripe_id) VALUES (:tenant, :stripe)"),
             {"tenant": tenant.id, "stripe": f"cus_{number}"},
@@ -188,6 +192,32 @@ def _refused(world: World) -> RefusedRow:
         payload=b"",
         refused_at=world.now,
     )
+
+
+def _batch(tenant: Tenant, number: int, now: datetime) -> tuple[BatchRun, list[Binding]]:
+    batch = BatchRun(
+        batch_id=f"batch_{number}",
+        backend="pool-a",
+        tenant_id=tenant.id,
+        project_id=tenant.id,
+        key_id=1,
+        model_id=None,
+        price_version_id=number + 1,
+        endpoint="/v1/chat/completions",
+        input_file_id=f"file-{number}",
+        submitted_at=now,
+    )
+    binding = Binding(
+        kind=ObjectKind.BATCH,
+        backend=batch.backend,
+        object_id=batch.batch_id,
+        tenant_id=batch.tenant_id,
+        project_id=batch.project_id,
+        key_id=batch.key_id,
+        model_id=None,
+        created_at_us=microseconds(now),
+    )
+    return batch, [binding]
 
 
 def _archive(world: World) -> ArchiveRow:

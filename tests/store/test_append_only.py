@@ -29,6 +29,8 @@ MAY_CHANGE = {
     "proxy_process", "lease", "limit_draw",
     # measurements, and what comes of them: neither bills anything
     "engine_sample", "leakage",
+    # whose objects at backends are, and how far batches are billed: their lines are events
+    "backend_object", "batch_run",
     # names of things, which other tables refer to by row id
     "legal_entity", "tenant", "project", "model", "backend",
     "alembic_version",

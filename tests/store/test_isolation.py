@@ -31,6 +31,7 @@ TENANT_READS = {
     "credit_balance", "credit_event", "credit_grant", "credit_reservation", "hold_event",
     "open_hold", "spend_limit",
     "top_up", "top_up_policy", "top_up_resolution",
+    "backend_object", "batch_run",
 }  # fmt: skip
 TENANT_WRITES = {
     ("api_key", "INSERT"),

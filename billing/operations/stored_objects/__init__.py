@@ -1,0 +1,1 @@
+"""Objects that backends keep for tenants: bound, found, listed, forgotten."""
