@@ -34,6 +34,13 @@ class Settings(BaseSettings):
     )
     proxy_host: str = "127.0.0.1"
     proxy_port: int = Field(default=8080, ge=0, le=65535)
+    proxy_processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="How many proxies share the port, one per core; each has its own journal, and "
+        "its own counters on the metrics port and the next ones.",
+    )
     proxy_metrics_host: str = "127.0.0.1"
     proxy_metrics_port: int = Field(
         default=9464,

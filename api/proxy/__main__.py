@@ -1,8 +1,9 @@
-"""`python -m api.proxy`: one process of the data plane."""
+"""`python -m api.proxy`: the data plane, in one process or in several behind one port."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import structlog
 import uvloop
@@ -13,7 +14,8 @@ from api.proxy.control.backends_watch import BackendsWatch
 from api.proxy.control.leases import LeaseKeeper
 from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
-from api.proxy.metrics_server import serving_metrics
+from api.proxy.metrics_server import PORTS, serving_metrics
+from api.proxy.processes import ONE_OF_SEVERAL, ProcessGroup, run_processes
 from api.proxy.server import serve
 from billing.errors import SteelyardError
 from billing.journal.instance import new_name
@@ -25,8 +27,12 @@ from billing.store.database import Database
 log = structlog.get_logger("steelyard.proxy")
 
 
-async def run(settings: Settings, database: Database) -> None:
-    """Serve until SIGTERM or SIGINT; the journal is closed last."""
+async def run(settings: Settings, database: Database, *, shared: bool) -> None:
+    """Serve until SIGTERM or SIGINT; the journal is closed last.
+
+    Args:
+        shared: it is one of several on its port, so that its metrics port is a given one.
+    """
     backends = BackendsWatch(settings)
     control = await Control.start(
         database, database.conninfo(), backends.read(), now=utc_now, reread=backends
@@ -41,12 +47,16 @@ async def run(settings: Settings, database: Database) -> None:
     app.tally.include(leases.counts.collect)
     try:
         async with serving_metrics(
-            app.tally.render, settings.proxy_metrics_host, settings.proxy_metrics_port
+            app.tally.render,
+            settings.proxy_metrics_host,
+            settings.proxy_metrics_port,
+            ports=1 if shared else PORTS,
         ) as metrics_port:
             await serve(
                 app,
                 settings.proxy_host,
                 settings.proxy_port,
+                shared=shared,
                 on_ready=lambda port: log.info(
                     "proxy listens", port=port, metrics_port=metrics_port
                 ),
@@ -56,16 +66,30 @@ async def run(settings: Settings, database: Database) -> None:
         await control.stop()
 
 
-def main() -> None:
-    """Start from the environment; exit status 3 if it cannot work as configured."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Start from the environment; exit status 1 if it cannot work as configured."""
+    shared = ONE_OF_SEVERAL in (sys.argv[1:] if arguments is None else arguments)
     try:
         settings = read_settings()
+        if settings.proxy_processes > 1 and not shared:
+            run_processes(_group(settings))
+            return
         with opened_database(settings, pool_size=3) as database:
             tune_interpreter()
             keep_freed_memory()
-            uvloop.run(run(settings, database))
+            uvloop.run(run(settings, database, shared=shared))
     except SteelyardError as error:
         sys.exit(f"error: {error}")
+
+
+def _group(settings: Settings) -> ProcessGroup:
+    return ProcessGroup(
+        size=settings.proxy_processes,
+        host=settings.proxy_host,
+        port=settings.proxy_port,
+        metrics_port=settings.proxy_metrics_port,
+        drain_ms=settings.proxy_drain_ms,
+    )
 
 
 if __name__ == "__main__":

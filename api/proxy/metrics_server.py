@@ -22,13 +22,14 @@ _PLAIN: Final = b"text/plain; version=0.0.4; charset=utf-8"
 
 @contextlib.asynccontextmanager
 async def serving_metrics(
-    render: Callable[[], bytes], host: str, port: int
+    render: Callable[[], bytes], host: str, port: int, *, ports: int = PORTS
 ) -> AsyncGenerator[int | None]:
     """Serve inside a block; yields the port that was taken.
 
     Args:
         render: the counters in Prometheus' text format.
         port: 0 serves nothing, and None is yielded.
+        ports: how many are tried, from that one on.
 
     Raises:
         ConfigurationError: neither the port nor any of the next ones can be listened on.
@@ -49,7 +50,7 @@ async def serving_metrics(
         finally:
             writer.close()
 
-    server, taken = await _listen(answer, host, port)
+    server, taken = await _listen(answer, host, range(port, min(port + ports, 1 << 16)))
     try:
         yield taken
     finally:
@@ -59,10 +60,10 @@ async def serving_metrics(
 async def _listen(
     answer: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
     host: str,
-    port: int,
+    ports: range,
 ) -> tuple[asyncio.Server, int]:
     failure = ""
-    for candidate in range(port, min(port + PORTS, 1 << 16)):
+    for candidate in ports:
         try:
             return await asyncio.start_server(answer, host, candidate, limit=_HEAD_BYTES), candidate
         except OSError as error:
@@ -70,7 +71,7 @@ async def _listen(
             if error.errno != errno.EADDRINUSE:
                 break
     raise ConfigurationError(
-        f"The proxy's metrics cannot be served on {host} port {port}: {failure}.",
+        f"The proxy's metrics cannot be served on {host} port {ports[0]}: {failure}.",
         field="STEELYARD_PROXY_METRICS_PORT",
         remedy="Choose another port, or 0 for no metrics.",
     )

@@ -47,15 +47,15 @@ class Server:
         assert self._listener is not None
         return int(self._listener.sockets[0].getsockname()[1])
 
-    async def listen(self, host: str, port: int) -> None:
-        """Begin to accept connections; port 0 picks a free one.
+    async def listen(self, host: str, port: int, *, shared: bool = False) -> None:
+        """Begin to accept connections; port 0 picks a free one, `shared` lets others listen too.
 
         Raises:
             ConfigurationError: the address cannot be used.
         """
         try:
             self._listener = await self.loop.create_server(
-                lambda: ClientConnection(self), host, port, backlog=BACKLOG
+                lambda: ClientConnection(self), host, port, backlog=BACKLOG, reuse_port=shared
             )
         except OSError as error:
             self._sweeper.cancel()
@@ -100,17 +100,23 @@ class Server:
 
 
 async def serve(
-    app: Proxy, host: str, port: int, *, on_ready: Callable[[int], None] | None = None
+    app: Proxy,
+    host: str,
+    port: int,
+    *,
+    shared: bool = False,
+    on_ready: Callable[[int], None] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then stop in order and close the app's journal.
 
     Args:
         port: 0 picks a free one.
+        shared: other processes listen on the same port.
         on_ready: told the port once the server listens.
     """
     server = Server(app)
     loop = asyncio.get_running_loop()
-    await server.listen(host, port)
+    await server.listen(host, port, shared=shared)
     signals = (signal.SIGTERM, signal.SIGINT)
     for number in signals:
         loop.add_signal_handler(number, server.stop)

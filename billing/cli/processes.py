@@ -21,6 +21,7 @@ STOP_SECONDS = 20
 POLL_SECONDS = 1
 RESTARTS_MAX = 5
 RESTART_WINDOW_SECONDS = 60
+PORTS_TRIED = 16
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class Child:
         name: what people read in messages.
         module: run with `python -m`.
         log: where its output goes; None: to ours.
+        stop_ms: how long it may take to end in order.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Child:
     arguments: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     log: IO[bytes] | None = None
+    stop_ms: int = STOP_SECONDS * 1000
     _process: subprocess.Popen[bytes] | None = None
     _started_at: list[int] = field(default_factory=list[int])
 
@@ -60,7 +63,7 @@ class Child:
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(STOP_SECONDS)
+                self._process.wait(self.stop_ms / 1000)  # float: it takes seconds
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -135,6 +138,27 @@ def require_free(host: str, port: int, *, setting: str) -> None:
                 field=setting,
                 remedy=f"stop what uses it, or set {setting} to another port",
             ) from None
+
+
+def free_ports(host: str, first: int, count: int, *, setting: str) -> range:
+    """Ports in a row that are free now, from the first one on or a few behind it.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    for start in range(first, min(first + PORTS_TRIED, (1 << 16) - count)):
+        ports = range(start, start + count)
+        try:
+            for port in ports:
+                require_free(host, port, setting=setting)
+        except ConfigurationError:
+            continue
+        return ports
+    raise ConfigurationError(
+        f"no {count} ports in a row are free from {first} on",
+        field=setting,
+        remedy=f"set {setting} to another port, or to 0",
+    )
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -25,7 +25,14 @@ from rich.console import Console
 
 from billing.cli import output
 from billing.cli.output import JsonFlag
-from billing.cli.processes import POLL_SECONDS, Child, free_port, require_free, wait_until_ready
+from billing.cli.processes import (
+    POLL_SECONDS,
+    Child,
+    free_port,
+    free_ports,
+    require_free,
+    wait_until_ready,
+)
 from billing.cli.simulated import MODELS, write_backends
 from billing.errors import ConfigurationError
 from billing.operations.deployment import (
@@ -39,6 +46,8 @@ from billing.settings import Settings, read_settings
 from billing.store.database import Database, Role
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
+CUT_MS = 10_000
+"""How long a proxy may take to cut what is open after its drain, and to close its journal."""
 
 app = typer.Typer()
 
@@ -64,9 +73,11 @@ class Started:
     Attributes:
         model: a model to try, or None if it is not known yet what the engines serve.
         simulated: the engine is the built-in one.
+        metrics_urls: where each proxy tells its counters.
     """
 
     proxy_url: str
+    metrics_urls: tuple[str, ...]
     api_url: str
     key: str | None
     created: bool
@@ -90,6 +101,7 @@ def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
         signal.signal(number, stop)
     require_free(settings.proxy_host, settings.proxy_port, setting="STEELYARD_PROXY_PORT")
     require_free(settings.api_host, settings.api_port, setting="STEELYARD_API_PORT")
+    metrics_ports = _metrics_ports(settings)
     folder = data_dir(settings)
     simulated = not configured_backends(settings)
     if not as_json:
@@ -102,9 +114,12 @@ def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
         database.close()
         children: list[Child] = []
         try:
-            _start(children, settings, folder, simulated=simulated)
+            _start(children, settings, folder, metrics_ports, simulated=simulated)
             started = Started(
                 proxy_url=_url(settings.proxy_host, settings.proxy_port),
+                metrics_urls=tuple(
+                    _url(settings.proxy_metrics_host, port) + "/metrics" for port in metrics_ports
+                ),
                 api_url=_url(settings.api_host, settings.api_port),
                 key=first.key,
                 created=first.created,
@@ -120,8 +135,28 @@ def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
                 child.stop()
 
 
-def _start(children: list[Child], settings: Settings, folder: Path, *, simulated: bool) -> None:
-    environment: dict[str, str] = {}
+def _metrics_ports(settings: Settings) -> range:
+    """Ports for the counters of each proxy; chosen here, so that they can be told."""
+    first = settings.proxy_metrics_port
+    if first == 0:
+        return range(0)
+    return free_ports(
+        settings.proxy_metrics_host,
+        first,
+        settings.proxy_processes,
+        setting="STEELYARD_PROXY_METRICS_PORT",
+    )
+
+
+def _start(
+    children: list[Child],
+    settings: Settings,
+    folder: Path,
+    metrics_ports: range,
+    *,
+    simulated: bool,
+) -> None:
+    environment = {"STEELYARD_PROXY_METRICS_PORT": str(next(iter(metrics_ports), 0))}
     children.append(Child(name="ledger writer", module="workers.writer"))
     children.append(Child(name="worker", module="workers"))
     port = free_port()
@@ -134,7 +169,9 @@ def _start(children: list[Child], settings: Settings, folder: Path, *, simulated
         )
         children.append(engine)
     children.append(Child(name="API", module="api"))
-    children.append(Child(name="proxy", module="api.proxy", environment=environment))
+    proxy = Child(name="proxy", module="api.proxy", environment=environment)
+    proxy.stop_ms = max(proxy.stop_ms, settings.proxy_drain_ms + CUT_MS)
+    children.append(proxy)
     for child in children:
         child.log = _open_log(folder, child)
         child.start()
@@ -187,6 +224,7 @@ def _announce(started: Started, folder: Path, console: Console, *, as_json: bool
                 {
                     "proxy_url": started.proxy_url,
                     "api_url": started.api_url,
+                    "metrics_urls": [*started.metrics_urls, f"{started.api_url}/metrics"],
                     "api_key": started.key,
                     "model": started.model,
                     "simulated": started.simulated,
@@ -203,6 +241,8 @@ def _announce(started: Started, folder: Path, console: Console, *, as_json: bool
         )
     console.print(f"  Proxy   {started.proxy_url}/v1      OpenAI-compatible")
     console.print(f"  API     {started.api_url}/api/v1")
+    for url in (*started.metrics_urls, f"{started.api_url}/metrics"):
+        console.print(f"  Metrics {url}")
     console.print(f"  Data    {folder}, logs in its folder logs", soft_wrap=True)
     if started.key is None:
         console.print("  Key     issue one: steelyard key create --help")

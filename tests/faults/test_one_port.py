@@ -1,0 +1,141 @@
+"""Several processes behind one port: one dies, the others serve, it comes back, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from api.proxy.processes import PAUSE_MS_MAX, PAUSE_MS_MIN, ProcessGroup, pause_before
+from api.proxy.processes import run_processes as run_group
+from billing.cli.processes import answers, free_port
+from billing.errors import ConfigurationError
+from billing.journal.reader import is_closed, list_instances
+from tests.faults.fleet import ProxyFleet
+from tests.faults.workloads import mixed, start_clients
+from tests.system import eventually
+
+PROCESSES = 3
+SHARED = {"STEELYARD_PROXY_PROCESSES": str(PROCESSES), "STEELYARD_PROXY_DRAIN_MS": "6000"}
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started and that run, oldest first."""
+    found: list[tuple[int, int]] = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = folder.joinpath("stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has just ended
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.append((int(fields[19]), int(folder.name)))
+    return [number for _, number in sorted(found)]
+
+
+def watcher_of(fleet: ProxyFleet) -> int:
+    pid = fleet.system.children["proxy-0"].pid
+    assert pid is not None
+    return pid
+
+
+def all_listen(fleet: ProxyFleet, metrics_port: int) -> bool:
+    del fleet
+    return all(
+        answers(f"http://127.0.0.1:{metrics_port + number}/metrics") for number in range(PROCESSES)
+    )
+
+
+def spare_ports() -> int:
+    """The first of as many free ports in a row as there are processes."""
+    while True:
+        first = free_port()
+        try:
+            for port in range(first, first + PROCESSES):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return first
+
+
+async def test_L5_one_of_several_dies_and_the_port_goes_on(open_plant):
+    chance = random.Random(6)
+    metrics_port = spare_ports()
+    async with open_plant(pace_ms=10) as plant:
+        fleet = ProxyFleet(
+            plant.system, 1, {**SHARED, "STEELYARD_PROXY_METRICS_PORT": str(metrics_port)}
+        )
+        await asyncio.to_thread(fleet.start)
+        await asyncio.to_thread(eventually, lambda: all_listen(fleet, metrics_port), bool)
+        watcher = watcher_of(fleet)
+        before = children_of(watcher)
+        assert len(before) == PROCESSES
+        async with asyncio.TaskGroup() as group:
+            during = start_clients(group, fleet, mixed(chance), chance, over_ms=1500)
+            await asyncio.sleep(0.7)
+            os.kill(before[1], signal.SIGKILL)
+        # Every connection that is made now reaches one that lives.
+        for _ in range(20):
+            assert await asyncio.to_thread(answers, f"{fleet.url(0)}/healthz")
+        await asyncio.to_thread(eventually, lambda: all_listen(fleet, metrics_port), bool)
+        after = children_of(watcher)
+        async with asyncio.TaskGroup() as group:
+            later = start_clients(group, fleet, mixed(chance), chance, over_ms=300)
+        await asyncio.to_thread(fleet.stop)
+        await asyncio.to_thread(plant.system.wait_until_settled)
+        verdicts = plant.judged([task.result() for task in [*during, *later]])
+        journals = list_instances(plant.system.journal_dir)
+    assert len(after) == PROCESSES
+    assert set(before) - set(after) == {before[1]}
+    assert verdicts.completed > len(mixed(chance))
+    assert all(told.result().status == 200 for told in later)
+    # One for each process that ever ran; those that were asked to stop closed theirs.
+    assert len(journals) == PROCESSES + 1
+    assert sum(is_closed(journal) for journal in journals) == PROCESSES
+
+
+async def test_a_watcher_that_is_killed_takes_its_processes_along_in_order(open_plant):
+    async with open_plant(pace_ms=5) as plant:
+        fleet = ProxyFleet(plant.system, 1, SHARED)
+        await asyncio.to_thread(fleet.start)
+        left = children_of(watcher_of(fleet))
+        fleet.kill_9([0])
+        await asyncio.to_thread(
+            eventually, lambda: [pid for pid in left if Path(f"/proc/{pid}").exists()], _none
+        )
+        await asyncio.to_thread(plant.system.wait_until_settled)
+        assert all(is_closed(journal) for journal in list_instances(plant.system.journal_dir))
+
+
+def _none(found: list[int]) -> bool:
+    return not found
+
+
+def test_a_second_group_does_not_share_the_port_of_another():
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            run_group(group(port))
+
+
+def test_a_process_that_cannot_start_ends_the_group(monkeypatch, tmp_path):
+    monkeypatch.setenv("STEELYARD_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("STEELYARD_DATABASE_URL", "mysql://nowhere")
+    with pytest.raises(ConfigurationError, match="ended while it started"):
+        run_group(group(free_port()))
+
+
+def group(port: int) -> ProcessGroup:
+    return ProcessGroup(size=2, host="127.0.0.1", port=port, metrics_port=0, drain_ms=100)
+
+
+def test_pauses_grow_and_end_somewhere():
+    pauses = [pause_before(falls) for falls in range(40)]
+    assert pauses[:4] == [0, 0, PAUSE_MS_MIN, PAUSE_MS_MIN * 2]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == PAUSE_MS_MAX
