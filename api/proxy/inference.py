@@ -261,7 +261,7 @@ class Inference:
     ) -> None:
         shown_id = shown(operation_id)
         if isinstance(error, LimitReached):
-            status, headers, content = limit_refusal(error, route.spec.errors)
+            status, headers, content = limit_refusal(error, route.spec.errors, shown_id)
             request.answer(status, [*headers, (REQUEST_ID, shown_id)], content)
             return
         status, content = rendered_as(route.spec.errors, error, shown_id)

@@ -88,11 +88,18 @@ class _OpenAIBody(msgspec.Struct):
 
 class _AnthropicBody(msgspec.Struct):
     error: _AnthropicError
+    request_id: str
     type: str = "error"
 
 
-def limit_refusal(error: LimitReached, shape: ErrorShape) -> tuple[int, Headers, bytes]:
-    """Status, headers and body of a refusal."""
+def limit_refusal(
+    error: LimitReached, shape: ErrorShape, shown_id: bytes
+) -> tuple[int, Headers, bytes]:
+    """Status, headers and body of a refusal.
+
+    Args:
+        shown_id: id of the request as clients see it.
+    """
     status = 402 if error.is_quota else 429
     headers: Headers = [(b"content-type", b"application/json")]
     if error.wait_us is not None:
@@ -104,7 +111,7 @@ def limit_refusal(error: LimitReached, shape: ErrorShape) -> tuple[int, Headers,
     if shape is ErrorShape.ANTHROPIC:
         kind = "billing_error" if error.is_quota else "rate_limit_error"
         anthropic = _AnthropicError(kind, message, _shown(error))
-        return status, headers, msgspec.json.encode(_AnthropicBody(anthropic))
+        return status, headers, msgspec.json.encode(_AnthropicBody(anthropic, shown_id.decode()))
     kind, code = "insufficient_quota", "insufficient_quota"
     if not error.is_quota:
         kind = "tokens" if error.limit.unit is Unit.TOKENS else "requests"

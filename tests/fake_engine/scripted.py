@@ -16,6 +16,7 @@ class Script:
     status: int = 200
     content_type: str = "application/json"
     chunked: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
     broken: bool = False
     """Close after the last piece, in the middle of the body."""
 
@@ -77,9 +78,10 @@ class ScriptedEngine:
         script = self.script
         chunked = script.chunked or script.broken
         framing = "transfer-encoding: chunked" if chunked else f"content-length: {len(script.body)}"
+        told = "".join(f"{name}: {value}\r\n" for name, value in script.headers)
         writer.write(
             f"HTTP/1.1 {script.status} X\r\ncontent-type: {script.content_type}\r\n"
-            f"{framing}\r\n\r\n".encode()
+            f"{told}{framing}\r\n\r\n".encode()
         )
         for piece in script.pieces:
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
