@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anthropic
 import openai
@@ -18,7 +19,7 @@ from tests.fake_engine.shapes import Behaviour
 
 __all__ = ["limited"]
 
-MESSAGES = [{"role": "user", "content": "hi"}]
+MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 MONEY = limit_of(PICO // 2, Unit.MONEY, Window.DAY)
 SHOWN = {"name": "budget", "unit": "money", "limit": "0.50", "used": "0.00", "resets_at": None}
 ERROR = {"error": {"message": "engine died", "type": "server_error", "code": None}}
@@ -38,17 +39,22 @@ def anthropic_of(yard: Yard, retries: int = 0) -> anthropic.AsyncAnthropic:
     )
 
 
+def told(error: openai.APIError | anthropic.APIStatusError) -> Any:
+    """The body of a refusal, as the client's own exception carries it."""
+    return error.body
+
+
 async def test_a_budget_that_is_spent_is_402_with_its_figures(limited: LimitedYards) -> None:
     yard = (await limited(MONEY)).yard
     async with openai_of(yard, retries=2) as client:
         with pytest.raises(openai.APIStatusError) as refused:
             await client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=10**6)
     assert (refused.value.status_code, refused.value.code) == (402, "insufficient_quota")
-    assert refused.value.body["limit"] == SHOWN
+    assert told(refused.value)["limit"] == SHOWN
     async with anthropic_of(yard, retries=2) as client:
         with pytest.raises(anthropic.APIStatusError) as denied:
             await client.messages.create(model="tiny", messages=MESSAGES, max_tokens=10**6)
-    body = denied.value.body
+    body = told(denied.value)
     assert (denied.value.status_code, denied.value.type) == (402, "billing_error")
     assert body["error"]["limit"] == SHOWN
     assert body["request_id"] == denied.value.response.headers["x-steelyard-request-id"]
@@ -69,8 +75,8 @@ async def test_a_rate_is_429_with_what_is_left_of_it(limited: LimitedYards) -> N
         with pytest.raises(anthropic.RateLimitError) as denied:
             await client.messages.create(model="tiny", messages=MESSAGES, max_tokens=9)
     assert denied.value.type == "rate_limit_error"
-    assert denied.value.body["error"]["limit"]["limit"] == "1"
-    assert denied.value.body["request_id"].startswith("req_")
+    assert told(denied.value)["error"]["limit"]["limit"] == "1"
+    assert told(denied.value)["request_id"].startswith("req_")
     assert len(yard.journal.usages) == 1
 
 
@@ -102,6 +108,7 @@ async def test_the_clients_wait_for_a_place_and_are_billed_once(one_at_a_time: Y
     (answered,) = [usage for usage in yard.journal.usages if usage.cause == "completed"]
     assert raw.headers["x-steelyard-request-id"] == f"req_{answered.id.hex()}"
     usage = raw.parse().usage
+    assert usage is not None
     assert (usage.prompt_tokens, usage.completion_tokens) == (
         answered.counts.input + answered.counts.cached_input,
         answered.counts.output,
@@ -137,13 +144,13 @@ async def test_a_task_that_is_cancelled_stops_the_engine(yard: Yard, *, stream: 
 
     async def ask() -> None:
         async with openai_of(yard, retries=2) as client:
-            answer = await client.chat.completions.create(
+            answer: Any = await client.chat.completions.create(
                 model="tiny", messages=MESSAGES, max_tokens=2_000, stream=stream
             )
             if stream:
-                got.extend([chunk async for chunk in answer])
+                async for _ in answer:
+                    pass
 
-    got: list[object] = []
     asking = asyncio.create_task(ask())
     await until(lambda: yard.engine.served and (not stream or yard.engine.served[0].tokens > 20))
     asking.cancel()
