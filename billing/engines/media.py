@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.engines.nested_members import may_hide_names
+from billing.engines.plain_text import is_text
 from billing.engines.splice import Members
 from billing.engines.unsupported import UnsupportedParameter
 
@@ -65,6 +66,8 @@ def require_media(members: Members, *, hosts: frozenset[str], by_name: bool) -> 
     Raises:
         UnsupportedParameter: with the path of the member, never with the address.
     """
+    if is_text(members, _PROMPTS):
+        return
     body = members.body
     if (
         b'url"' not in body

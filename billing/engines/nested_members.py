@@ -7,11 +7,12 @@ the name first, so that the common request, which has none of it, is not decoded
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, cast
 
 import msgspec
 
+from billing.engines.plain_text import is_text
 from billing.engines.splice import Members
 from billing.engines.unsupported import UnsupportedParameter
 from billing.errors import InvalidInput
@@ -41,13 +42,13 @@ def may_hide_names(content: bytes) -> bool:
     return b"\\u00" in content and _HIDDEN_LETTER.search(content) is not None
 
 
-def file_ids(members: Members, names: Iterable[str]) -> tuple[str, ...]:
+def file_ids(members: Members, names: Collection[str]) -> tuple[str, ...]:
     """Ids of files that a backend keeps, wherever they stand in the members of these names.
 
     Raises:
         InvalidInput: an id that is no text, or too many of them.
     """
-    if not may_name(members.body, b"file_id"):
+    if is_text(members, names) or not may_name(members.body, b"file_id"):
         return ()
     found: dict[str, None] = {}
     for name in names:

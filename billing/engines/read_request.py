@@ -252,7 +252,7 @@ def _read_form(body: bytes, route: Route, content_type: bytes) -> InferenceReque
         choices=1,
         wants_usage=False,
         wants_continuous=False,
-        members=Members(body, 0, {}, {}),
+        members=Members(body, {}, {}),
         form=audio.form,
         content_type=content_type,
         most_units={UnitMeter.AUDIO_MS: most_milliseconds(audio.sound_bytes)},
