@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
 
 import procrastinate
 import structlog
+from procrastinate.exceptions import ConnectorException
+from sqlalchemy.exc import OperationalError
 
 from billing.errors import SteelyardError
-from billing.operations.deployment import opened_database
+from billing.operations.deployment import opened_database, wait_for_database
 from billing.payments.client import make_client
 from billing.settings import Settings, read_settings
 from billing.store.database import Database, Role
@@ -19,13 +26,22 @@ log = structlog.get_logger("steelyard.worker")
 
 CONCURRENCY = 4
 SHUTDOWN_SECONDS = 10
+CONNECTION_SECONDS = 5
+"""How long a job waits for a connection; without an end, an outage would seem to be none."""
+
+PAUSE_MS_MIN = 500
+PAUSE_MS_MAX = 10_000
+STEADY_MS = 60_000
+"""Jobs that ran this long begin again soon."""
 
 
 def make_app(database: Database, settings: Settings) -> procrastinate.App:
     """The worker's application: its connections act as the operator."""
     app = procrastinate.App(
         connector=procrastinate.PsycopgConnector(
-            conninfo=database.conninfo(), kwargs={"options": f"-c role={Role.OPERATOR.value}"}
+            conninfo=database.conninfo(),
+            kwargs={"options": f"-c role={Role.OPERATOR.value}"},
+            timeout=CONNECTION_SECONDS,
         )
     )
     stripe_client = None
@@ -37,20 +53,69 @@ def make_app(database: Database, settings: Settings) -> procrastinate.App:
     return app
 
 
-async def run(app: procrastinate.App) -> None:
-    """Run jobs until told to stop; those under way get ten seconds."""
+async def run(database: Database, settings: Settings) -> None:
+    """Run jobs until SIGTERM or SIGINT; those under way get ten seconds.
+
+    While the database is away it waits, with growing pauses, and begins again.
+    """
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    asked = asyncio.create_task(stopping.wait())
+    pause_ms = PAUSE_MS_MIN
+    while not stopping.is_set():
+        began_ms = _now_ms()
+        work = asyncio.create_task(_run_jobs(make_app(database, settings)))
+        await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
+        work.cancel()
+        with suppress(asyncio.CancelledError, ConnectorException, OperationalError):
+            await work
+        if stopping.is_set():
+            return
+        pause_ms = PAUSE_MS_MIN if _now_ms() - began_ms >= STEADY_MS else pause_ms
+        log.error("the database went away; jobs wait for it", pause_ms=pause_ms)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_ms / 1000):
+                await stopping.wait()
+        pause_ms = min(2 * pause_ms, PAUSE_MS_MAX)
+
+
+async def _run_jobs(app: procrastinate.App) -> None:
+    """Run jobs until cancelled, or until the database goes away."""
     async with app.open_async():
         log.info("worker runs jobs")
         await app.run_worker_async(
-            concurrency=CONCURRENCY, shutdown_graceful_timeout=SHUTDOWN_SECONDS
+            concurrency=CONCURRENCY,
+            shutdown_graceful_timeout=SHUTDOWN_SECONDS,
+            install_signal_handlers=False,
         )
 
 
 def main() -> None:
-    """Start from the environment."""
+    """Start from the environment, once the database answers."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     try:
         settings = read_settings()
+        if not wait_for_database(settings, stopping, told=_tell_waiting):
+            return
         with opened_database(settings, pool_size=CONCURRENCY + 1) as database:
-            asyncio.run(run(make_app(database, settings)))
+            if not stopping.is_set():
+                asyncio.run(run(database, settings))
     except SteelyardError as error:
         sys.exit(f"error: {error}")
+
+
+def _tell_waiting(pause_ms: int) -> None:
+    log.error("the database does not answer; jobs wait for it", pause_ms=pause_ms)
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

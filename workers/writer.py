@@ -22,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from billing.errors import SteelyardError
 from billing.journal.reader import sweep_unborn
-from billing.operations.deployment import journal_dir, opened_database
+from billing.operations.deployment import journal_dir, opened_database, wait_for_database
 from billing.operations.metering.ship_journal import JournalShipper
 from billing.settings import Settings, read_settings
 from billing.store.database import Database, Role
@@ -38,14 +38,20 @@ class Writer:
     """Ships until asked to stop, then ships once more, so that a stop leaves nothing behind."""
 
     def __init__(
-        self, database: Database, directory: Path, *, interval_ms: int, keep_ms: int
+        self,
+        database: Database,
+        directory: Path,
+        *,
+        interval_ms: int,
+        keep_ms: int,
+        stopping: threading.Event,
     ) -> None:
         self._database = database
         self._directory = directory
         self._shipper = JournalShipper(database=database, directory=directory, keep_ms=keep_ms)
         self._interval_s = interval_ms / 1000
         self._housekept_at = datetime.min.replace(tzinfo=UTC)
-        self.stopping = threading.Event()
+        self.stopping = stopping
 
     def run(self) -> None:
         """Ship until `stopping` is set."""
@@ -59,11 +65,6 @@ class Writer:
                 gc.collect()
             self.stopping.wait(pause_s)
         self._pass()
-
-    def stop(self, number: int, frame: FrameType | None) -> None:
-        """Signal handler: ask `run` to end."""
-        del number, frame
-        self.stopping.set()
 
     def _pass(self) -> bool:
         now = datetime.now(UTC)
@@ -129,7 +130,17 @@ def tune_interpreter() -> None:
 
 
 def run(settings: Settings) -> None:
-    """Open the database and ship until SIGTERM or SIGINT."""
+    """Open the database, once it answers, and ship until SIGTERM or SIGINT."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    if not wait_for_database(settings, stopping, told=_tell_waiting):
+        return
     with opened_database(settings, pool_size=3) as database:
         directory = journal_dir(settings)
         writer = Writer(
@@ -137,16 +148,19 @@ def run(settings: Settings) -> None:
             directory,
             interval_ms=settings.ship_interval_ms,
             keep_ms=settings.journal_keep_hours * 3_600_000,
+            stopping=stopping,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, writer.stop)
-        lock = lock_folder(directory, writer.stopping)
+        lock = lock_folder(directory, stopping)
         if lock is None:
             return
         tune_interpreter()
         log.info("writer ships", folder=str(directory))
         writer.run()
         os.close(lock)
+
+
+def _tell_waiting(pause_ms: int) -> None:
+    log.error("the database does not answer; journals wait for it", pause_ms=pause_ms)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 
 import structlog
@@ -20,7 +21,7 @@ from api.proxy.server import serve
 from billing.errors import SteelyardError
 from billing.journal.instance import new_name
 from billing.journal.journal import Journal
-from billing.operations.deployment import journal_dir, opened_database
+from billing.operations.deployment import journal_dir, opened_database, wait_for_database
 from billing.settings import Settings, read_settings
 from billing.store.database import Database
 
@@ -74,12 +75,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if settings.proxy_processes > 1 and not shared:
             run_processes(_group(settings))
             return
+        # It knows no key before the database has answered once; SIGTERM ends the wait by itself.
+        wait_for_database(settings, threading.Event(), told=_tell_waiting)
         with opened_database(settings, pool_size=3) as database:
             tune_interpreter()
             keep_freed_memory()
             uvloop.run(run(settings, database, shared=shared))
     except SteelyardError as error:
         sys.exit(f"error: {error}")
+
+
+def _tell_waiting(pause_ms: int) -> None:
+    log.error("the database does not answer; no key is known yet", pause_ms=pause_ms)
 
 
 def _group(settings: Settings) -> ProcessGroup:

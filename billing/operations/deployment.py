@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from billing.store.database import Database
 from billing.store.embedded.folder import default_data_dir
 from billing.store.embedded.server import shared_server
 from billing.store.schema_version import current_revision, newest_revision
+
+WAIT_MS_MIN = 250
+WAIT_MS_MAX = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,38 @@ def opened_database(settings: Settings, *, pool_size: int = 8) -> Generator[Data
             yield database
         finally:
             database.close()
+
+
+def wait_for_database(
+    settings: Settings, stopping: threading.Event, *, told: Callable[[int], None]
+) -> bool:
+    """Wait until the operator's server answers: a process that starts before it shall not end.
+
+    An embedded server is there: whoever opens it starts it.
+
+    Args:
+        told: called before each pause with its milliseconds; they grow up to ten seconds.
+
+    Returns:
+        False if `stopping` was set before it answered.
+    """
+    if settings.database_url is None:
+        return not stopping.is_set()
+    database = Database(_with_driver(settings.database_url, "STEELYARD_DATABASE_URL"), pool_size=1)
+    pause_ms = WAIT_MS_MIN
+    try:
+        while not stopping.is_set():
+            try:
+                database.require_reachable()
+            except ConfigurationError:
+                told(pause_ms)
+                stopping.wait(pause_ms / 1000)  # float: it takes seconds
+                pause_ms = min(2 * pause_ms, WAIT_MS_MAX)
+            else:
+                return True
+        return False
+    finally:
+        database.close()
 
 
 def ensure_migrated(urls: DatabaseUrls) -> None:

@@ -68,10 +68,10 @@ async def _copy(
 
 
 @asynccontextmanager
-async def silent_relay(to_server: Endpoint) -> AsyncIterator[SilentRelay]:
-    """Relay inside the block, in this event loop."""
+async def silent_relay(to_server: Endpoint, port: int = 0) -> AsyncIterator[SilentRelay]:
+    """Relay inside the block, in this event loop; port 0 picks a free one."""
     relay = SilentRelay(to_server)
-    server = await asyncio.start_server(relay.connected, "127.0.0.1", 0)
+    server = await asyncio.start_server(relay.connected, "127.0.0.1", port)
     relay.port = server.sockets[0].getsockname()[1]
     try:
         yield relay
