@@ -139,6 +139,7 @@ class Attempts:
         exchange = self._exchange
         upstream, backend = exchange.plant.upstream, exchange.backend
         self._at_us, self._began_us = exchange.plant.clock(), now_us()
+        exchange.course.note_attempt(self._began_us)
         connection = await upstream.dispatch(
             backend,
             exchange.request.route.value,
@@ -218,6 +219,8 @@ class Attempts:
         exchange.attempts.append(failed)
         if exchange.reached:
             self._worked = failed, exchange.model, exchange.backend
+        else:
+            exchange.course.waited_us += failed.duration_us
         exchange.attach(None)
         self._place(placement)
         # Written again with every failure, so that a crash keeps the rows and names the backend

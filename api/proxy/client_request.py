@@ -9,6 +9,7 @@ requests are parsed (`client_connection.py`).
 from __future__ import annotations
 
 import asyncio
+import time
 from http import HTTPStatus
 from typing import Protocol
 
@@ -33,6 +34,11 @@ class Link(Protocol):
     @property
     def lost(self) -> bool:
         """It is gone; nothing can be delivered."""
+        ...
+
+    @property
+    def blocked(self) -> bool:
+        """Whoever writes has to wait, because the client does not read."""
         ...
 
     def send(self, content: bytes) -> None:
@@ -65,6 +71,7 @@ class ClientRequest:
         status: of the answer, 0 before one was begun.
         keeps_alive: the connection may serve another request afterwards.
         body_complete: the whole body has been received.
+        waited_us: how long the client was waited for: it sent its body, or it did not read.
     """
 
     __slots__ = (
@@ -84,6 +91,7 @@ class ClientRequest:
         "method",
         "path",
         "status",
+        "waited_us",
     )
 
     def __init__(
@@ -103,6 +111,7 @@ class ClientRequest:
         self.status = 0
         self.keeps_alive = keeps_alive
         self.body_complete = False
+        self.waited_us = 0
         self._link = link
         self._chunks = chunks
         self._expects = expects_continue
@@ -130,6 +139,7 @@ class ClientRequest:
                 self._link.send(CONTINUE)
             self._expects = False
             self._link.resume()
+            since_us = time.monotonic_ns() // 1000
             while not self.body_complete and self._size <= limit_bytes:
                 if self._failure is not None:
                     raise self._failure
@@ -138,6 +148,7 @@ class ClientRequest:
                     await self._waiter
                 finally:
                     self._waiter = None
+            self.waited_us += time.monotonic_ns() // 1000 - since_us
         if self._size > limit_bytes:
             self._parts.clear()
             raise TooLarge(f"The request body is larger than {limit_bytes} bytes.")
@@ -163,7 +174,8 @@ class ClientRequest:
 
     async def write(self, content: bytes) -> None:
         """Send more of an answer that was begun; waits while the client does not read."""
-        await self._link.drained()
+        if self._link.blocked:
+            await self._drained()
         if content:
             self._link.send(self._taken_head() + self._framed(content))
 
@@ -173,7 +185,8 @@ class ClientRequest:
 
     async def finish(self, content: bytes = b"") -> None:
         """Send the last of an answer that was begun."""
-        await self._link.drained()
+        if self._link.blocked:
+            await self._drained()
         last = self._framed(content) if content else b""
         self._link.send(self._taken_head() + last + (b"0\r\n\r\n" if self._chunked else b""))
         self._link.complete(self)
@@ -200,6 +213,11 @@ class ClientRequest:
         """The rest of the body will not come."""
         self._failure = failure
         self._wake()
+
+    async def _drained(self) -> None:
+        since_us = time.monotonic_ns() // 1000
+        await self._link.drained()
+        self.waited_us += time.monotonic_ns() // 1000 - since_us
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -7,20 +7,21 @@ decide when they are written: that order is the relays' business.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
 from api.proxy.answer_head import SERVED_MODEL, passed_headers, shown_name
+from api.proxy.client_request import ClientRequest
 from api.proxy.headers import Headers
 from api.proxy.holding import Holding
 from api.proxy.ids import shown
 from api.proxy.pools import Pools, Seat
 from api.proxy.ports import Clock, JournalPort
 from api.proxy.tally import Tally
-from api.proxy.upstream import Upstream
+from api.proxy.telemetry.course import Course
+from api.proxy.upstream import Upstream, now_us
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend, ServedModel
 from billing.admission.charged import charged_tokens, charged_units
@@ -113,9 +114,9 @@ class Exchange:
         seat: its place at the backend.
         holding: what it holds of its tenant's limits; None where none applies.
         stopped: why it was ended from our side or the client's, None while it runs.
-        received_us: monotonic µs when its head was here.
-        started_us: monotonic µs at the first dispatch.
-        first_byte_us: monotonic µs of the first byte of the answer's body, 0 before it.
+        asked: the client's request, which counts how long the client was waited for.
+        course: when its parts happened.
+        output: tokens that it was billed for, None before its usage was written.
         run: ids of the agent's run, checked.
     """
 
@@ -131,10 +132,10 @@ class Exchange:
     seat: Seat | None = None
     stopped: Cause | None = None
     holding: Holding | None = None
-    started_us: int = field(default_factory=lambda: time.monotonic_ns() // 1000)
-    first_byte_us: int = 0
     run: RunIds = _NO_RUN
-    received_us: int
+    asked: ClientRequest
+    course: Course
+    output: int | None = None
     _connection: UpstreamConnection | None = None
     _intended: bool = False
     _recorded: bool = False
@@ -182,6 +183,7 @@ class Exchange:
 
     def attach(self, connection: UpstreamConnection | None) -> None:
         """Learn of the connection that serves it; close it at once if nobody waits any more."""
+        self.detach()
         self._connection = connection
         if connection is not None and (self.stopped is not None or self.left):
             connection.abort()
@@ -209,7 +211,10 @@ class Exchange:
 
     def detach(self) -> None:
         """The answer is complete: stopping must not touch the connection any more."""
-        self._connection = None
+        if self._connection is not None:
+            self.course.waited_us += self._connection.waited_us
+            self.course.heard_us = self._connection.heard_us
+            self._connection = None
 
     def place(self, model: ServedModel, backend: Backend, engine: Capabilities) -> None:
         """Give it a place at a backend; it leaves the one that it has."""
@@ -228,6 +233,9 @@ class Exchange:
             self.seat.leave()
         if not self._recorded and (self.reached or self._intended):
             self.void("abandoned" if self.reached else UNREACHED)
+        if self.output is not None:
+            route, overhead = self.request.route.value, self.plant.tally.durations.overhead
+            overhead.observe(route, self.model.name, self.overhead_us(now_us()))
 
     def answer_headers(self, upstream: Headers) -> Headers:
         """The headers of the answer for the client."""
@@ -238,10 +246,15 @@ class Exchange:
             headers += self.holding.headers
         return headers
 
-    def note_first_byte(self) -> None:
-        """The first byte of the answer's body is here."""
-        if not self.first_byte_us:
-            self.first_byte_us = time.monotonic_ns() // 1000
+    def overhead_us(self, at_us: int) -> int:
+        """What of its time to an instant (monotonic µs) was neither the backend's nor the
+        client's."""
+        course, connection = self.course, self._connection
+        waited_us = course.waited_us + self.asked.waited_us
+        if connection is not None:
+            waited_us += connection.waited_us
+            course.heard_us = connection.heard_us
+        return max(0, at_us - course.received_us - waited_us)
 
     def counts(self, tokens: TokenCounts) -> TokenCounts:
         """The counts that the model is charged for."""
@@ -270,41 +283,43 @@ class Exchange:
     ) -> Usage:
         """The usage event of the operation; `at_us` is the last delivered byte's, or now."""
         self._recorded = True
-        now = time.monotonic_ns() // 1000
+        now, course = now_us(), self.course
         counts, charged = self.counts(tokens), charged_units(self.model, units)
         if counts.is_zero and not charged and (units or not tokens.is_zero):
             # The engine counts in what the model has no price for: it is served for nothing.
             self.plant.tally.anomalies["unregistered_meter"] += 1
             estimated = True
         self._drawn = self.draws(counts, charged)
-        ttft_us = self.first_byte_us - self.started_us if self.first_byte_us else 0
+        overhead_us = self.overhead_us(now)
+        self.output = counts.output
+        streamed = counts.output if self.request.stream else 0
         self.plant.tally.add_usage(counts, cause, estimated=estimated)
         self.plant.tally.estimates[self.engine.engine] += estimated
-        self._count(counts.output, ttft_us=ttft_us, total_us=now - self.received_us)
+        self._count(streamed, total_us=now - course.received_us)
         return Usage(
             id=self.id,
             at_us=self.plant.clock() if at_us is None else at_us,
             attribution=self.attribution,
             counts=Counts.of(counts),
-            raw=raw,
+            raw={**raw, **course.figures(streamed, overhead_us)},
             cause=cause,
             estimated=estimated,
-            ttft_us=ttft_us,
-            duration_us=now - self.started_us,
+            ttft_us=course.ttft_us,
+            duration_us=now - course.dispatched_us,
             draws=self._drawn,
             attempts=tuple(self.attempts),
             units={meter.value: count for meter, count in charged.items()},
         )
 
-    def _count(self, output: int, *, ttft_us: int, total_us: int) -> None:
-        tally = self.plant.tally
+    def _count(self, streamed: int, *, total_us: int) -> None:
+        tally, course = self.plant.tally, self.course
         tally.durations.add(
             self.request.route.value,
             self.model.name,
-            queue_us=self.started_us - self.received_us,
-            ttft_us=ttft_us,
+            queue_us=course.queue_us,
+            ttft_us=course.ttft_us,
             total_us=total_us,
-            streamed_tokens=output if self.request.stream else 0,
+            inter_token_us=course.inter_token_us(streamed),
         )
         tally.add_attempts(self.attempts)
 

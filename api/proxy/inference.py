@@ -35,6 +35,7 @@ from api.proxy.request_body import forwarded_headers, read_inference
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
 from api.proxy.telemetry.counted import pool_gauges
+from api.proxy.telemetry.course import Course
 from api.proxy.telemetry.run_ids import run_ids
 from api.proxy.unbilled import relay_unbilled
 from api.proxy.upstream import Upstream, now_us
@@ -152,7 +153,8 @@ class Inference:
             backend=backend,
             engine=engine_named(backend.engine),
             run=run,
-            received_us=received_us,
+            asked=received,
+            course=Course(received_us),
         )
 
     def _refuse_if_closed(self) -> None:

@@ -22,6 +22,7 @@ from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
 from api.proxy.prompt_bounds import floor_of, learn_from
+from api.proxy.upstream import now_us
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.engines.mark import NOTHING, Ending, Mark
 from billing.engines.reading import stream_reading
@@ -103,7 +104,7 @@ class StreamRelay:
         while received := await self._connection.read():
             if self._exchange.stopped is not None:
                 raise UpstreamUnavailable("The exchange was ended.")
-            self._exchange.note_first_byte()
+            self._exchange.course.note_first_byte()
             passed = self._reading.feed(received)
             if self._reading.ending is not None:
                 await self._finish(passed)
@@ -193,7 +194,9 @@ class StreamRelay:
         while (self._marks or self._write_lost) and not exchange.left:
             if exchange.stopped is not None or exchange.client.lost:
                 raise UpstreamUnavailable("The exchange was ended.")
+            since_us = now_us()
             await asyncio.sleep(DELIVERY_POLL_SECONDS)
+            self._client.waited_us += now_us() - since_us
             self.measure()
 
     async def _write(self, content: bytes, *, last: bool = False) -> None:

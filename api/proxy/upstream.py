@@ -187,6 +187,7 @@ class Upstream:
 
     async def _connect(self, pool: _Pool, backend: Backend) -> UpstreamConnection:
         origin = pool.origin
+        began_us = now_us()
         try:
             async with asyncio.timeout((backend.connect_ms or self._limits.connect_ms) / 1000):
                 _, connection = await self._loop.create_connection(
@@ -199,6 +200,7 @@ class Upstream:
             raise UpstreamTimeout("The inference backend cannot be reached in time.") from None
         except OSError:
             raise UpstreamUnavailable("The inference backend cannot be reached.") from None
+        connection.connecting_us = now_us() - began_us
         return connection
 
     def _tls_context(self) -> ssl.SSLContext:

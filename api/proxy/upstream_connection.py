@@ -8,6 +8,7 @@ connection a request takes, nor deadlines: its owner sweeps them.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import cast
 
@@ -32,6 +33,9 @@ class UpstreamConnection(asyncio.Protocol):
         answered: a byte of the answer has been received.
         used: exchanges begun on this connection.
         quiet_since: loop time of the last progress, for deadlines.
+        waited_us: how long the exchange at hand has waited for the backend so far.
+        heard_us: monotonic µs of the last bytes that were waited for.
+        connecting_us: what connecting took, counted to the first exchange.
         waits_for_first: no byte of the body has come yet.
         aborted: ended from our side.
         paused: reading is paused until the client has taken what is buffered.
@@ -49,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.aborted = False
         self.tap: Callable[[bytes], bool] | None = None
         self.used = 0
+        self.connecting_us = 0
         self.quiet_since = loop.time()
         self._reset()
 
@@ -58,6 +63,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.answered = False
         self.waits_for_first = False
         self.reusable = False
+        self.waited_us = 0
+        self.heard_us = 0
+        self._waits_since_us = 0
         self._head_bytes = 0
         self._has_head = False
         self._framed = False
@@ -80,6 +88,8 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(UpstreamUnavailable("The inference backend closed the connection."))
             return
         self._transport.writelines(parts)
+        self.waited_us, self.connecting_us = self.connecting_us, 0
+        self._waits_since_us = time.monotonic_ns() // 1000
 
     async def head(self) -> int:
         """Wait for the answer's head and return its status.
@@ -126,6 +136,7 @@ class UpstreamConnection(asyncio.Protocol):
     def interrupt(self) -> None:
         """Have the reader look up: whoever holds the tap has something for it."""
         self._interrupted = True
+        self._end_waiting()
         self._wake()
 
     @property
@@ -154,12 +165,19 @@ class UpstreamConnection(asyncio.Protocol):
         if self._failure is not None:
             raise self._failure
         self._waiter = self._loop.create_future()
+        if not self._waits_since_us:
+            self._waits_since_us = time.monotonic_ns() // 1000
         try:
             await self._waiter
         finally:
             self._waiter = None
         if self._failure is not None and not self._body:
             raise self._failure
+
+    def _end_waiting(self) -> None:
+        if self._waits_since_us:
+            self.waited_us += time.monotonic_ns() // 1000 - self._waits_since_us
+            self._waits_since_us = 0
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -168,6 +186,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _fail(self, failure: UpstreamError) -> None:
         if self._failure is None and not self._complete:
             self._failure = failure
+        self._end_waiting()
         self._wake()
 
     # asyncio.Protocol.
@@ -183,6 +202,10 @@ class UpstreamConnection(asyncio.Protocol):
             self.abort()
             return
         self.answered = True
+        if self._waits_since_us:
+            self.heard_us = time.monotonic_ns() // 1000
+            self.waited_us += self.heard_us - self._waits_since_us
+            self._waits_since_us = 0
         self.quiet_since = self._loop.time()
         if not self._has_head:
             self._head_bytes += len(data)
@@ -200,6 +223,8 @@ class UpstreamConnection(asyncio.Protocol):
                 self._body.clear()
                 self._buffered = 0
                 if not self._complete:
+                    if not self._interrupted:
+                        self._waits_since_us = time.monotonic_ns() // 1000
                     return
         if self._buffered > HIGH_WATER_BYTES and not self.paused and self._transport is not None:
             self.paused = True

@@ -77,7 +77,7 @@ async def read_body(
     size = 0
     try:
         while part := await connection.read():
-            exchange.note_first_byte()
+            exchange.course.note_first_byte()
             size += len(part)
             if size > limit_bytes:
                 raise UpstreamUnavailable("The inference backend's answer is too large.")

@@ -57,9 +57,13 @@ class Histogram:
 
 
 class Durations:
-    """The histograms of a process."""
+    """The histograms of a process.
 
-    __slots__ = ("_first_token", "_inter_token", "_queue", "_total")
+    Attributes:
+        overhead: observed when an operation that was billed is over.
+    """
+
+    __slots__ = ("_first_token", "_inter_token", "_queue", "_total", "overhead")
 
     def __init__(self) -> None:
         self._queue = Histogram(
@@ -71,10 +75,15 @@ class Durations:
         )
         self._inter_token = Histogram(
             "steelyard_proxy_inter_token_seconds",
-            "Mean time between the tokens of a stream, from its first byte to its record.",
+            "Mean time between the tokens of a stream, from its first byte to its last.",
         )
         self._total = Histogram(
             "steelyard_proxy_duration_seconds", "From a request's head to the record of its usage."
+        )
+        self.overhead = Histogram(
+            "steelyard_proxy_overhead_seconds",
+            "From a request's head to the end of its answer, less the time that the proxy waited "
+            "for the backend or the client.",
         )
 
     def add(
@@ -85,24 +94,26 @@ class Durations:
         queue_us: int,
         ttft_us: int,
         total_us: int,
-        streamed_tokens: int,
+        inter_token_us: int | None,
     ) -> None:
         """Count one operation that was billed.
 
         Args:
             ttft_us: 0 if nothing of the answer came.
-            streamed_tokens: output of a stream; 0 if it is none.
+            inter_token_us: mean of a stream; None if it is none, or has no two tokens.
         """
         self._queue.observe(route, model, queue_us)
         self._total.observe(route, model, total_us)
         if not ttft_us:
             return
         self._first_token.observe(route, model, ttft_us)
-        if streamed_tokens > 1:
-            streaming_us = total_us - queue_us - ttft_us
-            self._inter_token.observe(route, model, streaming_us // (streamed_tokens - 1))
+        if inter_token_us is not None:
+            self._inter_token.observe(route, model, inter_token_us)
 
     def collect(self) -> Iterator[Metric]:
         """Every histogram."""
-        for histogram in (self._queue, self._first_token, self._inter_token, self._total):
-            yield histogram.collect()
+        yield self._queue.collect()
+        yield self._first_token.collect()
+        yield self._inter_token.collect()
+        yield self._total.collect()
+        yield self.overhead.collect()

@@ -103,6 +103,12 @@ class MemoryJournal:
         return [record for record in self.records if isinstance(record, Checkpoint)]
 
 
+def engine_figures(usage: Usage) -> dict[str, int]:
+    """What the engine told of its usage, without what the proxy measured."""
+    own = "steelyard."
+    return {path: count for path, count in usage.raw.items() if not path.startswith(own)}
+
+
 def snapshot_for(base_url: str, engine: str = "vllm") -> Snapshot:
     backend = Backend(name="b1", base_url=base_url, engine=engine, api_key="backend-secret")
     renamed = replace(backend, name="b2", model="up/real-name")

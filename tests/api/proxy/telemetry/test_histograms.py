@@ -49,9 +49,9 @@ def test_buckets_are_cumulative():
 
 def test_the_time_between_tokens_is_the_streams_alone():
     durations = Durations()
-    durations.add("r", "m", queue_us=10, ttft_us=20, total_us=1_030, streamed_tokens=11)
-    durations.add("r", "m", queue_us=10, ttft_us=20, total_us=1_030, streamed_tokens=1)
-    durations.add("r", "m", queue_us=10, ttft_us=0, total_us=1_030, streamed_tokens=0)
+    durations.add("r", "m", queue_us=10, ttft_us=20, total_us=1_030, inter_token_us=100)
+    durations.add("r", "m", queue_us=10, ttft_us=20, total_us=1_030, inter_token_us=None)
+    durations.add("r", "m", queue_us=10, ttft_us=0, total_us=1_030, inter_token_us=None)
     by_name = {metric.name: metric for metric in durations.collect()}
     figures = {
         name: {
@@ -72,7 +72,10 @@ async def test_what_prometheus_reads_names_routes_and_models_only(yard):
     await yard.chat(model="not-there")
     families = text_string_to_metric_families(yard.app.tally.render().decode())
     seen = {family.name: family for family in families}
-    names = [f"steelyard_proxy_{name}_seconds" for name in ("queue", "duration", "inter_token")]
+    names = [
+        f"steelyard_proxy_{name}_seconds"
+        for name in ("queue", "duration", "inter_token", "overhead")
+    ]
     for name in [*names, "steelyard_proxy_time_to_first_token_seconds"]:
         for sample in seen[name].samples:
             assert {key: sample.labels[key] for key in sample.labels if key != "le"} == {
