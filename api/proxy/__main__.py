@@ -46,6 +46,7 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
     limits = Limits(drain_ms=settings.proxy_drain_ms, known_keys_ms=settings.known_keys_ms)
     app = Proxy(control, journal, clock=system_clock, limits=limits, holds=leases)
     app.tally.include(leases.counts.collect)
+    app.tally.include(control.counts.collect)
     try:
         async with serving_metrics(
             app.tally.render,

@@ -45,6 +45,7 @@ class Limit:
         hard: at its end requests are refused; a soft limit only tells.
         shadow: it is counted and refuses nothing, so that it can be tried out.
         capacity: of one window over all processes; money in 10⁻¹² of the major unit.
+        currency: in which it counts money; "" where it counts anything else.
         project_id, key_id, model_id: whose requests it counts; None: of all.
         zone: the tenant's, whose midnights bound days, weeks and months.
     """
@@ -56,6 +57,7 @@ class Limit:
     hard: bool
     shadow: bool
     capacity: int
+    currency: str = ""
     project_id: int | None = None
     key_id: int | None = None
     model_id: int | None = None

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
 from billing.admission.limit import Limit, Unit, Window
+from billing.errors import ConfigurationError
 from billing.metering.event_id import from_microseconds
 from billing.money import EXACT
 from billing.store.database import only, query
@@ -89,32 +91,49 @@ class LeaseRow:
 
 
 def limits_of(connection: sa.Connection, *, now: datetime) -> dict[int, tuple[Limit, ...]]:
-    """The limits in force by tenant, in order of id; the credit is not among them."""
+    """The limits in force by tenant, in order of id; the credit is not among them.
+
+    Raises:
+        ConfigurationError: a row says what this version does not know.
+    """
     found: dict[int, list[Limit]] = {}
     for row in query(
         connection,
         "SELECT l.id, l.tenant_id, l.name, l.unit, l.span, l.hard, l.shadow, l.capacity, "
-        "l.project_id, l.key_id, l.model_id, t.zone "
+        "l.currency, l.project_id, l.key_id, l.model_id, t.slug, t.zone "
         "FROM spend_limit l JOIN tenant t ON t.id = l.tenant_id "
         "WHERE l.capacity IS NOT NULL AND (l.ended_at IS NULL OR l.ended_at > :now) ORDER BY l.id",
         now=now,
     ):
-        unit = Unit(row.unit)
-        limit = Limit(
-            id=row.id,
-            name=row.name,
-            unit=unit,
-            window=Window(row.span),
-            hard=row.hard,
-            shadow=row.shadow,
-            capacity=_counted(row.capacity, unit),
-            project_id=row.project_id,
-            key_id=row.key_id,
-            model_id=row.model_id,
-            zone=row.zone,
-        )
+        try:
+            limit = _limit(row)
+        except ValueError:
+            raise ConfigurationError(
+                f"the limit `{row.name}` of tenant `{row.slug}` has a unit or window that this "
+                "version does not know",
+                field="limit",
+                remedy="run the version that made it, or end it with `steelyard limit end`",
+            ) from None
         found.setdefault(row.tenant_id, []).append(limit)
     return {tenant_id: tuple(limits) for tenant_id, limits in found.items()}
+
+
+def _limit(row: sa.Row[Any]) -> Limit:
+    unit = Unit(row.unit)
+    return Limit(
+        id=row.id,
+        name=row.name,
+        unit=unit,
+        window=Window(row.span),
+        hard=row.hard,
+        shadow=row.shadow,
+        capacity=_counted(row.capacity, unit),
+        currency=row.currency if unit is Unit.MONEY else "",
+        project_id=row.project_id,
+        key_id=row.key_id,
+        model_id=row.model_id,
+        zone=row.zone,
+    )
 
 
 def renew(

@@ -38,12 +38,17 @@ class Discovery:
         self.backends = list(backends)
         self._reread = reread
 
+    @property
+    def all_said(self) -> bool:
+        """Whether it is known of every backend what it serves."""
+        return all(backend.models for backend in self.backends)
+
     async def keep_asking(self, found: Callable[[], Awaitable[None]]) -> None:
         """Look for changes and ask engines that have not answered; `found` is awaited after each.
 
         Ends when there is nothing left that could change.
         """
-        while self._reread is not None or any(not backend.models for backend in self.backends):
+        while self._reread is not None or not self.all_said:
             await asyncio.sleep(DISCOVERY_SECONDS)
             changed = await self._take_changes()
             if await self.ask() or changed:

@@ -2,9 +2,10 @@
 
 Decides when a new snapshot is taken: on a notification of the database, at every quarter of an
 hour (contracts begin and end there), every ten seconds in any case, and every second while the
-listening connection is broken or silent. While the database is away, or what it says cannot be
-used, the last snapshot lives on, so that known keys keep working. The request path sees none of
-this: it reads `snapshot`.
+listening connection is broken or silent. While the database is away, the last snapshot lives on,
+so that known keys keep working. Where what it says cannot be used, such as a limit that cannot be
+kept, the last snapshot lives on but for its keys: a limit is never dropped, and a key that was
+revoked ends all the same. The request path sees none of this: it reads `snapshot`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import LiteralString, Self
 
@@ -25,9 +27,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.proxy.control.discovery import Discovery, Reread
 from api.proxy.control.served_models import served_models
+from api.proxy.control.snapshot_counts import SnapshotCounts
 from billing.admission.snapshot import Snapshot
 from billing.errors import SteelyardError
-from billing.operations.admission.take_snapshot import take_snapshot
+from billing.metering.event_id import microseconds
+from billing.operations.admission.take_snapshot import take_keys, take_snapshot
 from billing.planfiles.backend_file import BackendSpec
 from billing.store.database import Database, Role
 from billing.store.tenancy import live_key
@@ -72,6 +76,7 @@ class Control:
         self._refreshing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
         self._heard_at = 0.0  # loop time of the last sign of life on the listening connection
+        self.counts = SnapshotCounts()
         self.snapshot = Snapshot(version=0, keys={}, terms={}, models={})
 
     @classmethod
@@ -126,25 +131,52 @@ class Control:
 
     async def _refresh(self) -> None:
         async with self._refreshing:
-            models = served_models(self._discovery.backends)
-
-            def take() -> Snapshot:
-                with self._database.transaction(Role.OPERATOR) as connection:
-                    return take_snapshot(
-                        connection,
-                        models=models,
-                        version=self.snapshot.version + 1,
-                        now=self._now(),
-                    )
-
+            version = self.snapshot.version + 1
             try:
-                self.snapshot = await asyncio.to_thread(take)
-            except (SQLAlchemyError, SteelyardError) as error:
-                # Raised later it would end the task that asked, and with it every renewal: a
-                # key revoked after that would work for ever.
-                if self.snapshot.version == 0:
-                    raise
-                log.warning("snapshot not renewed", reason=type(error).__name__)
+                self.snapshot = await asyncio.to_thread(self._take, version)
+            except SQLAlchemyError as error:
+                self._note_refusal("database_away", error)
+            except SteelyardError as error:
+                self._note_refusal(error.code, error)
+                self.counts.unusable = True
+                log.error("snapshot cannot be used", field=error.field, reason=str(error))  # noqa: TRY400  # no traceback: it is the operator's to mend
+                await self._refresh_keys(version)
+            else:
+                self.counts.unusable = False
+
+    def _take(self, version: int) -> Snapshot:
+        models = served_models(self._discovery.backends)
+        with self._database.transaction(Role.OPERATOR) as connection:
+            return take_snapshot(
+                connection,
+                models=models,
+                version=version,
+                now=self._now(),
+                all_said=self._discovery.all_said,
+            )
+
+    def _note_refusal(self, reason: str, error: Exception) -> None:
+        """The last snapshot lives on; before the first one nothing can be served.
+
+        Raised later it would end the task that asked, and with it every renewal: a key revoked
+        after that would work for ever.
+        """
+        if self.snapshot.version == 0:
+            raise error
+        self.counts.refused[reason] += 1
+        log.warning("snapshot not renewed", reason=reason)
+
+    async def _refresh_keys(self, version: int) -> None:
+        """Take the keys alone."""
+
+        def take() -> Snapshot:
+            now = self._now()
+            with self._database.transaction(Role.OPERATOR) as connection:
+                keys = take_keys(connection, now=now)
+            return replace(self.snapshot, version=version, keys=keys, taken_at_us=microseconds(now))
+
+        with suppress(SQLAlchemyError):
+            self.snapshot = await asyncio.to_thread(take)
 
     async def _refresh_in_time(self) -> None:
         loop = asyncio.get_running_loop()

@@ -23,6 +23,7 @@ from billing.catalog.rates import proxy_rates, rates_of
 from billing.metering.event_id import microseconds
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
+from billing.operations.admission.wired_limits import require_wired
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.store import catalog
 from billing.store import holds as holds_store
@@ -43,43 +44,47 @@ class _PlanTerms:
 
 
 def take_snapshot(
-    connection: sa.Connection, *, models: Sequence[ServedModel], version: int, now: datetime
+    connection: sa.Connection,
+    *,
+    models: Sequence[ServedModel],
+    version: int,
+    now: datetime,
+    all_said: bool = True,
 ) -> Snapshot:
     """Everything that admission needs, at one instant.
 
     Args:
         models: what the configured backends serve; ids are filled in here.
         version: number of the snapshot.
+        all_said: no backend is left that has not said yet what it serves.
+
+    Raises:
+        ConfigurationError: a limit is in force that cannot be kept.
     """
     become(connection, Role.OPERATOR)
-    keys = tenancy_store.live_keys(connection, now=now)
-    bound: defaultdict[int, list[BoundPlan]] = defaultdict(list)
-    for entry in bound_plans(connection):
-        if entry.contract.in_force(now):
-            bound[entry.contract.tenant_id].append(entry)
+    keys = take_keys(connection, now=now)
+    limits = leases_store.limits_of(connection, now=now)
+    # Before contracts are read: an error of theirs would not say which limit it breaks.
+    require_wired(connection, limits, currencies={}, served=None)
+    bound = _in_force(connection, now)
     said = _plan_terms(bound, models)
     credit = _prepaid_credit(connection, said)
-    limits = leases_store.limits_of(connection, now=now)
     # Events are written under the ingest role, which also interns what they refer to.
     become(connection, Role.INGEST)
     ids = catalog.ensure_models(connection, (model.name for model in models))
+    require_wired(
+        connection,
+        limits,
+        currencies={tenant_id: terms.currency for tenant_id, terms in said.items()},
+        served=frozenset(ids.values()) if all_said else None,
+    )
     versions = catalog.price_versions(
         connection,
         {tenant: [entry.contract.id for entry in entries] for tenant, entries in bound.items()},
     )
     return Snapshot(
         version=version,
-        keys={
-            key.digest: KeyGrant(
-                key_id=key.id,
-                tenant_id=key.tenant_id,
-                project_id=key.project_id,
-                may_infer=key.role.may_infer,
-                expires_at_us=None if key.expires_at is None else microseconds(key.expires_at),
-            )
-            for key in keys
-            if key.tenant_id is not None and key.project_id is not None
-        },
+        keys=keys,
         terms={
             tenant_id: TenantTerms(
                 tenant_id=tenant_id,
@@ -97,6 +102,30 @@ def take_snapshot(
         models={model.name: replace(model, id=ids[model.name]) for model in models},
         taken_at_us=microseconds(now),
     )
+
+
+def _in_force(connection: sa.Connection, now: datetime) -> Mapping[int, list[BoundPlan]]:
+    """The contracts in force, by tenant."""
+    bound: defaultdict[int, list[BoundPlan]] = defaultdict(list)
+    for entry in bound_plans(connection):
+        if entry.contract.in_force(now):
+            bound[entry.contract.tenant_id].append(entry)
+    return bound
+
+
+def take_keys(connection: sa.Connection, *, now: datetime) -> dict[bytes, KeyGrant]:
+    """The keys that live at an instant, by their digest."""
+    return {
+        key.digest: KeyGrant(
+            key_id=key.id,
+            tenant_id=key.tenant_id,
+            project_id=key.project_id,
+            may_infer=key.role.may_infer,
+            expires_at_us=None if key.expires_at is None else microseconds(key.expires_at),
+        )
+        for key in tenancy_store.live_keys(connection, now=now)
+        if key.tenant_id is not None and key.project_id is not None
+    }
 
 
 def _plan_terms(
