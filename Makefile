@@ -14,6 +14,8 @@ UV_STAMP := $(TOOLS)/uv-$(UV_VERSION)
 VENV_STAMP := $(VENV)/.synced
 ENGINE := .venv-engine
 ENGINE_STAMP := $(ENGINE)/.synced
+NODE := tests/sdk_node
+NODE_STAMP := $(NODE)/node_modules/.package-lock.json
 NAME ?=
 
 export UV_PYTHON_DOWNLOADS := never
@@ -37,7 +39,7 @@ define with_uv
 	$(UV)
 endef
 
-.PHONY: help venv run demo test test-long test-engine lint bench openapi lock clean
+.PHONY: help venv run demo test test-long test-engine test-node lint bench openapi lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -59,6 +61,9 @@ test-long: $(VENV_STAMP) ## the full counts; NAME=suite takes one suite (what py
 
 test-engine: $(VENV_STAMP) $(ENGINE_STAMP) ## against a real inference engine (a large download)
 	@$(BIN)/python -m pytest -q --timeout=1200 -m engine
+
+test-node: $(VENV_STAMP) $(NODE_STAMP) ## the official clients of JavaScript (needs node and npm)
+	@$(BIN)/python -m pytest -q tests/api/proxy/sdk/test_node.py
 
 lint: $(VENV_STAMP) ## ruff, format, strict types, arrows between the packages
 	@$(BIN)/ruff check
@@ -83,7 +88,7 @@ lock: $(UV_STAMP) ## resolve pyproject.toml into both lock files
 		--output-file requirements-run.lock
 
 clean: ## remove what these targets made, databases excepted
-	rm -rf $(VENV) $(TOOLS) $(ENGINE) build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) $(ENGINE) $(NODE)/node_modules build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find api billing migrations tests workers -name __pycache__ -type d -prune -exec rm -rf {} +
 
 LOCK := pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header \
@@ -106,6 +111,11 @@ $(VENV_STAMP): $(UV_STAMP) requirements.lock pyproject.toml
 	@$(with_uv) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
 	@$(UV) pip install --quiet --offline --no-deps --no-build-isolation --python $(BIN)/python \
 		--editable .
+	@touch $@
+
+$(NODE_STAMP): $(NODE)/package.json $(NODE)/package-lock.json
+	@echo "Installing into $(NODE)/node_modules what package-lock.json names"
+	@cd $(NODE) && npm ci --silent
 	@touch $@
 
 # pip itself, because PyTorch's builds are often served from a folder that only pip is told about.

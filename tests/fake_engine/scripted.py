@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -36,10 +36,17 @@ class Seen:
 
 
 class ScriptedEngine:
-    """A server; `script` holds for every request from now on."""
+    """A server; `script` holds for every request from now on.
+
+    Attributes:
+        decide: gives the script for a request in place of `script`.
+        left: how many answers a client did not wait for.
+    """
 
     def __init__(self) -> None:
         self.script = Script(pieces=(b"{}",))
+        self.decide: Callable[[Seen], Script] | None = None
+        self.left = 0
         self.seen: list[Seen] = []
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
@@ -51,9 +58,11 @@ class ScriptedEngine:
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            with suppress(asyncio.IncompleteReadError, ConnectionError):
+            with suppress(asyncio.IncompleteReadError):
                 while await self._serve(reader, writer):
                     pass
+        except ConnectionError:
+            self.left += 1
         finally:
             self._writers.discard(writer)
             writer.transport.abort()
@@ -75,7 +84,7 @@ class ScriptedEngine:
         body = await reader.readexactly(int(headers.get("content-length", "0")))
         method, path, _ = line.split()
         self.seen.append(Seen(method, path, headers, body))
-        script = self.script
+        script = self.script if self.decide is None else self.decide(self.seen[-1])
         chunked = script.chunked or script.broken
         framing = "transfer-encoding: chunked" if chunked else f"content-length: {len(script.body)}"
         told = "".join(f"{name}: {value}\r\n" for name, value in script.headers)

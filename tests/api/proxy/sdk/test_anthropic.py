@@ -11,44 +11,17 @@ import pytest
 from billing.admission.route import Route
 from billing.journal.records import Counts
 from tests.api.proxy.conftest import until
-from tests.api.proxy.endpoints.asks import ASKS, MESSAGE, MESSAGES, OF_MESSAGES, events
+from tests.api.proxy.endpoints.asks import ASKS, MESSAGES
+from tests.api.proxy.sdk.answers import MESSAGE_LONG_STREAM, MESSAGE_TOOL_STREAM
 from tests.fake_engine.scripted import Script
 
 WHOLE = next(ask.script for ask in ASKS if ask.route is Route.MESSAGES and not ask.script.chunked)
 COUNTED = Counts(input=7, cached_input=4, cache_write=3, output=5)
 TOOL = {"name": "weather", "input_schema": {"type": "object", "properties": {}}}
-BEGIN = ("message_start", {"message": {**MESSAGE, "content": [], "usage": OF_MESSAGES}})
-END = (
-    ("content_block_stop", {"index": 0}),
-    ("message_delta", {"delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 5}}),
-    ("message_stop", {}),
-)
-BLOCK = {"type": "tool_use", "id": "t1", "name": "weather", "input": {}}
-TOOL_STREAM = events(
-    BEGIN,
-    ("content_block_start", {"index": 0, "content_block": BLOCK}),
-    *(
-        (
-            "content_block_delta",
-            {"index": 0, "delta": {"type": "input_json_delta", "partial_json": part}},
-        )
-        for part in ('{"city":', '"Köln"}')
-    ),
-    *END,
-)
-LONG_STREAM = events(
-    BEGIN,
-    ("content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}),
-    *(
-        ("content_block_delta", {"index": 0, "delta": {"type": "text_delta", "text": " w"}})
-        for _ in range(3_000)
-    ),
-    *END,
-)
 
 
 async def test_tools_in_a_stream(desk, anthropic_client):
-    desk.engine.script = TOOL_STREAM
+    desk.engine.script = MESSAGE_TOOL_STREAM
     async with anthropic_client.messages.stream(
         model="text", max_tokens=9, messages=MESSAGES, tools=[TOOL]
     ) as stream:
@@ -73,7 +46,7 @@ async def test_the_clients_own_retries_bill_once(desk, anthropic_client):
 
 
 async def test_a_stream_that_is_left_is_billed_what_it_got(desk, anthropic_client):
-    desk.engine.script = LONG_STREAM
+    desk.engine.script = MESSAGE_LONG_STREAM
     got = 0
     async with anthropic_client.messages.stream(
         model="text", max_tokens=9, messages=MESSAGES

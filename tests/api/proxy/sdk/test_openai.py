@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from billing.admission.route import Route
 from billing.journal.records import Counts
 from tests.api.proxy.conftest import until
-from tests.api.proxy.endpoints.asks import ASKS, MESSAGES, OF_CHAT, counted, events, whole
-from tests.api.proxy.endpoints.asks import response as response_of
+from tests.api.proxy.endpoints.asks import ASKS, MESSAGES
+from tests.api.proxy.sdk.answers import EMBEDDED, LONG_STREAM, RESPONSE_STREAM, TOOL_STREAM, chat
 from tests.fake_engine.scripted import Script
 
 SCRIPTS = {ask.route: ask.script for ask in ASKS if not ask.script.chunked}
@@ -25,39 +25,6 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     },
 }
-
-
-def chunk(choices: list[object], usage: object) -> bytes:
-    kind = {"object": "chat.completion.chunk", "id": "c", "created": 1, "model": "text"}
-    return f"data: {json.dumps({**kind, 'choices': choices, 'usage': usage})}\n\n".encode()
-
-
-def called(arguments: str, *, begins: bool = False) -> list[object]:
-    function = {"name": "weather", "arguments": ""} if begins else {"arguments": arguments}
-    call = {"index": 0, "function": function}
-    if begins:
-        call |= {"id": "call_1", "type": "function"}
-    return [{"index": 0, "delta": {"tool_calls": [call]}}]
-
-
-TOOL_STREAM = Script(
-    pieces=(
-        chunk(called("", begins=True), counted(1)),
-        *(chunk(called(part), counted(5)) for part in ('{"city":', '"Köln"}')),
-        chunk([{"index": 0, "delta": {}, "finish_reason": "tool_calls"}], counted(5)),
-        chunk([], OF_CHAT),
-        b"data: [DONE]\n\n",
-    ),
-    chunked=True,
-    content_type="text/event-stream",
-)
-LONG_STREAM = Script(
-    pieces=tuple(
-        chunk([{"index": 0, "delta": {"content": " w"}}], counted(n)) for n in range(1, 3_000)
-    ),
-    chunked=True,
-    content_type="text/event-stream",
-)
 
 
 async def test_tools_in_a_stream(desk, openai_client):
@@ -79,9 +46,7 @@ async def test_structured_output(desk, openai_client):
     class City(BaseModel):
         name: str
 
-    message = {"role": "assistant", "content": '{"name": "Köln"}'}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    desk.engine.script = whole({"id": "c", "choices": [choice], "usage": OF_CHAT})
+    desk.engine.script = chat('{"name": "Köln"}')
     answer = await openai_client.chat.completions.parse(
         model="text", messages=MESSAGES, response_format=City
     )
@@ -94,23 +59,7 @@ async def test_responses_whole_and_streamed(desk, openai_client):
     desk.engine.script = SCRIPTS[Route.RESPONSES]
     answer = await openai_client.responses.create(model="text", input="hi", store=False)
     assert (answer.status, answer.usage.input_tokens) == ("completed", 11)
-    part = {"type": "output_text", "text": "", "annotations": []}
-    item = {"id": "m", "type": "message", "role": "assistant", "status": "in_progress"}
-    place = {"item_id": "m", "output_index": 0}
-    desk.engine.script = events(
-        ("response.created", {"response": response_of("in_progress", None)}),
-        ("response.output_item.added", {"output_index": 0, "item": {**item, "content": []}}),
-        ("response.content_part.added", {**place, "content_index": 0, "part": part}),
-        *(
-            ("response.output_text.delta", {**place, "content_index": 0, "delta": f" {n}"})
-            for n in range(5)
-        ),
-        (
-            "response.output_item.done",
-            {"output_index": 0, "item": {**item, "status": "completed", "content": [part]}},
-        ),
-        ("response.completed", {"response": response_of("completed")}),
-    )
+    desk.engine.script = RESPONSE_STREAM
     async with openai_client.responses.stream(model="text", input="hi", store=False) as stream:
         seen = [event async for event in stream]
     said = [event.delta for event in seen if event.type == "response.output_text.delta"]
@@ -171,17 +120,11 @@ async def test_the_clients_timeout_bills_nothing_before_the_first_byte(desk, ope
 
 
 async def test_embeddings_sound_and_pictures(desk, openai_client):
-    desk.engine.script = whole(
-        {
-            "object": "list",
-            "data": [{"object": "embedding", "index": 0, "embedding": [0.5]}],
-            "usage": {"prompt_tokens": 11, "total_tokens": 11},
-        }
-    )
+    desk.engine.script = EMBEDDED
     vectors = await openai_client.embeddings.create(
         model="embed", input="a", encoding_format="float"
     )
-    assert vectors.data[0].embedding == [0.5]
+    assert vectors.data[0].embedding == [0.5, -2]
     desk.engine.script = SCRIPTS[Route.TRANSCRIPTIONS]
     heard = await openai_client.audio.transcriptions.create(
         model="hear", file=("a.wav", b"RIFF" * 99)
