@@ -36,11 +36,11 @@ def passed_headers(upstream: Headers, shown_id: bytes) -> Headers:
     Args:
         upstream: names in lower case.
     """
-    named = _OF_ONE_HOP
-    for name, value in upstream:
-        if name == b"connection":
-            named = named | {token.strip().lower() for token in value.split(b",")}
-    passed = [(name, value) for name, value in upstream if name not in named]
+    passed = [field for field in upstream if field[0] not in _OF_ONE_HOP]
+    connection = [value for name, value in upstream if name == b"connection"]
+    if connection:
+        named = {token.strip().lower() for value in connection for token in value.split(b",")}
+        passed = [field for field in passed if field[0] not in named]
     passed.append((REQUEST_ID, shown_id))
     return passed
 
@@ -52,18 +52,18 @@ def shown_name(name: str) -> bytes:
 
 def is_event_stream(upstream: Headers) -> bool:
     """Whether the answer is a stream of events."""
-    return any(
-        name == b"content-type" and value.strip().lower().startswith(b"text/event-stream")
-        for name, value in upstream
-    )
+    for name, value in upstream:
+        if name == b"content-type" and value.strip().lower().startswith(b"text/event-stream"):
+            return True
+    return False
 
 
 def is_encoded(upstream: Headers) -> bool:
     """Whether the body is compressed although we asked for it as it is: nobody could meter it."""
-    return any(
-        name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}
-        for name, value in upstream
-    )
+    for name, value in upstream:
+        if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
+            return True
+    return False
 
 
 def retry_after_us(upstream: Headers) -> int:

@@ -93,7 +93,7 @@ class Proxy:
     async def _models(self, spec: RouteSpec, name: str | None, request: ClientRequest) -> None:
         """The models of a key, or one of them."""
         try:
-            digest = key_digest(request.headers)
+            digest = key_digest(request.fields)
             await self._keys.grant(digest)
             snapshot = self._control.snapshot
             grant = authenticate(snapshot, digest, self._clock())

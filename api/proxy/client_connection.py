@@ -298,14 +298,6 @@ class ClientConnection(asyncio.Protocol):
         if len(headers) > self._limits.head_fields:
             self._reject(431, "headers_too_large", "The request has too many headers.")
         is_1_1 = parser.get_http_version() == "1.1"
-        hosts, expects = 0, False
-        for name, value in headers:
-            if name == b"host":
-                hosts += 1
-            elif name == b"expect":
-                expects = value.lower() == b"100-continue"
-        if hosts > 1 or (not hosts and is_1_1):
-            self._reject(400, "invalid_http", "The request needs one Host header.")
         request = ClientRequest(
             self,
             parser.get_method(),
@@ -313,8 +305,13 @@ class ClientConnection(asyncio.Protocol):
             headers,
             chunks=is_1_1,
             keeps_alive=is_1_1 and parser.should_keep_alive(),
-            expects_continue=expects and is_1_1,
         )
+        fields = request.fields
+        if b"host" not in fields:
+            if is_1_1:
+                self._reject(400, "invalid_http", "The request needs one Host header.")
+        elif len(fields) < len(headers) and len(request.all_of(b"host")) > 1:
+            self._reject(400, "invalid_http", "The request needs one Host header.")
         self._receiving = request
         if self._serving is None and not self._waiting:
             self._serve(request)
@@ -363,9 +360,7 @@ class ClientConnection(asyncio.Protocol):
             self.cut(flush=True)  # an answer is under way: another head would corrupt it
             return
         content = error_body(message, wire_type="invalid_request_error", code=code)
-        refused = ClientRequest(
-            self, b"POST", b"", [], chunks=True, keeps_alive=False, expects_continue=False
-        )
+        refused = ClientRequest(self, b"POST", b"", [], chunks=True, keeps_alive=False)
         self._serving = None
         refused.answer(status, [(b"content-type", b"application/json")], content)
 

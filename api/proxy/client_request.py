@@ -13,7 +13,7 @@ import time
 from http import HTTPStatus
 from typing import Protocol
 
-from api.proxy.headers import Headers
+from api.proxy.headers import Fields, Headers
 from api.proxy.openai_errors import ClientLeft, TooLarge, TooSlow
 
 HIGH_WATER_BYTES = 256 << 10
@@ -67,7 +67,8 @@ class ClientRequest:
 
     Attributes:
         path: as sent, without the query.
-        headers: names in lower case.
+        headers: all of them, in order; names in lower case.
+        fields: the same by name, so that no part of the path goes through all of them again.
         status: of the answer, 0 before one was begun.
         keeps_alive: the connection may serve another request afterwards.
         body_complete: the whole body has been received.
@@ -86,6 +87,7 @@ class ClientRequest:
         "_size",
         "_waiter",
         "body_complete",
+        "fields",
         "headers",
         "keeps_alive",
         "method",
@@ -103,18 +105,18 @@ class ClientRequest:
         *,
         chunks: bool,
         keeps_alive: bool,
-        expects_continue: bool,
     ) -> None:
         self.method = method
         self.path = path
         self.headers = headers
+        self.fields: Fields = dict(headers)
         self.status = 0
         self.keeps_alive = keeps_alive
         self.body_complete = False
         self.waited_us = 0
         self._link = link
         self._chunks = chunks
-        self._expects = expects_continue
+        self._expects = chunks and self.fields.get(b"expect", b"").lower() == b"100-continue"
         self._failure: ClientLeft | TooSlow | None = None
         self._parts: list[bytes] = []
         self._size = 0
@@ -124,6 +126,14 @@ class ClientRequest:
         self._chunked = False
 
     # The application's side.
+
+    def all_of(self, name: bytes) -> list[bytes]:
+        """Every value of a header, in order."""
+        if name not in self.fields:
+            return []
+        if len(self.fields) == len(self.headers):
+            return [self.fields[name]]
+        return [value for known, value in self.headers if known == name]
 
     async def body(self, limit_bytes: int) -> bytes:
         """The whole body.

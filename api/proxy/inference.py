@@ -114,7 +114,7 @@ class Inference:
                 self._refuse(SteelyardError("internal"), operation_id, route, request)
         finally:
             self._tally.in_flight -= 1
-            self._tally.answers[route.value, request.status or CLIENT_LEFT_STATUS] += 1
+            self._tally.answers[route.spec.path, request.status or CLIENT_LEFT_STATUS] += 1
 
     async def drain(self) -> None:
         """Admit nothing more, let open requests end until the deadline, cut the others."""
@@ -136,15 +136,16 @@ class Inference:
     ) -> Exchange:
         """Whose request it is, what it asks for, and whether it may run."""
         received_us = now_us()
-        digest = key_digest(received.headers)
+        digest = key_digest(received.fields)
         await self._keys.grant(digest)
         request = await read_inference(received, route, self._limits.body_bytes)
-        run = run_ids(received.headers, request.run)
+        run = run_ids(received, request.run)
         self._refuse_if_closed()
         admission = admit(self._control.snapshot, digest, request.model, route, self._clock())
         backend = admission.model.backends[0]
         return Exchange(
             id=operation_id,
+            shown_id=shown(operation_id),
             admission=admission,
             request=request,
             client=client,
@@ -212,7 +213,7 @@ class Inference:
 
     def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
         route = exchange.request.route
-        headers = forwarded_headers(client.headers, route)
+        headers = forwarded_headers(client, route)
         headers.append((b"x-request-id", exchange.shown_id))
         fallbacks: tuple[ServedModel, ...] = ()
         if exchange.admission.model.fallbacks:

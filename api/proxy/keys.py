@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
-from api.proxy.headers import Headers
+from api.proxy.headers import Fields
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import Unavailable
 from api.proxy.ports import Clock, ControlPort
@@ -25,17 +25,16 @@ MAX_KEY_BYTES = 256
 LOOK_UP_SECONDS = 1.0
 
 
-def key_digest(headers: Headers) -> bytes:
+def key_digest(fields: Fields) -> bytes:
     """SHA-256 of the request's key: `Authorization: Bearer`, or `x-api-key`.
 
     Raises:
         Unauthenticated: there is none.
     """
-    found = dict(headers)
-    scheme, _, text = found.get(b"authorization", b"").partition(b" ")
-    if scheme.lower() == b"bearer" and text.strip():
-        return _digest(text.strip())
-    if text := found.get(b"x-api-key", b"").strip():
+    scheme, _, text = fields.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() == b"bearer" and (key := text.strip()):
+        return _digest(key)
+    if text := fields.get(b"x-api-key", b"").strip():
         return _digest(text)
     raise Unauthenticated(
         "You didn't provide an API key.", remedy="Send it as `Authorization: Bearer`."

@@ -15,17 +15,20 @@ from billing.engines.messages_request import passed_betas
 from billing.engines.read_request import JSON_TYPE, InferenceRequest, read_request
 from billing.errors import InvalidInput, NotFound
 
-_FORWARDED = frozenset({b"accept", b"user-agent", b"traceparent", b"tracestate"})
+_FORWARDED = (b"accept", b"user-agent", b"traceparent", b"tracestate")
 _VERSION = b"anthropic-version"
 _BETA = b"anthropic-beta"
 
 
-def forwarded_headers(headers: Headers, route: Route) -> Headers:
+def forwarded_headers(request: ClientRequest, route: Route) -> Headers:
     """The client's headers that a backend gets."""
-    forwarded = [(name, value) for name, value in headers if name in _FORWARDED]
+    fields = request.fields
+    forwarded = [
+        (name, value) for name in _FORWARDED if name in fields for value in request.all_of(name)
+    ]
     if route.spec.dialect is Dialect.MESSAGES:
-        forwarded += [(name, value) for name, value in headers if name == _VERSION]
-        betas = passed_betas([value for name, value in headers if name == _BETA])
+        forwarded += [(_VERSION, value) for value in request.all_of(_VERSION)]
+        betas = passed_betas(request.all_of(_BETA))
         if betas is not None:
             forwarded.append((_BETA, betas))
     return forwarded
@@ -59,17 +62,17 @@ async def read_body(request: ClientRequest, limit_bytes: int) -> bytes:
         InvalidInput: it is compressed.
         ClientLeft, TooSlow: as `ClientRequest.body`.
     """
-    for name, value in request.headers:
-        if name == b"content-length" and int(value) > limit_bytes:
-            raise TooLarge(f"The request body is larger than {limit_bytes} bytes.")
-        if name == b"content-encoding" and value.lower() != b"identity":
+    if int(request.fields.get(b"content-length", b"0")) > limit_bytes:
+        raise TooLarge(f"The request body is larger than {limit_bytes} bytes.")
+    for encoding in request.all_of(b"content-encoding"):
+        if encoding.lower() != b"identity":
             raise InvalidInput("Compressed request bodies are not taken.")
     return await request.body(limit_bytes)
 
 
 def _content_type(request: ClientRequest) -> bytes:
     """The one content type: of two, a backend could take the other."""
-    found = [value for name, value in request.headers if name == b"content-type"]
+    found = request.all_of(b"content-type")
     if len(found) != 1:
         raise InvalidInput("The request needs one content type.", field="content-type")
     return found[0]

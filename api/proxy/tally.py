@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from api.proxy.telemetry.counted import counter
 from api.proxy.telemetry.histograms import Durations
 from billing.journal.records import Attempted
-from billing.metering.token_class import TokenClass, TokenCounts
+from billing.metering.token_class import TokenCounts
 
 
 class Tally:
@@ -42,9 +42,16 @@ class Tally:
     def add_usage(self, counts: TokenCounts, cause: str, *, estimated: bool) -> None:
         """Count one usage event."""
         self.events[cause, estimated] += 1
-        for token_class in TokenClass:
-            if tokens := counts.of(token_class):
-                self.tokens[token_class.value] += tokens
+        tokens = self.tokens
+        # Without a loop over the classes, which are of an Enum and 2 µs slower.
+        if counts.input:
+            tokens["input"] += counts.input
+        if counts.cached_input:
+            tokens["cached_input"] += counts.cached_input
+        if counts.cache_write:
+            tokens["cache_write"] += counts.cache_write
+        if counts.output:
+            tokens["output"] += counts.output
 
     def add_attempts(self, attempts: Iterable[Attempted]) -> None:
         """Count the attempts of an operation that failed."""

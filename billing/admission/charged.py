@@ -42,4 +42,6 @@ def charged_tokens(model: ServedModel, tokens: TokenCounts) -> TokenCounts:
 
 def charged_units(model: ServedModel, units: Mapping[UnitMeter, int]) -> dict[UnitMeter, int]:
     """The units that the model is registered with."""
+    if not units:
+        return {}
     return {unit: count for unit, count in units.items() if unit in model.units}

@@ -26,9 +26,10 @@ def required_text(members: Members, name: str) -> str:
     Raises:
         InvalidInput: it is missing or no string.
     """
-    if name not in members.values:
+    raw = members.values.get(name)
+    if raw is None:
         raise InvalidInput(f"You must provide a {name} parameter.", field=name)
-    return decoded(members.values[name], _TEXT, name, "a string")
+    return decoded(raw, _TEXT, name, "a string")
 
 
 def text(members: Members, name: str) -> str | None:
@@ -37,9 +38,8 @@ def text(members: Members, name: str) -> str | None:
     Raises:
         InvalidInput: it is no string.
     """
-    if name not in members.values:
-        return None
-    return decoded(members.values[name], _OPTIONAL_TEXT, name, "a string")
+    raw = members.values.get(name)
+    return None if raw is None else decoded(raw, _OPTIONAL_TEXT, name, "a string")
 
 
 def flag(members: Members, name: str) -> bool | None:
@@ -48,9 +48,8 @@ def flag(members: Members, name: str) -> bool | None:
     Raises:
         InvalidInput: it is something else.
     """
-    if name not in members.values:
-        return None
-    return decoded(members.values[name], _FLAG, name, "true, false or null")
+    raw = members.values.get(name)
+    return None if raw is None else decoded(raw, _FLAG, name, "true, false or null")
 
 
 def count(members: Members, name: str, *, minimum: int) -> int | None:
@@ -59,9 +58,10 @@ def count(members: Members, name: str, *, minimum: int) -> int | None:
     Raises:
         InvalidInput: it is none, or too small.
     """
-    if name not in members.values:
+    raw = members.values.get(name)
+    if raw is None:
         return None
-    number = decoded(members.values[name], _COUNT, name, "a whole number")
+    number = decoded(raw, _COUNT, name, "a whole number")
     if number is not None and number < minimum:
         raise InvalidInput(f"Must be at least {minimum}.", field=name)
     return number

@@ -7,7 +7,6 @@ sampling values: those pass through unread, and the engine answers for them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -50,7 +49,7 @@ class _Metadata(msgspec.Struct, frozen=True):
 _OPTIONS = msgspec.json.Decoder(_StreamOptions | None)
 _NO_OPTIONS = _StreamOptions()
 _METADATA = msgspec.json.Decoder(_Metadata)
-_NO_RUN = RunIds()
+NO_RUN = RunIds()
 _NO_UNITS: Mapping[UnitMeter, int] = MappingProxyType({})
 _NO_REFERENCES = StoredReferences(previous_response_id=None, file_ids=(), store=None)
 
@@ -89,9 +88,10 @@ _OUTPUT_MEMBERS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InferenceRequest:
+class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The members of a request that metering reads.
+
+    A Struct, because one is made for every request: a frozen dataclass costs five times as much.
 
     Attributes:
         model: as the client names it.
@@ -119,8 +119,8 @@ class InferenceRequest:
     form: Form | None = None
     content_type: bytes = JSON_TYPE
     references: StoredReferences = _NO_REFERENCES
-    run: RunIds = _NO_RUN
-    most_units: Mapping[UnitMeter, int] = field(default_factory=lambda: _NO_UNITS)
+    run: RunIds = NO_RUN
+    most_units: Mapping[UnitMeter, int] = _NO_UNITS
     best_of: int = 1
 
     @property
@@ -172,8 +172,8 @@ def read_request(body: bytes, route: Route, content_type: bytes = JSON_TYPE) -> 
     model = required_text(members, "model")
     stream = bool(flag(members, "stream"))
     options = _NO_OPTIONS
-    if "stream_options" in members.values:
-        raw = members.values["stream_options"]
+    raw = members.values.get("stream_options")
+    if raw is not None:
         options = decoded(raw, _OPTIONS, "stream_options", "an object of true or false")
         options = options or _NO_OPTIONS
     wants_usage = stream and bool(options.include_usage)
@@ -234,11 +234,11 @@ def _run_ids(members: Members) -> RunIds:
     """Ids in the metadata; metadata of another form is the engine's to judge."""
     raw = members.values.get("metadata")
     if raw is None:
-        return _NO_RUN
+        return NO_RUN
     try:
         found = _METADATA.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _NO_RUN
+        return NO_RUN
     return RunIds(found.run_id, found.step_id, found.agent_id)
 
 

@@ -22,8 +22,10 @@ from msgspec import UNSET, UnsetType
 from billing.metering.token_class import TokenCounts
 
 MAX_RAW_FIGURES = 64
+MAX_DEPTH = 3
 MAX_COUNT = 1 << 53
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_.-]{1,96}\Z")
+_USUAL_PATHS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 
 _Figure = int | None | UnsetType
 
@@ -55,8 +57,7 @@ _NO_PROMPT_DETAILS = _PromptDetails()
 _NO_COMPLETION_DETAILS = _CompletionDetails()
 
 
-@dataclass(slots=True)
-class Figures:
+class Figures(msgspec.Struct):
     """What one usage object says, still overlapping as engines report it.
 
     Attributes:
@@ -325,19 +326,17 @@ def raw_figures(raw: bytes | msgspec.Raw) -> dict[str, int]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}
     found: dict[str, int] = {}
-    _flatten("", tree, found, depth=0)
+    if isinstance(tree, dict):
+        _flatten("", cast("dict[str, Any]", tree), found, depth=0)
     return found
 
 
-def _flatten(path: str, node: Any, found: dict[str, int], *, depth: int) -> None:
-    if isinstance(node, dict) and depth < 4:
-        for key, child in cast("dict[str, Any]", node).items():
-            _flatten(f"{path}.{key}" if path else key, child, found, depth=depth + 1)
-    elif (
-        isinstance(node, int)
-        and not isinstance(node, bool)
-        and abs(node) <= MAX_COUNT
-        and len(found) < MAX_RAW_FIGURES
-        and _SAFE_KEY.match(path)
-    ):
-        found[path] = node
+def _flatten(path: str, node: dict[str, Any], found: dict[str, int], *, depth: int) -> None:
+    for key, child in node.items():
+        at = f"{path}.{key}" if path else key
+        if type(child) is int:  # and no bool
+            known = at in _USUAL_PATHS or _SAFE_KEY.match(at) is not None
+            if known and -MAX_COUNT <= child <= MAX_COUNT and len(found) < MAX_RAW_FIGURES:
+                found[at] = child
+        elif isinstance(child, dict) and depth < MAX_DEPTH:
+            _flatten(at, cast("dict[str, Any]", child), found, depth=depth + 1)

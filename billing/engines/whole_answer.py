@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
 from types import MappingProxyType
 from typing import Any, TypeVar, assert_never
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from billing.admission.route import Dialect, Route
 from billing.engines.capabilities import Capabilities
@@ -38,12 +38,13 @@ from billing.metering.unit_meter import UnitMeter
 
 MAX_SEARCHES = 1 << 31
 _EVENTS = re.compile(rb"\s*(?:data|event|id):|\s*:[^\n]*\n\s*(?:data|event|id):")
+_OBJECT = b"{"
 _SECONDS = re.compile(rb'"?([0-9]{1,9}(?:\.[0-9]{1,18})?)"?\Z')
+_NO_TOKENS = TokenCounts()
 _NO_UNITS: Mapping[UnitMeter, int] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What an answer costs.
 
     Attributes:
@@ -55,9 +56,9 @@ class Reading:
         shown: what the client gets, where that is not the body as it is.
     """
 
-    counts: TokenCounts = field(default_factory=TokenCounts)
-    units: Mapping[UnitMeter, int] = field(default_factory=lambda: _NO_UNITS)
-    raw: dict[str, int] = field(default_factory=dict[str, int])
+    counts: TokenCounts = _NO_TOKENS
+    units: Mapping[UnitMeter, int] = _NO_UNITS
+    raw: dict[str, int] = {}
     exact: bool = False
     anomalies: tuple[str, ...] = ()
     object_ids: tuple[str, ...] = ()
@@ -126,7 +127,7 @@ def read_whole(
     dialect = route.spec.dialect
     match dialect:
         case Dialect.CHUNKS | Dialect.RESPONSES | Dialect.MESSAGES:
-            if _EVENTS.match(body):
+            if not body.startswith(_OBJECT) and _EVENTS.match(body):
                 return _read_events(body, route, engine, request, prompt_floor)
             if dialect is Dialect.RESPONSES:
                 return _read_response(body)

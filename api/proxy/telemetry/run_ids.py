@@ -6,11 +6,10 @@ are the tenant's own words, kept with the usage and never read.
 
 from __future__ import annotations
 
-from api.proxy.headers import Headers
-from billing.engines.read_request import RunIds
+from api.proxy.client_request import ClientRequest
+from billing.engines.read_request import NO_RUN, RunIds
 from billing.errors import InvalidInput
 
-PREFIX = b"x-steelyard-"
 _FIELDS = {
     b"x-steelyard-run-id": "run_id",
     b"x-steelyard-step-id": "step_id",
@@ -19,7 +18,7 @@ _FIELDS = {
 MAX_BYTES = 256
 
 
-def run_ids(headers: Headers, named: RunIds) -> RunIds:
+def run_ids(request: ClientRequest, named: RunIds) -> RunIds:
     """The ids of a request.
 
     Args:
@@ -29,15 +28,15 @@ def run_ids(headers: Headers, named: RunIds) -> RunIds:
         InvalidInput: not 1 to 256 bytes of printable text, or a header that is repeated. The
             field is named, its value is not.
     """
+    if named is NO_RUN and request.fields.keys().isdisjoint(_FIELDS):
+        return named
     found: dict[str, str] = {}
-    for name, value in headers:
-        if name.startswith(PREFIX) and (field := _FIELDS.get(name)) is not None:
+    for name, field in _FIELDS.items():
+        for value in request.all_of(name):
             shown = name.decode("ascii")
             if field in found:
                 raise InvalidInput(f"The header {shown} is given twice.", field=shown)
             found[field] = _checked(value.decode("utf-8", "replace"), shown)
-    if not found and not any(named):
-        return named
     return RunIds(
         found.get("run_id") or _of_metadata(named.run, "run_id"),
         found.get("step_id") or _of_metadata(named.step, "step_id"),
