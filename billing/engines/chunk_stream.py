@@ -15,16 +15,19 @@ from billing.engines.mark import Ending, Mark
 from billing.engines.read_request import InferenceRequest
 from billing.engines.split_stream import SplitStream
 from billing.engines.sse import Event, EventKind, read_event, without_usage
+from billing.engines.steady_chunk import SteadyChunk, steady_chunk
 from billing.engines.stream_meter import StreamMeter
 
 _ENDINGS = {EventKind.DONE: Ending.DONE, EventKind.ERROR: Ending.ERROR}
 _GOES_ON = frozenset({EventKind.CONTENT, EventKind.MIXED, *_ENDINGS})
+_FORMS = 64
+"""Forms that are learnt of one stream; one that changes all the time is decoded instead."""
 
 
 class ChunkReading(SplitStream):
     """One stream of chunks."""
 
-    __slots__ = ("_engine", "_meter", "_request")
+    __slots__ = ("_engine", "_forms", "_meter", "_request", "_steady")
 
     object_ids: Sequence[str] = ()
 
@@ -35,6 +38,8 @@ class ChunkReading(SplitStream):
         self._engine = engine
         self._request = request
         self._meter = StreamMeter(engine, choices=request.choices, prompt_floor=prompt_floor)
+        self._steady: SteadyChunk | None = None
+        self._forms = _FORMS if request.choices == 1 else 0  # left to learn
 
     @property
     def mark(self) -> Mark:
@@ -54,6 +59,21 @@ class ChunkReading(SplitStream):
     def raw(self) -> dict[str, int]:
         """Whole numbers of the newest usage object, as the engine gave them."""
         return self._meter.raw()
+
+    def feed(self, received: bytes) -> bytes:
+        """What may leave now.
+
+        Raises:
+            UpstreamUnavailable: an event without an end.
+        """
+        steady = self._steady
+        # Most reads are one chunk like the one before it.
+        if steady is not None and not self._held and not self._splitter.rest:
+            shown = steady.read(received)
+            if shown is not None:
+                self.passed = self._meter.grow(steady)
+                return shown
+        return super().feed(received)
 
     def finish(self) -> bytes:
         """The body is over: what may leave now."""
@@ -78,6 +98,13 @@ class ChunkReading(SplitStream):
             if self.ending is not None:
                 self._held.append(text)
                 continue
+            if self._steady is not None and not self._held:
+                shown = self._steady.read(text)
+                if shown is not None:
+                    self.passed = self._meter.grow(self._steady)
+                    passed.append(shown)
+                    continue
+                self._steady = None  # a form is known to go on where it went on so far
             event = read_event(text)
             if self._held and event.kind not in _GOES_ON:
                 # Nothing says that the stream goes on, so what is held may still be its end.
@@ -98,11 +125,19 @@ class ChunkReading(SplitStream):
                 continue
             passed.append(shown)
             self.passed = self._meter.mark
+            if self._forms and (event.has_content or event.cut) and not event.finished:
+                self._learn(event, shown)
         if self.ending is not None:
             self._held.append(self._splitter.finish())
             if self.ending is Ending.DONE:
                 self._meter.conclude()
         return b"".join(passed)
+
+    def _learn(self, event: Event, shown: bytes) -> None:
+        """Expect more chunks like this one."""
+        if self._meter.follows_one:
+            self._steady = steady_chunk(event, shown)
+        self._forms -= 1
 
     def _shown(self, event: Event) -> bytes:
         """What the client gets of an event: what it would get if the meter had not asked."""

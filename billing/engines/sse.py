@@ -25,12 +25,15 @@ class EventSplitter:
     """Cuts a byte stream into events; every event keeps its own bytes and blank line.
 
     The concatenation of everything returned is the input.
+
+    Attributes:
+        rest: an event whose end has not come yet.
     """
 
-    __slots__ = ("_rest",)
+    __slots__ = ("rest",)
 
     def __init__(self) -> None:
-        self._rest = b""
+        self.rest = b""
 
     def feed(self, received: bytes) -> list[bytes]:
         """The events that are complete now.
@@ -38,26 +41,26 @@ class EventSplitter:
         Raises:
             UpstreamUnavailable: an event grew past MAX_EVENT_BYTES without an end.
         """
-        if self._rest:
-            received = self._rest + received
+        if self.rest:
+            received = self.rest + received
         if b"\r" in received:
             events: list[bytes] = []
             start = 0
             for end in _END_OF_EVENT.finditer(received):
                 events.append(received[start : end.end()])
                 start = end.end()
-            self._rest = received[start:]
+            self.rest = received[start:]
         else:
             parts = received.split(b"\n\n")
-            self._rest = parts.pop()
+            self.rest = parts.pop()
             events = [part + b"\n\n" for part in parts]
-        if len(self._rest) > MAX_EVENT_BYTES:
+        if len(self.rest) > MAX_EVENT_BYTES:
             raise UpstreamUnavailable("The inference backend sent an event without an end.")
         return events
 
     def finish(self) -> bytes:
         """What is left when the stream has ended: an event without its blank line, or nothing."""
-        rest, self._rest = self._rest, b""
+        rest, self.rest = self.rest, b""
         return rest
 
 

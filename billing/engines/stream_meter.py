@@ -6,12 +6,18 @@ reports. Counts never fall: an engine that steps back is noted, not believed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from msgspec import Raw
 
 from billing.engines.capabilities import Capabilities
 from billing.engines.mark import NOTHING, Mark
 from billing.engines.sse import Event, EventKind
+from billing.engines.steady_chunk import SteadyChunk
 from billing.engines.usage import Figures, raw_figures, read_figures
+
+# `Mark(...)` takes twice as long, and one is made for every chunk of every stream.
+_new_mark: Callable[[type[Mark], tuple[int, ...]], Mark] = tuple.__new__  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # of tuple's items
 
 
 class StreamMeter:
@@ -42,7 +48,7 @@ class StreamMeter:
         self._floor = prompt_floor  # 0 once the engine has said what the prompt is
         self._at_finish: Figures | None = None
         self._final: Figures | None = None
-        self._raw: bytes | Raw | None = None
+        self._raw: bytes | Raw | SteadyChunk | None = None
         self._mark = NOTHING
         self.anomalies: set[str] = set()
 
@@ -52,13 +58,19 @@ class StreamMeter:
         return self._mark
 
     @property
+    def follows_one(self) -> bool:
+        """No counts of any other choice than the first were seen."""
+        return self._per_choice.keys() <= {0}
+
+    @property
     def exact(self) -> bool:
         """The engine has given the counts of the whole answer."""
         return self._final is not None and self._final.complete
 
     def raw(self) -> dict[str, int]:
         """Whole numbers of the newest usage object, as the engine gave them."""
-        return {} if self._raw is None else raw_figures(self._raw)
+        raw = self._raw.usage if isinstance(self._raw, SteadyChunk) else self._raw
+        return {} if raw is None else raw_figures(raw)
 
     def conclude(self) -> None:
         """The stream has ended in order; the counts on its finishing chunk are of all of it."""
@@ -97,6 +109,24 @@ class StreamMeter:
             if figures.complete:
                 self.anomalies.add("counts_fell")
             self._raise(figures, figures.completion, figures.reasoning)
+
+    def grow(self, steady: SteadyChunk) -> Mark:
+        """Take a chunk into account that has the form of one that was observed; the new mark.
+
+        As `observe` for such a chunk, whose other figures are those of the mark already.
+        """
+        prompt, cached, cache_write, before, reasoning = self._mark
+        self._final = None
+        if steady.counted:
+            completion = steady.completion
+            self._raw = steady
+            self._per_choice[0] = (completion, self._per_choice[0][1])
+        else:
+            self._events = completion = self._events + 1
+            prompt = self._floor or prompt
+        if completion > before:
+            self._mark = _new_mark(Mark, (prompt, cached, cache_write, completion, reasoning))
+        return self._mark
 
     def _settle(self, figures: Figures) -> None:
         """The engine's own total replaces what was seen on the way."""
