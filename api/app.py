@@ -29,7 +29,7 @@ def create_app(database: Database, settings: Settings, clock: Clock) -> Litestar
         clock: the current instant, aware and in UTC.
     """
     deployment = Deployment(database=database, settings=settings, clock=clock)
-    metrics = Metrics(database)
+    metrics = Metrics(database, clock)
     return Litestar(
         [*make_routes(), show_description],
         dependencies={

@@ -58,7 +58,7 @@ class HealthController(Controller):
         operation_id="show_metrics",
         summary="Counters in Prometheus' text format",
         media_type="text/plain",
-        sync_to_thread=False,
+        sync_to_thread=True,
     )
     def metrics(self, metrics: NamedDependency[SkipValidation[Metrics]]) -> Response[bytes]:
         return Response(metrics.text(), media_type=metrics.media_type)

@@ -15,6 +15,7 @@ from api.operator.costs import CostController
 from api.operator.credit import OperatorCreditController, TopUpController
 from api.operator.invoices import InvoicingController, OperatorInvoiceController
 from api.operator.keys import OperatorKeyController
+from api.operator.leakage import LeakageController
 from api.operator.limits import LimitController
 from api.operator.meters import MeterController
 from api.operator.outcomes import OperatorOutcomeController
@@ -57,6 +58,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 ContractController,
                 OperatorUsageController,
                 UsageEventsController,
+                LeakageController,
                 InvoicingController,
                 OperatorInvoiceController,
                 OperatorCreditController,

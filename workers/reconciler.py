@@ -21,9 +21,8 @@ from billing.metering.leakage import Reconciled
 from billing.operations.deployment import configured_backends
 from billing.operations.leakage.read_engine import engine_client, read_engine, tells_counters
 from billing.operations.leakage.reconcile_hour import (
-    HOUR,
     forget_samples,
-    hour_of,
+    hours_to_work_out,
     reconcile_hour,
 )
 from billing.operations.leakage.take_sample import take_sample
@@ -34,8 +33,6 @@ from billing.store.database import Database, Role
 log = structlog.get_logger("steelyard.leakage")
 
 ASKED_AT_ONCE = 8
-HOURS_AGAIN = 3
-"""This many hours are worked out with each turn: journals of a host that was away come late."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +68,11 @@ class Reconciler:
         )
 
     def reconcile(self, *, now: datetime) -> list[Reconciled]:
-        """Work out this hour and those before it, and forget old samples; what came out."""
+        """Work out the hours that may have changed, and forget old samples; what came out."""
         found: list[Reconciled] = []
-        for ago in reversed(range(HOURS_AGAIN)):
-            hour = hour_of(now - ago * HOUR)
+        with self._database.transaction(Role.OPERATOR) as connection:
+            hours = hours_to_work_out(connection, now=now)
+        for hour in hours:
             # Again if another worker wrote the same hour at the same time.
             found += self._database.retrying(
                 Role.OPERATOR, partial(reconcile_hour, hour=hour, now=now), snapshot=True

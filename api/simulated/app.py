@@ -26,6 +26,7 @@ from api.simulated.arithmetic import (
     usage,
     words_of,
 )
+from api.simulated.counters import PAGE_TYPE, EngineCounters
 from api.simulated.dialects import CREATED, message, message_events, response, response_events
 from api.simulated.media import pictures, ranking, speech, transcript
 from billing.errors import InvalidInput
@@ -75,6 +76,7 @@ class SimulatedEngine:
         self._pace = pace or Pace()
         self._cache = PromptCache()
         self._served = 0
+        self._counters = EngineCounters()
 
     async def __call__(self, scope: _Message, receive: _Receive, send: _Send) -> None:
         """Serve one request."""
@@ -86,6 +88,8 @@ class SimulatedEngine:
             await _answer(send, 200, {"object": "list", "data": rows})
         elif method == "GET" and path == "/health":
             await _answer(send, 200, {"status": "ok"})
+        elif method == "GET" and path == "/metrics":
+            await _send_whole(send, 200, PAGE_TYPE, self._counters.page())
         elif method == "POST" and path in MODELS_OF_ROUTE:
             await self._infer(scope, receive, send)
         else:
@@ -123,7 +127,20 @@ class SimulatedEngine:
         if path == "/v1/audio/speech":
             await _send_whole(send, 200, b"audio/wav", speech(request))
         else:
-            await _answer(send, 200, heard or self._whole(path, request))
+            content = heard or self._whole(path, request)
+            self._count_whole(path, request, content)
+            await _answer(send, 200, content)
+
+    def _count_whole(self, path: str, request: Request, content: dict[str, Any]) -> None:
+        match path:
+            case "/v1/embeddings" | "/v1/rerank":
+                self._counters.prompt += content["usage"]["prompt_tokens"]
+            case _ if path in _STREAMED:
+                self._counters.prompt += prompt_tokens(request)
+                choices = 1 if path in _NAMED_EVENTS else request.choices
+                self._counters.generation += request.answer_tokens * choices
+            case _:
+                pass
 
     def _whole(self, path: str, request: Request) -> dict[str, Any]:
         match path:
@@ -177,11 +194,14 @@ class SimulatedEngine:
                 await left
 
     async def _events(self, path: str, request: Request) -> AsyncIterator[bytes]:
+        self._counters.prompt += prompt_tokens(request)
         if path in _NAMED_EVENTS:
             events = response_events if path == "/v1/responses" else message_events
             for event in events(request, self._served, self._cached(request)):
+                is_token = event.startswith(_TOKEN_EVENTS)
+                self._counters.generation += is_token
                 yield event
-                await _sleep(self._pace.token_ms if b"_delta" in event or b".delta" in event else 0)
+                await _sleep(self._pace.token_ms if is_token else 0)
             return
         chat = path == "/v1/chat/completions"
         options = request.stream_options
@@ -207,6 +227,7 @@ class SimulatedEngine:
         for done, word in enumerate(answer_words(request.answer_tokens), start=1):
             for index in range(request.choices):
                 last = not chat and done == request.answer_tokens
+                self._counters.generation += 1
                 yield chunk(index, {"content": word}, done, "length" if last else None)
             await _sleep(self._pace.token_ms)
         if chat:
@@ -226,6 +247,7 @@ class SimulatedEngine:
 
 _FORMS = frozenset({"/v1/audio/transcriptions", "/v1/audio/translations"})
 _NAMED_EVENTS = frozenset({"/v1/responses", "/v1/messages"})
+_TOKEN_EVENTS = (b"event: response.output_text.delta\n", b"event: content_block_delta\n")
 _STREAMED = _NAMED_EVENTS | {"/v1/chat/completions", "/v1/completions"}
 
 

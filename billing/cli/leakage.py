@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
-from fractions import Fraction
 
 import typer
 
@@ -11,16 +11,17 @@ from billing.cli.connect import as_operator
 from billing.cli.documents import period_document
 from billing.cli.output import JsonFlag, show_json, show_note, show_nothing, show_table, span
 from billing.cli.when import FromOption, PeriodOption, ToOption, ZoneOption, chosen_period, clock
-from billing.margin.figures import percent_for_display
 from billing.metering.leakage import Reconciled, leakage
-from billing.money import plain
-from billing.operations.leakage.read_leakage import LeakageReport, read_leakage
+from billing.operations.leakage.read_leakage import (
+    LeakageReport,
+    leakage_percent,
+    read_leakage,
+)
 from billing.period import Period
 
 app = typer.Typer()
 
 DAY = timedelta(days=1)
-DECIMALS = 3
 
 
 @app.command("leakage", epilog="Example: steelyard leakage --period 2026-11")
@@ -50,7 +51,7 @@ def show(
         show_json(
             {
                 "period": period_document(chosen),
-                "leakage_percent": _percent(report.overall),
+                "leakage_percent": leakage_percent(report.overall),
                 "hours": [_document(row) for row in report.rows],
             }
         )
@@ -68,22 +69,27 @@ def _show(report: LeakageReport, period: Period, zone: str) -> None:
         f"Leakage, {span(period, zone)}",
         (
             "hour", "backend", "#engine prompt", "#engine output", "#ledger prompt",
-            "#ledger output", "#attempts not billed", "#restarts", "#leakage %", "complete",
+            "#ledger output", "#attempts not billed", "#restarts", "#leakage %", "reasons",
+            "complete",
         ),
         [
             (
                 row.hour, row.backend, row.engine_prompt, row.engine_generation, row.ledger_prompt,
-                row.ledger_generation, row.scrap_attempts, row.restarts, _percent(leakage([row])),
-                row.complete,
+                row.ledger_generation, row.scrap_attempts, row.restarts,
+                leakage_percent(leakage([row])), _told(row.reasons), row.complete,
             )
             for row in report.rows
         ],
     )  # fmt: skip
-    overall = _percent(report.overall)
+    overall = leakage_percent(report.overall)
     if overall is None:
         show_note("No hour is complete yet, so there is no figure over all of them.")
     else:
         show_note(f"Leakage of the complete hours together: {overall} %.")
+
+
+def _told(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {requests}" for reason, requests in reasons.items())
 
 
 def _document(row: Reconciled) -> dict[str, object]:
@@ -94,13 +100,11 @@ def _document(row: Reconciled) -> dict[str, object]:
         "engine_output_tokens": row.engine_generation,
         "ledger_prompt_tokens": row.ledger_prompt,
         "ledger_output_tokens": row.ledger_generation,
+        "leaked_tokens": row.leaked,
         "attempts_not_billed": row.scrap_attempts,
+        "reasons": dict(row.reasons),
         "restarts": row.restarts,
-        "leakage_percent": _percent(leakage([row])),
+        "leakage_percent": leakage_percent(leakage([row])),
+        "journals_behind": row.journals_behind,
         "complete": row.complete,
     }
-
-
-def _percent(ratio: Fraction | None) -> str | None:
-    shown = percent_for_display(ratio, decimals=DECIMALS)
-    return None if shown is None else plain(shown)

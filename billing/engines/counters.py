@@ -67,6 +67,7 @@ COUNTER_NAMES: Mapping[str, tuple[CounterNames, ...]] = {
     "nim": (_VLLM, _NIM),
     "dynamo": (_DYNAMO,),
     "llama_cpp": (_LLAMA_CPP,),
+    "simulated": (_VLLM,),
     "generic": (_VLLM, _SGLANG, _TENSORRT, _DYNAMO, _LLAMA_CPP),
 }
 """By engine, in the order in which they are looked for; one that is not here tells nothing."""

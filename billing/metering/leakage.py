@@ -2,8 +2,9 @@
 
 Decides: what an engine counted in an hour when its counters were only looked at now and then, when
 such an hour is known completely, and how the one figure is made. What is not known is never
-invented: the tokens of attempts that bill nothing are in the engine's totals and in nobody's
-record, so those attempts are told beside the figure and explain some of it.
+invented: the tokens of attempts that bill nothing, and those that a cut stream's engine counted
+beyond its bill, are in the engine's totals and in nobody's record. So the requests are told beside
+the figure by the reason for it (`crash`, `client_left` …), and explain what is missing.
 
 A counter that fell means that the engine was started again. It counts from zero then, so all that
 it shows is new; what it did between the last look and its end is lost, and is less than an
@@ -12,12 +13,13 @@ interval's worth. Such a restart is told beside the figure too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
 from itertools import pairwise
 
+from billing.metering.usage_event import Cause
 from billing.period import Period
 
 GAP_MAX = timedelta(seconds=60)
@@ -25,6 +27,23 @@ GAP_MAX = timedelta(seconds=60)
 
 SETTLED_AFTER = timedelta(minutes=5)
 """An hour's requests are in the ledger this long after its end: journals take milliseconds."""
+
+
+SHIPPED_MARGIN = timedelta(minutes=1)
+"""What happened at an instant is in its journal by so much later."""
+
+JOURNAL_LOST_AFTER = timedelta(days=1)
+"""A journal that nobody has shipped for so long holds up no further hours: its host is gone."""
+
+CRASH = "crash"
+REASON_OF_CAUSE: Mapping[Cause, str] = {
+    Cause.RECOVERED: CRASH,
+    Cause.CLIENT_LEFT: "client_left",
+    Cause.UPSTREAM_BROKE: "upstream_broke",
+    Cause.TIMEOUT: "timeout",
+    Cause.DRAINED: "drained",
+}
+"""Why an engine may have counted more than was billed of an operation that ended so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +98,10 @@ class LedgerWork:
 
     Attributes:
         prompt: input tokens of all classes that the engine counts too.
-        scrap_attempts: dispatches that bill nothing, whose tokens nobody knows.
     """
 
     prompt: int = 0
     generation: int = 0
-    scrap_attempts: int = 0
 
 
 def engine_work(samples: Sequence[EngineSample], period: Period) -> EngineWork | None:
@@ -116,9 +133,9 @@ def engine_work(samples: Sequence[EngineSample], period: Period) -> EngineWork |
     )
 
 
-def is_complete(work: EngineWork, period: Period, *, now: datetime) -> bool:
-    """Whether a period's figures stay as they are: it is over, settled, and was watched."""
-    return work.unbroken and now >= period.end + SETTLED_AFTER
+def is_complete(work: EngineWork, period: Period, *, journals_behind: int, now: datetime) -> bool:
+    """Whether a period's figures stay as they are: it is over, settled, watched and shipped."""
+    return work.unbroken and journals_behind == 0 and now >= period.end + SETTLED_AFTER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +143,8 @@ class Reconciled:
     """An engine's count of an hour beside the ledger's, in tokens.
 
     Attributes:
+        reasons: how many requests bill less than their engine may have counted, by why.
+        journals_behind: journals that may hold more of the hour than the ledger has.
         complete: see `is_complete`; otherwise the figures may still move, or lack something.
     """
 
@@ -136,8 +155,16 @@ class Reconciled:
     ledger_prompt: int
     ledger_generation: int
     scrap_attempts: int
+    reasons: Mapping[str, int]
     restarts: int
+    journals_behind: int
     complete: bool
+
+    @property
+    def leaked(self) -> int:
+        """Tokens that the engine counted and the ledger lacks; below zero where it has more."""
+        counted = self.engine_prompt + self.engine_generation
+        return counted - self.ledger_prompt - self.ledger_generation
 
 
 def leakage(rows: Iterable[Reconciled]) -> Fraction | None:

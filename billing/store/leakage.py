@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -10,10 +11,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from billing.metering.leakage import EngineSample, Reconciled
+from billing.metering.leakage import (
+    JOURNAL_LOST_AFTER,
+    REASON_OF_CAUSE,
+    SHIPPED_MARGIN,
+    EngineSample,
+    Reconciled,
+)
 from billing.metering.usage_event import Cause
 from billing.period import Period
-from billing.store.database import first, members, query, run
+from billing.store.database import first, members, only, query, run
 
 _SAMPLE = "at, engine_epoch, prompt, generation, counts_cached"
 
@@ -107,21 +114,73 @@ def booked_tokens(
     return {(row.backend_id, row.code): row.quantity for row in rows}
 
 
+_SCRAP = """
+SELECT backend_id, reason, count(*) AS requests
+  FROM (SELECT at, backend_id, reason FROM scrap_attempt
+         UNION ALL SELECT at, backend_id, reason FROM usage_attempt) s
+ WHERE backend_id = ANY(:backends) AND at >= :start AND at < :end
+ GROUP BY 1, 2
+"""
+
+_CUT = """
+SELECT e.backend_id, e.cause, count(*) AS requests
+  FROM tenant t
+  JOIN usage_event e ON e.tenant_id = t.id AND e.occurred_at >= :start AND e.occurred_at < :end
+ WHERE e.backend_id = ANY(:backends) AND e.cause = ANY(:causes)
+ GROUP BY 1, 2
+"""
+
+
 def scrap_attempts(
     connection: sa.Connection, *, backend_ids: list[int], period: Period
-) -> Mapping[int, int]:
-    """Dispatches of a period that bill nothing, by backend row id; zeros are left out."""
+) -> Mapping[int, Mapping[str, int]]:
+    """Dispatches of a period that bill nothing, by backend row id and reason."""
+    rows = query(connection, _SCRAP, backends=backend_ids, start=period.start, end=period.end)
+    found: dict[int, dict[str, int]] = {}
+    for row in rows:
+        found.setdefault(row.backend_id, {})[row.reason] = row.requests
+    return found
+
+
+def cut_events(
+    connection: sa.Connection, *, backend_ids: list[int], period: Period
+) -> Mapping[int, Mapping[str, int]]:
+    """Events of a period that did not run to their end, by backend row id and reason."""
     rows = query(
         connection,
-        "SELECT backend_id, count(*) AS attempts FROM ("
-        "SELECT at, backend_id FROM scrap_attempt UNION ALL "
-        "SELECT at, backend_id FROM usage_attempt) s "
-        "WHERE backend_id = ANY(:backends) AND at >= :start AND at < :end GROUP BY 1",
+        _CUT,
         backends=backend_ids,
+        causes=[int(cause) for cause in REASON_OF_CAUSE],
         start=period.start,
         end=period.end,
     )
-    return {row.backend_id: row.attempts for row in rows}
+    found: dict[int, dict[str, int]] = {}
+    for row in rows:
+        found.setdefault(row.backend_id, {})[REASON_OF_CAUSE[Cause(row.cause)]] = row.requests
+    return found
+
+
+def journals_behind(connection: sa.Connection, *, period: Period) -> int:
+    """Journals that are not shipped past the end of a period, as far as they are known."""
+    return only(
+        connection,
+        "SELECT count(*) AS journals FROM journal_cursor WHERE NOT finished "
+        "AND coalesce(shipped_through, updated_at) >= :lost "
+        "AND coalesce(shipped_through, updated_at) < :needed",
+        lost=period.start - JOURNAL_LOST_AFTER,
+        needed=period.end + SHIPPED_MARGIN,
+    ).journals
+
+
+def hours_behind(connection: sa.Connection, *, limit: int) -> list[datetime]:
+    """Hours that waited for a journal when they were last worked out, newest first."""
+    rows = query(
+        connection,
+        "SELECT DISTINCT hour FROM leakage WHERE journals_behind > 0 ORDER BY hour DESC "
+        "LIMIT :limit",
+        limit=limit,
+    )
+    return [row.hour for row in rows]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,15 +193,15 @@ class LeakageRow:
 
 
 _COUNTS = (
-    "engine_prompt, engine_generation, ledger_prompt, ledger_generation, scrap_attempts, restarts, "
-    "complete"
+    "engine_prompt, engine_generation, ledger_prompt, ledger_generation, scrap_attempts, reasons, "
+    "restarts, journals_behind, complete"
 )
 
 
 def write_leakage(connection: sa.Connection, row: LeakageRow) -> None:
     """Put what an hour came to in the place of what it seemed to come to before."""
     columns = [*_COUNTS.split(", "), "reconciled_at"]
-    values = asdict(row.reconciled)
+    values = asdict(row.reconciled) | {"reasons": json.dumps(dict(row.reconciled.reasons))}
     del values["backend"]
     run(
         connection,
@@ -156,15 +215,34 @@ def write_leakage(connection: sa.Connection, row: LeakageRow) -> None:
     )
 
 
-def read_leakage(connection: sa.Connection, *, period: Period) -> list[Reconciled]:
-    """Reconciled hours that begin in a period, in the order of time and name."""
+def read_leakage(
+    connection: sa.Connection, *, period: Period, limit: int | None = None
+) -> list[Reconciled]:
+    """Reconciled hours that begin in a period, in the order of time and name.
+
+    Args:
+        limit: at most so many, the newest ones.
+    """
     rows = query(
         connection,
         f"SELECT b.name AS backend, hour, {_COUNTS} FROM leakage l "  # noqa: S608
         "JOIN backend b ON b.id = l.backend_id "
-        "WHERE hour >= :start AND hour < :end ORDER BY hour, b.name",
+        "WHERE hour >= :start AND hour < :end ORDER BY hour DESC, b.name DESC LIMIT :limit",
         start=period.start,
         end=period.end,
+        limit=limit,
+    )
+    return [Reconciled(**members(row)) for row in reversed(rows)]
+
+
+def newest_complete(connection: sa.Connection, *, since: datetime) -> list[Reconciled]:
+    """The newest complete hour of each backend that has one since an instant."""
+    rows = query(
+        connection,
+        f"SELECT DISTINCT ON (b.name) b.name AS backend, hour, {_COUNTS} FROM leakage l "  # noqa: S608
+        "JOIN backend b ON b.id = l.backend_id WHERE complete AND hour >= :since "
+        "ORDER BY b.name, hour DESC",
+        since=since,
     )
     return [Reconciled(**members(row)) for row in rows]
 

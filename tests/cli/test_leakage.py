@@ -20,6 +20,8 @@ def write(database: Database, hour: datetime, *, ledger: int, complete: bool) ->
         ledger_prompt=6000,
         ledger_generation=ledger,
         scrap_attempts=2,
+        reasons={"crash": 3},
+        journals_behind=0,
         restarts=0,
         complete=complete,
     )
@@ -45,13 +47,17 @@ def test_the_figure_is_of_complete_hours_only(steelyard, database: Database, now
         "engine_output_tokens": 4000,
         "ledger_prompt_tokens": 6000,
         "ledger_output_tokens": 3900,
+        "leaked_tokens": 100,
         "attempts_not_billed": 2,
+        "reasons": {"crash": 3},
         "restarts": 0,
         "leakage_percent": "1",
+        "journals_behind": 0,
         "complete": True,
     }
     shown = steelyard("leakage", "--period", "2026-11")
     assert "3,900" in shown.out
+    assert "crash 3" in shown.out
     assert "complete hours together: 1 %" in shown.err
 
 

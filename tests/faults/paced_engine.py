@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from billing.engines.counters import EngineCounters
+
 MODELS = ("engine-vllm", "engine-plain", "engine-transformers")
 
 BACKENDS = """
@@ -35,11 +37,13 @@ class Served:
     """One request as the engine saw it.
 
     Attributes:
+        model: what was asked for.
         prompt, planned: tokens of the prompt, and of the answer if nobody interrupts.
         sent: tokens of the answer that were handed to the kernel.
         ended: everything was.
     """
 
+    model: str
     prompt: int
     planned: int
     sent: int = 0
@@ -72,6 +76,15 @@ class PacedEngine:
         """Tokens sent so far, per request."""
         return [served.sent for served in self.served.values()]
 
+    def counters(self, model: str) -> EngineCounters:
+        """What the engine of a model would tell that it counted."""
+        served = [each for each in self.served.values() if each.model == model]
+        return EngineCounters(
+            prompt=sum(each.prompt for each in served),
+            generation=sum(each.sent for each in served),
+            counts_cached=True,
+        )
+
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -88,7 +101,7 @@ class PacedEngine:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
         body = json.loads(await reader.readexactly(int(fields["content-length"])))
-        served = Served(prompt=_prompt(body), planned=body["max_tokens"])
+        served = Served(model=body["model"], prompt=_prompt(body), planned=body["max_tokens"])
         request_id = fields["x-request-id"]
         if request_id in self.served:
             self.doubled.append(request_id)

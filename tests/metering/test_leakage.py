@@ -112,9 +112,12 @@ def test_an_hour_is_complete_once_it_is_over_and_settled():
     work = engine_work(samples(*every(15)), HOUR)
     assert work is not None
     settled = HOUR.end + SETTLED_AFTER
-    assert is_complete(work, HOUR, now=settled)
-    assert not is_complete(work, HOUR, now=settled - timedelta(microseconds=1))
-    assert not is_complete(replace(work, unbroken=False), HOUR, now=settled)
+    assert is_complete(work, HOUR, journals_behind=0, now=settled)
+    assert not is_complete(work, HOUR, journals_behind=1, now=settled)
+    too_early = settled - timedelta(microseconds=1)
+    assert not is_complete(work, HOUR, journals_behind=0, now=too_early)
+    unwatched = replace(work, unbroken=False)
+    assert not is_complete(unwatched, HOUR, journals_behind=0, now=settled)
 
 
 def test_leakage_is_what_no_ledger_has_of_all_that_was_counted():
@@ -126,6 +129,8 @@ def test_leakage_is_what_no_ledger_has_of_all_that_was_counted():
         ledger_prompt=600,
         ledger_generation=390,
         scrap_attempts=1,
+        reasons={"crash": 1},
+        journals_behind=0,
         restarts=0,
         complete=True,
     )

@@ -19,8 +19,9 @@ from billing.errors import UpstreamUnavailable
 from billing.journal.records import Attempted, Attribution, Counts, Usage, Void
 from billing.metering.correction import Correction
 from billing.metering.event_id import microseconds, milliseconds, uuid7
-from billing.metering.leakage import Reconciled
+from billing.metering.leakage import JOURNAL_LOST_AFTER, Reconciled
 from billing.operations.leakage.read_engine import engine_client, read_engine
+from billing.operations.leakage.read_leakage import newest_leakage
 from billing.operations.leakage.reconcile_hour import (
     SAMPLES_KEPT,
     forget_samples,
@@ -34,6 +35,7 @@ from billing.planfiles.backend_file import BackendSpec
 from billing.settings import Settings
 from billing.store.catalog import ensure_models
 from billing.store.database import Database, Role, query
+from billing.store.usage.parked import CursorRow, mark_shipped, move_cursor
 from billing.tenancy.tenant import Tenant
 from tests.world import World, make_world
 from workers.reconciler import Reconciler
@@ -194,7 +196,8 @@ def watched(database: Database, now: datetime, engine: Engine) -> Watched:
 def expected(watched: Watched, **changed: Any) -> Reconciled:
     figures = {
         "engine_prompt": 100, "engine_generation": 40, "ledger_prompt": 100,
-        "ledger_generation": 40, "scrap_attempts": 0, "restarts": 0, "complete": True,
+        "ledger_generation": 40, "scrap_attempts": 0, "reasons": {}, "restarts": 0,
+        "journals_behind": 0, "complete": True,
     }  # fmt: skip
     return Reconciled(backend=BACKEND, hour=watched.start, **(figures | changed))
 
@@ -236,7 +239,11 @@ def test_attempts_that_bill_nothing_are_told_and_their_tokens_not_invented(
     watched.book(605, Counts(input=100, output=40), attempts=2)
     watched.void(610)
     assert watched.reconcile() == expected(
-        watched, engine_prompt=120, engine_generation=45, scrap_attempts=3
+        watched,
+        engine_prompt=120,
+        engine_generation=45,
+        scrap_attempts=3,
+        reasons={"client_left": 1, "refused_503": 2},
     )
 
 
@@ -256,6 +263,52 @@ def test_missing_looks_leave_the_hour_incomplete_until_the_end_of_time(watched: 
     watched.watch({600: lambda: watched.engine.serve(100, 40)}, missing=range(615, 690))
     watched.book(605, Counts(input=100, output=40))
     assert watched.reconcile() == expected(watched, complete=False)
+
+
+@pytest.mark.parametrize(
+    ("shipped", "finished", "behind"),
+    [
+        (timedelta(minutes=61), False, 0),
+        (timedelta(minutes=60), False, 1),
+        (timedelta(minutes=30), False, 1),
+        (timedelta(minutes=30), True, 0),
+        (-JOURNAL_LOST_AFTER, False, 1),
+        (-JOURNAL_LOST_AFTER - timedelta(seconds=1), False, 0),
+    ],
+)
+def test_an_hour_is_complete_once_every_journal_is_shipped_past_it(
+    watched: Watched, *, shipped: timedelta, finished: bool, behind: int
+) -> None:
+    watched.watch({600: lambda: watched.engine.serve(100, 40)})
+    watched.book(605, Counts(input=100, output=40))
+    through = watched.start + shipped
+    with watched.world.database.transaction(Role.INGEST) as connection:
+        mark_shipped(connection, ["a"], through=watched.start + timedelta(hours=2))
+        mark_shipped(connection, ["b"], through=watched.start - timedelta(days=9))
+        if finished:
+            done = CursorRow(instance="b", segment=1, next_offset=9, finished=True)
+            move_cursor(connection, done, now=through)
+        mark_shipped(connection, ["b"], through=through)
+    found = watched.reconcile()
+    assert found == expected(watched, journals_behind=behind, complete=not behind)
+
+
+def test_an_hour_that_waited_for_a_journal_is_worked_out_again_days_later(
+    watched: Watched,
+) -> None:
+    database, late = watched.world.database, watched.start + timedelta(days=3)
+    watched.watch({600: lambda: watched.engine.serve(100, 40)})
+    with database.transaction(Role.INGEST) as connection:
+        mark_shipped(connection, ["a"], through=watched.start + timedelta(minutes=7))
+    assert not watched.reconcile().complete
+    watched.book(605, Counts(input=100, output=40))
+    with database.transaction(Role.INGEST) as connection:
+        mark_shipped(connection, ["a"], through=late)
+    (row,) = Reconciler(database, Settings()).reconcile(now=late)
+    assert row == expected(watched)
+    with database.transaction(Role.OPERATOR) as connection:
+        assert newest_leakage(connection, now=late) == []
+        assert newest_leakage(connection, now=watched.start + timedelta(hours=2)) == [row]
 
 
 def test_an_hour_is_worked_out_again_when_late_events_have_come(watched: Watched) -> None:

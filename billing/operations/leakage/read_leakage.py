@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from fractions import Fraction
 
 import sqlalchemy as sa
 
+from billing.margin.figures import percent_for_display
 from billing.metering.leakage import Reconciled, leakage
+from billing.money import plain
 from billing.period import Period
 from billing.store import leakage as store
+
+RECENT = timedelta(days=1)
+DECIMALS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +31,20 @@ class LeakageReport:
     overall: Fraction | None
 
 
-def read_leakage(connection: sa.Connection, *, period: Period) -> LeakageReport:
-    """The hours that begin in a period, in the operator's role."""
-    rows = tuple(store.read_leakage(connection, period=period))
+def read_leakage(
+    connection: sa.Connection, *, period: Period, limit: int | None = None
+) -> LeakageReport:
+    """The hours that begin in a period, or the newest `limit` of them, in the operator's role."""
+    rows = tuple(store.read_leakage(connection, period=period, limit=limit))
     return LeakageReport(rows=rows, overall=leakage(row for row in rows if row.complete))
+
+
+def newest_leakage(connection: sa.Connection, *, now: datetime) -> list[Reconciled]:
+    """The newest complete hour of each backend that had one in the last day."""
+    return store.newest_complete(connection, since=now - RECENT)
+
+
+def leakage_percent(ratio: Fraction | None) -> str | None:
+    """A leakage in percent as text, rounded half up to 3 decimals; None stays None."""
+    shown = percent_for_display(ratio, decimals=DECIMALS)
+    return None if shown is None else plain(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -22,6 +23,11 @@ from billing.store.leakage import LeakageRow
 
 HOUR = timedelta(hours=1)
 SAMPLES_KEPT = timedelta(days=35)
+HOURS_AGAIN = 3
+"""So many are worked out each time: what is booked late by minutes needs no watermark."""
+
+HOURS_AT_ONCE = 48
+"""Most hours that waited for a journal and are worked out at a time."""
 
 _AFRESH = (TokenClass.INPUT.meter, TokenClass.CACHE_WRITE.meter)
 _CACHED = TokenClass.CACHED_INPUT.meter
@@ -46,13 +52,17 @@ def reconcile_hour(connection: sa.Connection, *, hour: Period, now: datetime) ->
     meters = [*_AFRESH, _CACHED, _OUTPUT]
     booked = store.booked_tokens(connection, backend_ids=ids, meters=meters, period=hour)
     scrap = store.scrap_attempts(connection, backend_ids=ids, period=hour)
+    cut = store.cut_events(connection, backend_ids=ids, period=hour)
+    behind = store.journals_behind(connection, period=hour)
     found: list[Reconciled] = []
     for backend_id, name in backends:
         samples = store.samples_around(connection, backend_id=backend_id, period=hour)
         work = engine_work(samples, hour)
         if work is None:
             continue
-        ledger = _ledger_work(backend_id, work, booked, scrap)
+        ledger = _ledger_work(backend_id, work, booked)
+        unbilled = scrap.get(backend_id, {})
+        reasons = Counter(unbilled) + Counter(cut.get(backend_id, {}))
         reconciled = Reconciled(
             backend=name,
             hour=hour.start,
@@ -60,9 +70,11 @@ def reconcile_hour(connection: sa.Connection, *, hour: Period, now: datetime) ->
             engine_generation=work.generation,
             ledger_prompt=ledger.prompt,
             ledger_generation=ledger.generation,
-            scrap_attempts=ledger.scrap_attempts,
+            scrap_attempts=sum(unbilled.values()),
+            reasons=dict(sorted(reasons.items())),
             restarts=work.restarts,
-            complete=is_complete(work, hour, now=now),
+            journals_behind=behind,
+            complete=is_complete(work, hour, journals_behind=behind, now=now),
         )
         store.write_leakage(
             connection,
@@ -70,6 +82,13 @@ def reconcile_hour(connection: sa.Connection, *, hour: Period, now: datetime) ->
         )
         found.append(reconciled)
     return found
+
+
+def hours_to_work_out(connection: sa.Connection, *, now: datetime) -> list[Period]:
+    """This hour, those just before it, and those that waited for a journal; oldest first."""
+    recent = {hour_of(now - ago * HOUR).start for ago in range(HOURS_AGAIN)}
+    waiting = store.hours_behind(connection, limit=HOURS_AT_ONCE)
+    return [hour_of(start) for start in sorted(recent.union(waiting))]
 
 
 def forget_samples(connection: sa.Connection, *, now: datetime) -> int:
@@ -81,11 +100,9 @@ def _ledger_work(
     backend_id: int,
     work: EngineWork,
     booked: Mapping[tuple[int, str], Decimal],
-    scrap: Mapping[int, int],
 ) -> LedgerWork:
     prompt = [*_AFRESH, _CACHED] if work.counts_cached else [*_AFRESH]
     return LedgerWork(
         prompt=sum(int(booked.get((backend_id, meter), 0)) for meter in prompt),
         generation=int(booked.get((backend_id, _OUTPUT), 0)),
-        scrap_attempts=scrap.get(backend_id, 0),
     )

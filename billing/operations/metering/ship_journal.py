@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,10 @@ from billing.operations.metering.encode_page import (
     outcomes_of,
 )
 from billing.store.database import Database, Role
-from billing.store.usage.parked import CursorRow, cursor, move_cursor
+from billing.store.usage.parked import CursorRow, cursor, mark_shipped, move_cursor
+
+MARK_EVERY = timedelta(seconds=10)
+NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(slots=True)
@@ -89,6 +92,7 @@ class JournalShipper:
     _finished: set[str] = field(default_factory=set[str])
     _cursors: dict[str, CursorRow] = field(default_factory=dict[str, CursorRow])
     _names: Names | None = None
+    _marked_at: datetime = NEVER
     _ahead: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(max_workers=1, thread_name_prefix="page")
     )
@@ -96,6 +100,7 @@ class JournalShipper:
     def ship(self, *, now: datetime) -> Shipment:
         """Ship all that is durable now. A damaged journal does not hold up the others."""
         shipment = Shipment()
+        shipped: list[str] = []
         self._names = None  # a meter may have got a new version since
         for folder in list_instances(self.directory):
             if folder.name in self._finished:
@@ -106,7 +111,19 @@ class JournalShipper:
                 shipment.damaged.append(str(error))
             except OSError as error:
                 shipment.damaged.append(f"{folder} cannot be read: {error.strerror}")
+            else:
+                shipped.append(folder.name)
+        self._mark(shipped, now=now)
         return shipment
+
+    def _mark(self, shipped: Sequence[str], *, now: datetime) -> None:
+        """Tell how far journals are shipped, idle ones too; now and then, since it is a write."""
+        live = [name for name in shipped if name not in self._finished]
+        if live and now - self._marked_at >= MARK_EVERY:
+            self.database.retrying(
+                Role.INGEST, lambda connection: mark_shipped(connection, live, through=now)
+            )
+            self._marked_at = now
 
     def prune(self, *, now: datetime) -> int:
         """Remove segments that are shipped and old enough; how many."""

@@ -217,3 +217,15 @@ def move_cursor(connection: sa.Connection, to: CursorRow, *, now: datetime) -> N
         finished=to.finished,
         now=now,
     )
+
+
+def mark_shipped(connection: sa.Connection, instances: Sequence[str], *, through: datetime) -> None:
+    """Say that all that journals held durably at an instant is in the ledger."""
+    run(
+        connection,
+        "INSERT INTO journal_cursor (instance, segment, next_offset, updated_at, shipped_through) "
+        "SELECT i, 0, 0, :through, :through FROM unnest(CAST(:instances AS text[])) i ORDER BY i "
+        "ON CONFLICT (instance) DO UPDATE SET shipped_through = excluded.shipped_through",
+        instances=sorted(instances),
+        through=through,
+    )
