@@ -59,7 +59,7 @@ test-long: $(VENV_STAMP) ## the full counts; NAME=suite takes one suite (what py
 	@STEELYARD_ROUNDS=full $(BIN)/python -m pytest -q --timeout=3600 \
 		$(if $(NAME),-m "not engine" -k "$(NAME)",-m long)
 
-test-engine: $(VENV_STAMP) $(ENGINE_STAMP) ## against a real inference engine (a large download)
+test-engine: $(VENV_STAMP) $(ENGINE_STAMP) ## a real inference engine, and GuideLLM as load (a large download)
 	@$(BIN)/python -m pytest -q --timeout=1200 -m engine
 
 test-node: $(VENV_STAMP) $(NODE_STAMP) ## the official clients of JavaScript (needs node and npm)

@@ -114,7 +114,7 @@ class Proxy:
     def _tell(self, spec: RouteSpec, request: ClientRequest) -> None:
         """Whether this process is alive, and whether it takes requests."""
         match spec.path:
-            case "/healthz":
+            case "/healthz" | "/health":
                 request.answer(200, json_headers(200), b'{"status":"ok"}')
             case _:
                 ready = not self._inference.draining and self._journal.healthy

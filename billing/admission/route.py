@@ -180,6 +180,8 @@ ROUTES: Final[tuple[RouteSpec, ...]] = (
     RouteSpec(method="GET", path="/v1/models", serving=Serving.LIST),
     RouteSpec(method="GET", path="/v1/models/{model}", serving=Serving.LIST),
     RouteSpec(method="GET", path="/healthz", serving=Serving.STATUS),
+    # What engines call it, and so load tools ask for it before they begin.
+    RouteSpec(method="GET", path="/health", serving=Serving.STATUS),
     RouteSpec(method="GET", path="/readyz", serving=Serving.STATUS),
 )
 

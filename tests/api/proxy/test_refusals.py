@@ -188,6 +188,7 @@ async def test_health_readiness_metrics(yard):
     await yard.chat()
     await yard.chat(stream=True)
     assert (await yard.http.get("/healthz")).status_code == 200
+    assert (await yard.http.get("/health")).status_code == 200
     assert (await yard.http.get("/readyz")).status_code == 200
     assert (await yard.http.get("/metrics")).status_code == 404
     text = yard.app.tally.render().decode()
