@@ -181,5 +181,28 @@ def local_days(period: Period, in_zone: ZoneInfo) -> Iterator[date]:
         begins = ends
 
 
+def quarter_hours(period: Period) -> Iterator[datetime]:
+    """Starts of the quarter hours of a period that begins on the grid."""
+    start = bucket_of(period.start)
+    while start < period.end:
+        yield start
+        start += BUCKET
+
+
+def day_start(instant: datetime, in_zone: ZoneInfo) -> datetime:
+    """The instant at which an instant's local day began."""
+    return local_midnight(instant.astimezone(in_zone).date(), in_zone)
+
+
+def hour_start(instant: datetime, in_zone: ZoneInfo) -> datetime:
+    """The instant at which an instant's local hour began.
+
+    Of an hour that the clock shows twice, each is an hour of its own.
+    """
+    local = instant.astimezone(in_zone)
+    past = timedelta(minutes=local.minute, seconds=local.second, microseconds=local.microsecond)
+    return instant - past
+
+
 def _anchored(year: int, number: int, anchor_day: int) -> date:
     return date(year, number, min(anchor_day, calendar.monthrange(year, number)[1]))

@@ -7,11 +7,13 @@ from decimal import Decimal
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit, Tier
+from billing.catalog.charge import Charge
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
 from billing.catalog.selector import Selector
+from billing.catalog.tier import Tier
 from billing.money import CURRENCIES
 from billing.rating.quantity import MeteredQuantity
+from tests.charges import flat_fee, graduated, outcome_price, per_unit
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A slow machine is no failure."""
@@ -58,7 +60,7 @@ def usage_charges(draw: st.DrawFn, selector: Selector, key: str) -> Charge:
     """A charge that prices what `selector` picks."""
     kind = draw(st.sampled_from(["per_unit", "graduated"]))
     if kind == "per_unit":
-        return PerUnit(
+        return per_unit(
             key=key,
             description="Per unit",
             selector=selector,
@@ -66,7 +68,7 @@ def usage_charges(draw: st.DrawFn, selector: Selector, key: str) -> Charge:
             per=draw(per_units),
             included=draw(st.one_of(st.just(Decimal(0)), decimals(limit=10**6, places=3))),
         )
-    return Graduated(
+    return graduated(
         key=key,
         description="Graduated",
         selector=selector,
@@ -79,7 +81,7 @@ def usage_charges(draw: st.DrawFn, selector: Selector, key: str) -> Charge:
 def plans(draw: st.DrawFn) -> PricePlan:
     """A valid plan: a fee, charges over some meters and models, perhaps an outcome."""
     charges: list[Charge] = [
-        FlatFee(key="platform", description="Platform fee", amount=draw(prices))
+        flat_fee(key="platform", description="Platform fee", amount=draw(prices))
     ]
     for meter in ("tokens.input", "tokens.output", "requests"):
         split = draw(st.sampled_from(["none", "any", "some", "each"]))
@@ -94,7 +96,7 @@ def plans(draw: st.DrawFn) -> PricePlan:
             charges.append(draw(usage_charges(selector, f"{meter}/{number}")))
     if draw(st.booleans()):
         charges.append(
-            OutcomePrice(key="solved", description="Solved", outcome="solved", price=draw(prices))
+            outcome_price(key="solved", description="Solved", outcome="solved", price=draw(prices))
         )
     return PricePlan(
         slug="drawn",

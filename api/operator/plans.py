@@ -13,7 +13,7 @@ from api.deployment import DeploymentInUse
 from api.fields import IdPath, SlugPath
 from billing.catalog.price_plan import PricePlan
 from billing.operations.catalog.plans import apply_plan, list_plans, require_plan
-from billing.planfiles.plan_file import dump
+from billing.planfiles.plan_dump import dump
 
 
 class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
-from billing.catalog.charge import PerUnit
+from billing.catalog.charge import Charge
+from billing.catalog.price import PerUnit
 from billing.catalog.selector import Selector, require_model
 from billing.metering.token_class import TokenClass
 
@@ -21,25 +22,25 @@ _WORDS = {
 }
 
 
-def token_charge(model: str, token_class: TokenClass, price: Decimal, *, per: int) -> PerUnit:
+def token_charge(model: str, token_class: TokenClass, price: Decimal, *, per: int) -> Charge:
     """The charge for one token class of one model, keyed `tokens/<model>/<class>`.
 
     Raises:
         InvalidPlan: a malformed model name or price.
     """
     require_model(model, field="model")
-    return PerUnit(
+    return Charge(
         key=f"tokens/{model}/{token_class.value}",
         description=f"{model}: {_WORDS[token_class]}",
         selector=Selector(meter=token_class.meter, models=frozenset({model})),
-        price=price,
+        price=PerUnit(price=price),
         per=per,
     )
 
 
 def expand_price_list(
     prices: Mapping[str, Mapping[TokenClass, Decimal]], *, per: int
-) -> tuple[PerUnit, ...]:
+) -> tuple[Charge, ...]:
     """One charge per model and token class, in the order written.
 
     Args:

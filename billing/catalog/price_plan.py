@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from billing.catalog.adjustment import Coupon, SpendCommitment
 from billing.catalog.admission_policy import AdmissionPolicy
-from billing.catalog.charge import Charge, find_overlaps, selector_of
+from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.selector import require_slug
 from billing.errors import InvalidPlan
 from billing.metering.token_class import TokenClass
@@ -29,16 +30,25 @@ class ZeroUsageFirstFlat(StrEnum):
     CHARGE = "charge"
 
 
+class AllowanceInVolume(StrEnum):
+    """What becomes of included usage under volume prices once it is used up."""
+
+    STAYS_FREE = "stays_free"
+    BILLABLE_ONCE_EXCEEDED = "billable_once_exceeded"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """Choices on which billing engines differ, so that a plan states its own (D13).
 
     Attributes:
         zero_usage_first_flat: whether unused tiers cost their first flat fee.
+        allowance_in_volume: whether included usage stays free once more than it is used.
         admission: how requests are admitted; it changes no amount.
     """
 
     zero_usage_first_flat: ZeroUsageFirstFlat = ZeroUsageFirstFlat.SKIP
+    allowance_in_volume: AllowanceInVolume = AllowanceInVolume.STAYS_FREE
     admission: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 
@@ -54,6 +64,9 @@ class PricePlan:
         charges: in the order in which an invoice shows them.
         policies: choices of the plan.
         payment_terms_days: days from issue to due.
+        commitments: what several charges were promised to reach together; a charge counts
+            towards one of them at most.
+        coupons: money off, after commitments, in this order.
 
     Raises:
         InvalidPlan: `field` is a path like `charges[2].key`.
@@ -66,6 +79,8 @@ class PricePlan:
     charges: tuple[Charge, ...]
     policies: Policies = Policies()
     payment_terms_days: int = 30
+    commitments: tuple[SpendCommitment, ...] = ()
+    coupons: tuple[Coupon, ...] = ()
 
     def __post_init__(self) -> None:
         require_slug(self.slug, field="slug")
@@ -103,7 +118,7 @@ class PricePlan:
 
 def prices_model(plan: PricePlan, model: str) -> frozenset[TokenClass]:
     """The token classes of a model that the plan prices."""
-    selectors = [found for charge in plan.charges if (found := selector_of(charge)) is not None]
+    selectors = [charge.selector for charge in plan.charges if charge.selector is not None]
     return frozenset(
         token_class
         for token_class in TokenClass

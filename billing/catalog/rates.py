@@ -14,12 +14,22 @@ from math import ceil
 from typing import assert_never
 
 from billing.admission.amounts import ATTO, Rates
-from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit, selector_of
+from billing.catalog.charge import Charge
+from billing.catalog.price import (
+    FlatFee,
+    Graduated,
+    Package,
+    Percentage,
+    PerUnit,
+    Reserved,
+    Volume,
+)
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.selector import REQUESTS
+from billing.catalog.tier import Tier
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
-from billing.money import EXACT
+from billing.money import EXACT, PRICE_DECIMALS_MAX
 
 _ZERO = Decimal(0)
 _MILLISECONDS = 1000
@@ -35,7 +45,7 @@ def rates_of(plans: Iterable[PricePlan], model: str) -> Mapping[str, Decimal]:
     highest: dict[str, Decimal] = {}
     for plan in plans:
         for charge in plan.charges:
-            selector = selector_of(charge)
+            selector = charge.selector
             if selector is not None and selector.selects(selector.meter, model):
                 price = highest_price(charge)
                 highest[selector.meter] = max(highest.get(selector.meter, _ZERO), price)
@@ -59,23 +69,39 @@ def proxy_rates(prices: Mapping[str, Decimal]) -> Rates:
 
 
 def highest_price(charge: Charge) -> Decimal:
-    """The most that one unit of the meter can cost; zero for a fee, which no unit causes."""
-    match charge:
+    """The most that one unit of the meter can cost; zero for a fee, which no unit causes.
+
+    Of packages it is the price of a whole one spread over its units: the one that is begun last
+    costs more, once in a billing period.
+    """
+    match charge.price:
         case FlatFee():
             return _ZERO
-        case PerUnit():
-            return _of_one(charge.price, charge.per)
-        case Graduated():
-            return _of_one(max(tier.unit for tier in charge.tiers), charge.per)
-        case OutcomePrice():
-            return charge.price
+        case PerUnit(price=price):
+            unit = Fraction(price)
+        case Graduated(tiers=tiers) | Volume(tiers=tiers):
+            unit = max(_of_tier(tier, charge.per) for tier in tiers)
+        case Package(size=size, price=price):
+            unit = Fraction(price) / Fraction(size) * charge.per
+        case Percentage(percent=percent):
+            unit = Fraction(percent) * Fraction(1, 100)
+        case Reserved(overage=overage):
+            unit = Fraction(overage)
         case _:
-            assert_never(charge)
+            assert_never(charge.price)
+    commitment = charge.adjustments.commitment
+    factor = Fraction(1) if commitment is None else Fraction(commitment.overage_factor)
+    return _up(unit * factor * Fraction(1, charge.per))
 
 
-def _of_one(price: Decimal, per: int) -> Decimal:
-    # `per` is a power of ten, so no digit is lost.
-    return price.scaleb(1 - len(str(per)), context=EXACT)
+def _of_tier(tier: Tier, per: int) -> Fraction:
+    unit = Fraction(tier.unit)
+    return unit if tier.package is None else unit / Fraction(tier.package) * per
+
+
+def _up(price: Fraction) -> Decimal:
+    """A price at 18 decimals, never below the exact one."""
+    return Decimal(ceil(price * 10**PRICE_DECIMALS_MAX)).scaleb(-PRICE_DECIMALS_MAX, context=EXACT)
 
 
 def _atto(price: Decimal, parts: int = 1) -> int:

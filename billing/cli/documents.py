@@ -10,7 +10,7 @@ from billing.exports.csv_text import instant_text
 from billing.money import plain
 from billing.outcomes.claim import Claim
 from billing.period import Period
-from billing.planfiles.plan_file import digest, dump
+from billing.planfiles.plan_dump import digest, dump
 from billing.rating.line import RatedLine, UnratedQuantity
 from billing.tenancy.api_key import ApiKey
 from billing.tenancy.tenant import LegalEntity, Tenant

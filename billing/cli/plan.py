@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Annotated, assert_never
 
 import typer
 
-from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit
+from billing.catalog.charge import Charge
+from billing.catalog.price import (
+    FlatFee,
+    Graduated,
+    Package,
+    Percentage,
+    PerUnit,
+    Reserved,
+    Volume,
+)
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.selector import Selector
+from billing.catalog.tier import Tier
 from billing.cli.documents import plan_document, plan_summary
 from billing.cli.failure import refused_in
 from billing.cli.output import (
@@ -170,35 +180,48 @@ def _show_plan(plan: PricePlan) -> None:
 def _charge_rows(charge: Charge) -> Iterator[tuple[object, ...]]:
     """One row per charge; one more per tier where there are tiers."""
     head = (charge.key, charge.description)
-    match charge:
-        case FlatFee():
-            yield *head, "flat fee", None, None, None, figure(charge.amount), "period"
-        case PerUnit():
-            free = f"{figure(charge.included)} included" if charge.included else None
-            price, per = figure(charge.price), figure(Decimal(charge.per))
-            yield *head, "per unit", *_selected(charge.selector), free, price, per
-        case Graduated():
-            yield *head, "graduated", *_selected(charge.selector), None, "", ""
-            yield from _tier_rows(charge)
-        case OutcomePrice():
-            yield *head, "outcome", charge.meter, None, None, figure(charge.price), "1"
+    per = figure(Decimal(charge.per))
+    selected = _selected(charge.selector)
+    free = f"{figure(charge.included)} included" if charge.included else None
+    match charge.price:
+        case FlatFee(amount=amount):
+            yield *head, "flat fee", None, None, None, figure(amount), "period"
+        case PerUnit(price=price):
+            yield *head, "per unit", *selected, free, figure(price), per
+        case Graduated(tiers=tiers):
+            yield *head, "graduated", *selected, free, "", ""
+            yield from _tier_rows(tiers, per)
+        case Volume(tiers=tiers):
+            yield *head, "volume", *selected, free, "", ""
+            yield from _tier_rows(tiers, per)
+        case Package(size=size, price=price):
+            yield *head, "package", *selected, free, figure(price), figure(size)
+        case Percentage(percent=percent):
+            yield *head, "percentage", *selected, free, f"{figure(percent)} %", "1"
+        case Reserved() as reserved:
+            held = f"{figure(reserved.committed)} per {reserved.window.value.replace('_', ' ')}"
+            yield *head, "reserved", *selected, held, figure(reserved.price), per
+            yield *("", "", "  beyond", "", "", ""), figure(reserved.overage), per
         case _:
-            assert_never(charge)
+            assert_never(charge.price)
 
 
-def _tier_rows(charge: Graduated) -> Iterator[tuple[object, ...]]:
+def _tier_rows(tiers: Sequence[Tier], per: str) -> Iterator[tuple[object, ...]]:
     lower = Decimal(0)
-    for tier in charge.tiers:
+    for tier in tiers:
         upper = "" if tier.up_to is None else f" up to {figure(tier.up_to)}"
         flat = f" and {figure(tier.flat)} once" if tier.flat else ""
         yield (
             *("", "", "  tier", "", ""),
             f"above {figure(lower)}{upper}",
             f"{figure(tier.unit)}{flat}",
-            figure(Decimal(charge.per)),
+            per if tier.package is None else figure(tier.package),
         )
         lower = tier.up_to or lower
 
 
-def _selected(selector: Selector) -> tuple[str, str]:
-    return selector.meter, "any" if selector.models is None else ", ".join(sorted(selector.models))
+def _selected(selector: Selector | None) -> tuple[str | None, str | None]:
+    if selector is None:
+        return None, None
+    models = "any" if selector.models is None else ", ".join(sorted(selector.models))
+    return selector.meter, models

@@ -57,10 +57,7 @@ class Dimension:
     edges: tuple[Decimal, ...] = ()
 
     def __post_init__(self) -> None:
-        if _NAME.fullmatch(self.name) is None:
-            raise InvalidInput(
-                "malformed name of a dimension", field="name", remedy="write it like region"
-            )
+        require_dimension(self.name, field="name")
         require_path(self.path, field="path")
         if len(self.edges) > EDGES_MAX:
             raise InvalidInput("too many edges", field="edges", remedy=f"at most {EDGES_MAX}")
@@ -107,6 +104,19 @@ class Dimension:
         if position == len(self.edges):
             return f">={plain(self.edges[-1])}"
         return f"{plain(self.edges[position - 1])}..{plain(self.edges[position])}"
+
+
+def require_dimension(name: str, *, field: str) -> str:
+    """Return a well-formed name of a dimension.
+
+    Raises:
+        InvalidInput: capitals, spaces or an overlong name.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise InvalidInput(
+            "malformed name of a dimension", field=field, remedy="write it like region"
+        )
+    return name
 
 
 def require_path(path: str, *, field: str) -> str:

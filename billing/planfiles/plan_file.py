@@ -6,33 +6,32 @@ and identified. What makes a plan valid is decided by the catalog; this module a
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, assert_never, cast
+from typing import Any, TypeVar, cast
 
 from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
 from billing.catalog.admission_policy import AdmissionPolicy
-from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit, Tier
+from billing.catalog.charge import Charge
 from billing.catalog.price_list import token_charge
-from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
-from billing.catalog.selector import BUILT_IN_METERS, Selector, is_built_in
+from billing.catalog.price_plan import (
+    AllowanceInVolume,
+    Policies,
+    PricePlan,
+    ZeroUsageFirstFlat,
+)
+from billing.catalog.selector import BUILT_IN_METERS, is_built_in
 from billing.errors import InvalidInput, InvalidPlan
 from billing.metering.token_class import TokenClass
-from billing.money import currency, plain
+from billing.money import currency
+from billing.planfiles.charge_file import read_charge, read_commitment, read_coupon
 from billing.planfiles.plan_document import (
-    ChargeDocument,
-    FlatFeeDocument,
-    GraduatedDocument,
-    OutcomeDocument,
-    PerUnitDocument,
     PlanDocument,
     PoliciesDocument,
     PriceListDocument,
-    TierDocument,
+    UsageDocument,
 )
 from billing.planfiles.validation import read_document
 from billing.planfiles.yaml_source import (
@@ -46,6 +45,9 @@ from billing.planfiles.yaml_source import (
 
 EXAMPLES = Path(__file__).with_name("examples")
 """Plans that work as they stand."""
+
+_Document = TypeVar("_Document")
+_Value = TypeVar("_Value")
 
 
 def read_plan(text: str | bytes, *, known_meters: Collection[str] = ()) -> PricePlan:
@@ -61,7 +63,7 @@ def read_plan(text: str | bytes, *, known_meters: Collection[str] = ()) -> Price
     source = read_yaml(text)
     document = read_document(PlanDocument, source)
     for position, charge in enumerate(document.charges):
-        if isinstance(charge, PerUnitDocument | GraduatedDocument) and not (
+        if isinstance(charge, UsageDocument) and not (
             is_built_in(charge.meter) or charge.meter in known_meters
         ):
             raise source.refuse(
@@ -82,27 +84,6 @@ def load_document(document: Mapping[str, Any], *, version: int | None = None) ->
     return _plan(read_document(PlanDocument, source), source, version=version)
 
 
-def dump(plan: PricePlan) -> dict[str, Any]:
-    """A plan as a JSON-safe document, amounts as text: what is stored as a version.
-
-    The version number is not part of it; it belongs to the row.
-    """
-    return {
-        "slug": plan.slug,
-        "name": plan.name,
-        "currency": plan.currency.code,
-        "payment_terms_days": plan.payment_terms_days,
-        "policies": _dump_policies(plan.policies),
-        "charges": [_dump_charge(charge) for charge in plan.charges],
-    }
-
-
-def digest(plan: PricePlan) -> str:
-    """SHA-256 of the plan's document, in hexadecimal: equal plans have equal digests."""
-    canonical = json.dumps(dump(plan), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def plan_schema() -> dict[str, Any]:
     """JSON Schema of plan files, for editors."""
     return PlanDocument.model_json_schema()
@@ -113,7 +94,7 @@ def _plan(document: PlanDocument, source: YamlSource, *, version: int | None) ->
     origins: list[YamlPath] = []
     for position, charge in enumerate(document.charges):
         with _located(source, path := ("charges", position)):
-            charges.append(_charge(charge))
+            charges.append(read_charge(charge))
         origins.append(path)
     for path, listed in _price_list(document.price_list, source):
         charges.append(listed)
@@ -122,6 +103,8 @@ def _plan(document: PlanDocument, source: YamlSource, *, version: int | None) ->
         plan_currency = currency(document.currency, field="")
     with _located(source, ("policies",)):
         policies = _policies(document.policies)
+    commitments = tuple(_written(source, "commitments", document.commitments, read_commitment))
+    coupons = tuple(_written(source, "coupons", document.coupons, read_coupon))
     with _located(source, (), origins):
         return PricePlan(
             slug=document.slug,
@@ -131,13 +114,27 @@ def _plan(document: PlanDocument, source: YamlSource, *, version: int | None) ->
             charges=tuple(charges),
             policies=policies,
             payment_terms_days=document.payment_terms_days,
+            commitments=commitments,
+            coupons=coupons,
         )
+
+
+def _written(
+    source: YamlSource,
+    member: str,
+    documents: Sequence[_Document],
+    read: Callable[[_Document], _Value],
+) -> Iterator[_Value]:
+    for position, document in enumerate(documents):
+        with _located(source, (member, position)):
+            yield read(document)
 
 
 def _policies(document: PoliciesDocument) -> Policies:
     loss = document.on_database_loss
     return Policies(
         zero_usage_first_flat=ZeroUsageFirstFlat(document.zero_usage_first_flat),
+        allowance_in_volume=AllowanceInVolume(document.allowance_in_volume),
         admission=AdmissionPolicy(
             payment=Payment(document.payment),
             hold=HoldSize(document.hold),
@@ -151,49 +148,9 @@ def _policies(document: PoliciesDocument) -> Policies:
     )
 
 
-def _charge(document: ChargeDocument) -> Charge:
-    head = {"key": document.key, "description": document.description}
-    match document:
-        case FlatFeeDocument():
-            return FlatFee(**head, amount=document.amount)
-        case PerUnitDocument():
-            return PerUnit(
-                **head,
-                selector=_selector(document),
-                price=document.price,
-                per=document.per,
-                included=document.included,
-            )
-        case GraduatedDocument():
-            return Graduated(
-                **head,
-                selector=_selector(document),
-                tiers=tuple(_tiers(document.tiers)),
-                per=document.per,
-            )
-        case OutcomeDocument():
-            return OutcomePrice(**head, outcome=document.outcome, price=document.price)
-        case _:
-            assert_never(document)
-
-
-def _selector(document: PerUnitDocument | GraduatedDocument) -> Selector:
-    models = None if document.models is None else frozenset(document.models)
-    return Selector(meter=document.meter, models=models)
-
-
-def _tiers(documents: list[TierDocument]) -> Iterator[Tier]:
-    for position, tier in enumerate(documents):
-        try:
-            yield Tier(up_to=tier.up_to, unit=tier.unit, flat=tier.flat)
-        except InvalidPlan as refused:
-            field = f"tiers[{position}].{refused.field}"
-            raise InvalidPlan(refused.message, field=field, remedy=refused.remedy) from None
-
-
 def _price_list(
     document: PriceListDocument | None, source: YamlSource
-) -> Iterator[tuple[YamlPath, PerUnit]]:
+) -> Iterator[tuple[YamlPath, Charge]]:
     if document is None:
         return
     for model, prices in document.models.items():
@@ -239,65 +196,3 @@ def _located(
         raise source.refuse(
             refused.message, path=full, field=field_name(full), remedy=refused.remedy
         ) from None
-
-
-def _dump_policies(policies: Policies) -> dict[str, Any]:
-    admission = policies.admission
-    document = PoliciesDocument.model_validate(
-        {
-            "payment": admission.payment.value,
-            "hold": admission.hold.value,
-            "on_database_loss": admission.on_database_loss and admission.on_database_loss.value,
-            "max_exposure": admission.max_exposure,
-            "on_client_left": admission.on_client_left.value,
-            "drain_ms": admission.drain_ms,
-            "unpriced": admission.unpriced.value,
-            "shadow": admission.shadow,
-        }
-    )
-    # Defaults are left out: plans stored before these words existed keep the digest they have.
-    said = document.model_dump(mode="json", exclude_defaults=True)
-    return {"zero_usage_first_flat": policies.zero_usage_first_flat.value, **said}
-
-
-def _dump_charge(charge: Charge) -> dict[str, Any]:
-    head: dict[str, Any] = {"key": charge.key, "description": charge.description}
-    match charge:
-        case FlatFee():
-            return {"type": "flat_fee", **head, "amount": plain(charge.amount)}
-        case PerUnit():
-            return {
-                "type": "per_unit",
-                **head,
-                **_dump_selector(charge.selector),
-                "price": plain(charge.price),
-                "per": charge.per,
-                "included": plain(charge.included),
-            }
-        case Graduated():
-            return {
-                "type": "graduated",
-                **head,
-                **_dump_selector(charge.selector),
-                "per": charge.per,
-                "tiers": [_dump_tier(tier) for tier in charge.tiers],
-            }
-        case OutcomePrice():
-            return {
-                "type": "outcome",
-                **head,
-                "outcome": charge.outcome,
-                "price": plain(charge.price),
-            }
-        case _:
-            assert_never(charge)
-
-
-def _dump_selector(selector: Selector) -> dict[str, Any]:
-    models = None if selector.models is None else sorted(selector.models)
-    return {"meter": selector.meter, "models": models}
-
-
-def _dump_tier(tier: Tier) -> dict[str, str | None]:
-    up_to = None if tier.up_to is None else plain(tier.up_to)
-    return {"up_to": up_to, "unit": plain(tier.unit), "flat": plain(tier.flat)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 
 from billing.money import Currency, Money
 
@@ -27,6 +28,17 @@ class ExplanationStep:
     amount: Decimal | None = None
 
 
+class LineKind(StrEnum):
+    """What a line is: the charge itself, or what bends its amount."""
+
+    CHARGE = "charge"
+    MAXIMUM = "maximum"
+    MINIMUM = "minimum"
+    TRUE_UP = "true_up"
+    OVERAGE = "overage"
+    COUPON = "coupon"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatedLine:
     """One charge applied to the usage that it selects.
@@ -34,19 +46,22 @@ class RatedLine:
     Attributes:
         key: stable name: the same charge of the same contract has the same key in every slice
             and every re-rating, so that a correction finds the line that it corrects.
-        charge_key: key of the charge in its plan.
+        kind: the charge itself, or an adjustment of it; an adjustment is whole minor units.
+        charge_key: key of the charge, commitment or coupon in its plan.
         description: what the invoice calls it.
         meter: code of the meter, or None for a fee that counts nothing.
         unit: name of what is counted, in the plural.
         quantity: units of the meter in this slice.
         exact: major units, not rounded.
-        amount: `exact` rounded to the minor unit: once, here, for this line.
+        amount: what the line adds to the invoice, in minor units: the period's exact amount
+            rounded with the slice, less the same without it.
         explanation: every step, in order.
         by_model: share of each model, as weights of any scale with a positive sum; revenue is
             split over models in proportion to them.
     """
 
     key: str
+    kind: LineKind = LineKind.CHARGE
     charge_key: str
     description: str
     meter: str | None

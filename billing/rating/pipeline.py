@@ -3,182 +3,252 @@
 Decides: the order of steps, which charge rates which quantity, what is left unrated. Decides no
 arithmetic: that is in the steps. Pure: the same plan and quantities give the same lines, which is
 what makes a dry run equal the real one and a re-rating a no-op.
+
+The order, from quantity to invoice:
+
+1. `weigh.GROUP_STEPS`, exact, for each part of the usage that counts by itself: unit conversion,
+   included usage, price, commitment per window.
+2. `weigh.CHARGE_STEPS`, exact, for the charge: percentage discount.
+3. Rounding, once per line: nothing after it is computed from an exact amount.
+4. `whole.BOUNDS`, in minor units, for the charge: maximum, minimum, commitment, overage.
+5. `together.TOGETHER`, in minor units, for the plan: commitments over several charges, coupons.
+
+Promotional credits, tax and paid credits follow on the invoice, since they are not of one plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, Inexact, localcontext
+from zoneinfo import ZoneInfo
 
-from billing.catalog.charge import Charge, selector_of
+from billing.catalog.charge import Charge
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.selector import Selector, unit_of
 from billing.errors import AmountOutOfRange, InvalidInput, OverlappingCharges
-from billing.money import EXACT, QUANTITY_MAX
-from billing.rating.included_usage import deduct_included
-from billing.rating.line import RatedLine, Rating, UnratedQuantity
-from billing.rating.price import apply_price
+from billing.money import EXACT, QUANTITY_MAX, Money, to_minor
+from billing.period import Period
+from billing.rating.groups import groups_of
+from billing.rating.line import ExplanationStep, LineKind, RatedLine, Rating, UnratedQuantity
 from billing.rating.proration import WHOLE, DayShare
 from billing.rating.quantity import MeteredQuantity
 from billing.rating.rounding import round_line
-from billing.rating.step import Step, Terms, Weighing
-from billing.rating.unit_conversion import convert_units
-
-STEPS: tuple[Step, ...] = (
-    # First, so that every later step counts in the units that prices are quoted for.
-    convert_units,
-    # Before the price: an allowance is free quantity, whatever the price of the rest.
-    deduct_included,
-    # Last of the steps that exist: it turns quantity into money. Rounding follows, once per line
-    # and outside this tuple, because nothing may be computed from a rounded amount.
-    apply_price,
-)
+from billing.rating.step import Terms, Weighing
+from billing.rating.together import rate_together
+from billing.rating.weigh import weigh
+from billing.rating.whole import Adjustment, adjustments
 
 _ZERO = Decimal(0)
+_UTC = ZoneInfo("UTC")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Usage:
-    """Usage of one meter and model, summed over what was handed in."""
+class Slice:
+    """Which part of a billing period is rated, and of which contract's days.
 
-    model: str | None
-    quantity: Decimal
-    before: Decimal
+    Attributes:
+        opens_period: whether the slice begins the billing period. That slice carries what is due
+            without usage; whole periods are rated as one opening slice.
+        closes_period: whether the period is over, so that what is missing from a minimum or a
+            commitment is known.
+        share: the days of the billing period that the contract covers; fees, minimums and
+            commitments are prorated by it. Allowances and tiers are not: they are about usage,
+            which stops with the contract.
+        covered: the instants that the contract covers; None where no calendar is known.
+        zone: whose clock bounds days, hours and windows.
+    """
+
+    opens_period: bool = True
+    closes_period: bool = True
+    share: DayShare = WHOLE
+    covered: Period | None = None
+    zone: ZoneInfo = _UTC
+
+
+WHOLE_PERIOD = Slice()
 
 
 def rate(
-    plan: PricePlan,
-    quantities: Iterable[MeteredQuantity],
-    *,
-    opens_period: bool = True,
-    share: DayShare = WHOLE,
+    plan: PricePlan, quantities: Iterable[MeteredQuantity], *, of: Slice = WHOLE_PERIOD
 ) -> Rating:
     """Rate a slice of one contract's billing period.
 
     Args:
         plan: the terms.
-        quantities: what was used, in any order; the same meter and model may occur repeatedly and
-            is summed.
-        opens_period: whether the slice begins the billing period. That slice carries the fees
-            that are due once per period; whole periods are rated as one opening slice.
-        share: the days of the billing period that the contract covers; flat fees are prorated by
-            it. Allowances and tiers are not: they are about usage, which stops with the contract.
+        quantities: what was used, in any order; the same place may occur repeatedly and is summed.
+        of: which slice it is.
 
     Raises:
-        InvalidInput: usage before a slice that opens the period.
+        InvalidInput: usage before a slice that opens the period, or a charge that asks for a time
+            or calendar which was not handed in.
         AmountOutOfRange: a quantity or an amount beyond what can be billed exactly.
         OverlappingCharges: two charges select one quantity (D16).
     """
     with localcontext(EXACT):
-        usage = _sum_usage(quantities, opens_period=opens_period)
-        selected, unrated = _select(plan, usage)
+        selected, unrated = _select(plan, _in_place(quantities, of), of)
         try:
             lines = tuple(
                 line
                 for charge in plan.charges
-                if (
-                    line := _rate_charge(
-                        plan, charge, selected[charge.key], opens_period=opens_period, share=share
-                    )
-                )
+                for line in _rate_charge(plan, charge, selected[charge.key], of)
             )
+            lines = (*lines, *rate_together(plan, lines, share=of.share, closes=of.closes_period))
         except Inexact:
             raise AmountOutOfRange("an amount has more digits than can be kept exactly") from None
     return Rating(currency=plan.currency, lines=lines, unrated=unrated)
 
 
-def _sum_usage(
-    quantities: Iterable[MeteredQuantity], *, opens_period: bool
-) -> dict[tuple[str, str | None], _Usage]:
-    summed: dict[tuple[str, str | None], _Usage] = {}
-    for metered in quantities:
-        if opens_period and metered.before > 0:
-            raise InvalidInput(
-                "there is usage before the slice that opens the period",
-                field="before",
-                remedy="rate later slices with opens_period=False",
-            )
-        place = (metered.meter, metered.model)
-        so_far = summed.get(place, _Usage(model=metered.model, quantity=_ZERO, before=_ZERO))
-        summed[place] = _Usage(
-            model=metered.model,
-            quantity=so_far.quantity + metered.quantity,
-            before=so_far.before + metered.before,
+def _in_place(quantities: Iterable[MeteredQuantity], of: Slice) -> list[MeteredQuantity]:
+    """The quantities in an order that does not depend on the caller's (R6)."""
+    found = list(quantities)
+    if of.opens_period and any(used.before > 0 for used in found):
+        raise InvalidInput(
+            "there is usage before the slice that opens the period",
+            field="before",
+            remedy="rate later slices with opens_period=False",
         )
-    return summed
+    return sorted(found, key=_order)
+
+
+def _order(used: MeteredQuantity) -> tuple[str, bool, str, tuple[tuple[str, str], ...], str]:
+    at = "" if used.at is None else used.at.isoformat()
+    return used.meter, used.model is not None, used.model or "", used.dimensions, at
 
 
 def _select(
-    plan: PricePlan, usage: dict[tuple[str, str | None], _Usage]
-) -> tuple[dict[str, list[_Usage]], tuple[UnratedQuantity, ...]]:
+    plan: PricePlan, usage: Sequence[MeteredQuantity], of: Slice
+) -> tuple[dict[str, list[MeteredQuantity]], tuple[UnratedQuantity, ...]]:
     """Give every quantity to the one charge that prices it, and list those without one."""
     by_meter: dict[str, list[tuple[str, Selector]]] = {}
     for charge in plan.charges:
-        if selector := selector_of(charge):
-            by_meter.setdefault(selector.meter, []).append((charge.key, selector))
-    selected: dict[str, list[_Usage]] = {charge.key: [] for charge in plan.charges}
-    unrated: list[UnratedQuantity] = []
-    for (meter, model), used in sorted(usage.items(), key=_in_order):
-        keys = [key for key, found in by_meter.get(meter, ()) if found.selects(meter, model)]
+        if charge.selector is not None:
+            by_meter.setdefault(charge.selector.meter, []).append((charge.key, charge.selector))
+    selected: dict[str, list[MeteredQuantity]] = {charge.key: [] for charge in plan.charges}
+    unrated: dict[tuple[str, str | None], Decimal] = {}
+    for used in usage:
+        keys = [
+            key
+            for key, selector in by_meter.get(used.meter, ())
+            if _selects(selector, used, of.zone)
+        ]
         if len(keys) > 1:
             raise OverlappingCharges("two charges price the same usage", field=keys[1])
         if keys:
             selected[keys[0]].append(used)
         elif used.quantity > 0:
-            unrated.append(UnratedQuantity(meter=meter, model=model, quantity=used.quantity))
-    return selected, tuple(unrated)
+            place = (used.meter, used.model)
+            unrated[place] = unrated.get(place, _ZERO) + used.quantity
+    return selected, tuple(
+        UnratedQuantity(meter=meter, model=model, quantity=quantity)
+        for (meter, model), quantity in unrated.items()
+    )
 
 
-def _in_order(entry: tuple[tuple[str, str | None], _Usage]) -> tuple[str, bool, str]:
-    (meter, model), _ = entry
-    return meter, model is not None, model or ""
+def _selects(selector: Selector, used: MeteredQuantity, zone: ZoneInfo) -> bool:
+    if selector.window is not None and used.at is None:
+        raise InvalidInput(
+            "a charge is for a part of the week, and the usage names no time",
+            field="at",
+            remedy="hand in usage by quarter hour",
+        )
+    return selector.selects(used.meter, used.model, dict(used.dimensions), used.at, zone)
 
 
 def _rate_charge(
-    plan: PricePlan,
-    charge: Charge,
-    usage: Sequence[_Usage],
-    *,
-    opens_period: bool,
-    share: DayShare,
-) -> RatedLine | None:
-    """The line of one charge, or None where nothing was used and nothing is due."""
-    selector = selector_of(charge)
-    unit = "billing periods" if selector is None else unit_of(selector.meter)
-    before = sum((used.before for used in usage), _ZERO)
-    quantity = sum((used.quantity for used in usage), _ZERO)
-    if before + quantity > QUANTITY_MAX:
-        raise AmountOutOfRange("usage of one charge is out of range", field=charge.key)
+    plan: PricePlan, charge: Charge, usage: Sequence[MeteredQuantity], of: Slice
+) -> Iterator[RatedLine]:
+    """The lines of one charge; none where nothing was used and nothing is due."""
+    unit = "billing periods" if charge.selector is None else unit_of(charge.selector.meter)
     terms = Terms(
         charge=charge,
         policies=plan.policies,
         unit=unit,
-        currency_code=plan.currency.code,
-        opens_period=opens_period,
-        share=share,
+        currency=plan.currency,
+        share=of.share,
+        covered=of.covered,
+        zone=of.zone,
     )
-    weighing = Weighing(before=before, through=before + quantity)
-    for step in STEPS:
-        weighing = step(terms, weighing)
-    if quantity == 0 and weighing.exact == 0:
-        return None
-    amount, rounding = round_line(weighing, plan.currency)
-    return RatedLine(
-        key=charge.key,
-        charge_key=charge.key,
-        description=charge.description,
-        meter=selector.meter if selector else None,
-        unit=unit,
-        quantity=quantity if selector else Decimal(1),
-        exact=weighing.exact,
-        amount=amount,
-        explanation=(*weighing.explanation, rounding),
-        by_model=_shares(usage),
+    groups = groups_of(terms, usage)
+    before_quantity = sum((group.before for group in groups), _ZERO)
+    quantity = sum((group.quantity for group in groups), _ZERO)
+    if before_quantity + quantity > QUANTITY_MAX:
+        raise AmountOutOfRange("usage of one charge is out of range", field=charge.key)
+    through = weigh(terms, groups, through=True)
+    before = None if of.opens_period else weigh(terms, groups, through=False)
+    by_model = _shares(usage)
+    exact = through.exact if before is None else through.exact - before.exact
+    if quantity or exact:
+        amount, rounding = round_line(through, before, plan.currency)
+        notes = through.explanation
+        if before is not None and before.exact:
+            notes = (*notes, _less(before))
+        yield RatedLine(
+            key=charge.key,
+            charge_key=charge.key,
+            description=charge.description,
+            meter=charge.selector.meter if charge.selector else None,
+            unit=unit,
+            quantity=quantity if charge.selector else Decimal(1),
+            exact=exact,
+            amount=amount,
+            explanation=(*notes, rounding),
+            by_model=by_model,
+        )
+    yield from _adjusted(terms, through, before, by_model, of)
+
+
+def _less(before: Weighing) -> ExplanationStep:
+    return ExplanationStep(
+        step="slice", text="less what the period cost up to the slice", amount=-before.exact
     )
 
 
-def _shares(usage: Sequence[_Usage]) -> tuple[tuple[str | None, Decimal], ...]:
+def _adjusted(
+    terms: Terms,
+    through: Weighing,
+    before: Weighing | None,
+    by_model: tuple[tuple[str | None, Decimal], ...],
+    of: Slice,
+) -> Iterator[RatedLine]:
+    """The bounds' lines: what each does with the slice, less what it did without it."""
+    now = list(_bounds(terms, through, closes_period=of.closes_period))
+    # An earlier slice did not close the period.
+    then = (
+        {} if before is None else {a.kind: a for a in _bounds(terms, before, closes_period=False)}
+    )
+    kinds = {each.kind: each for each in now}
+    for kind in sorted(kinds.keys() | then.keys(), key=list(LineKind).index):
+        found, earlier = kinds.get(kind), then.get(kind)
+        minor = (found.minor if found else 0) - (earlier.minor if earlier else 0)
+        if minor == 0:
+            continue
+        amount = Money(minor=minor, currency=terms.currency)
+        text = found.text if found else "no longer due"
+        yield RatedLine(
+            key=f"{terms.charge.key}:{kind.value}",
+            kind=kind,
+            charge_key=terms.charge.key,
+            description=f"{terms.charge.description}: {kind.value.replace('_', ' ')}",
+            meter=None,
+            unit="billing periods",
+            quantity=Decimal(1),
+            exact=amount.major(),
+            amount=amount,
+            explanation=(ExplanationStep(step=kind.value, text=text, amount=amount.major()),),
+            by_model=by_model,
+        )
+
+
+def _bounds(terms: Terms, weighed: Weighing, *, closes_period: bool) -> Iterator[Adjustment]:
+    minor = to_minor(weighed.exact, terms.currency)
+    return adjustments(terms, minor, closes_period=closes_period)
+
+
+def _shares(usage: Sequence[MeteredQuantity]) -> tuple[tuple[str | None, Decimal], ...]:
     """Each model's quantity. A fee without usage belongs to no model."""
-    shares = tuple((used.model, used.quantity) for used in usage if used.quantity > 0)
-    return shares or ((None, Decimal(1)),)
+    shares: dict[str | None, Decimal] = {}
+    for used in usage:
+        if used.quantity > 0:
+            shares[used.model] = shares.get(used.model, _ZERO) + used.quantity
+    return tuple(shares.items()) or ((None, Decimal(1)),)

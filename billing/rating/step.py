@@ -1,9 +1,8 @@
 """The shape of a pipeline step: a weighing in progress in, the same a little further out.
 
 Decides: what steps see and hand on. Every figure is cumulative from the start of the billing
-period, once without and once with the slice being rated. That makes progressive billing, late
-events and re-rating the same function: the slice costs what the period costs with it, less what
-it costs without it.
+period. A slice costs what the period costs with it, less what it costs without it: that makes
+progressive billing, late events and re-rating the same function.
 """
 
 from __future__ import annotations
@@ -12,9 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeAlias
+from zoneinfo import ZoneInfo
 
 from billing.catalog.charge import Charge
 from billing.catalog.price_plan import Policies
+from billing.money import Currency
+from billing.period import Period
 from billing.rating.line import ExplanationStep
 from billing.rating.proration import DayShare
 
@@ -29,39 +31,37 @@ class Terms:
         charge: the charge being rated; its quantities are in units of the meter.
         policies: of the plan.
         unit: what a unit of the meter is called, in the plural.
-        currency_code: for the explanation.
-        opens_period: whether this slice is the first of the billing period.
+        currency: of the plan.
         share: the days of the billing period that the contract covers.
+        covered: the part of the billing period in which the contract is in force; None where the
+            caller knows no calendar, and then no charge may ask for windows of time.
+        zone: whose clock bounds days and hours.
     """
 
     charge: Charge
     policies: Policies
     unit: str
-    currency_code: str
-    opens_period: bool
+    currency: Currency
     share: DayShare
+    covered: Period | None
+    zone: ZoneInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weighing:
-    """One charge part way through the pipeline.
+    """One group of a charge's usage part way through the pipeline.
 
     Attributes:
-        before: chargeable quantity of the period up to the slice.
-        through: chargeable quantity of the period including the slice.
-        exact: amount of the slice so far, in major units.
+        quantity: chargeable quantity from the start of the billing period.
+        transactions: single values that make up the quantity, where they are known.
+        exact: amount so far, in major units.
         explanation: the steps that had something to say.
     """
 
-    before: Decimal
-    through: Decimal
+    quantity: Decimal
+    transactions: tuple[Decimal, ...] = ()
     exact: Decimal = _ZERO
     explanation: tuple[ExplanationStep, ...] = ()
-
-    @property
-    def quantity(self) -> Decimal:
-        """Chargeable quantity of the slice."""
-        return self.through - self.before
 
     def explained(self, step: str, text: str) -> Weighing:
         """The same figures with one more line of explanation that adds no amount."""

@@ -1,7 +1,7 @@
-"""Graduated tiers: which part of a quantity falls into which tier, and what it costs.
+"""Tiers: which part of a quantity falls into which tier, and what it costs.
 
 Decides: a tier holds the quantities above the one before it up to and including its own bound;
-its flat fee is due when the period's quantity first enters it. For the first tier that is the
+its flat fee is due once the period's quantity has entered it. For the first tier that is the
 first unit, or the start of the period where the plan charges it without usage.
 """
 
@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
+from math import ceil
 
-from billing.catalog.charge import Graduated
-from billing.catalog.price_plan import ZeroUsageFirstFlat
+from billing.catalog.charge import Charge
+from billing.catalog.price_plan import AllowanceInVolume, ZeroUsageFirstFlat
+from billing.catalog.tier import Tier
 from billing.rating.step import Terms, Weighing, figure
 from billing.rating.unit_conversion import to_priced_units
 
@@ -27,8 +30,7 @@ class _Stretch:
     number: int
     lower: Decimal
     upper: Decimal | None
-    unit: Decimal
-    flat: Decimal
+    tier: Tier
 
     def part(self, quantity: Decimal) -> Decimal:
         """How much of a cumulative quantity lies in this tier."""
@@ -43,43 +45,86 @@ class _Stretch:
         return f"tier {self.number}, {bounds}"
 
 
-def price_tiers(terms: Terms, weighing: Weighing, charge: Graduated) -> Weighing:
-    """Price a slice tier by tier."""
-    for stretch in _stretches(charge):
-        quantity = stretch.part(weighing.through) - stretch.part(weighing.before)
+def price_graduated(terms: Terms, weighing: Weighing, tiers: tuple[Tier, ...]) -> Weighing:
+    """Each part of the quantity at the price of its tier."""
+    for stretch in _stretches(terms.charge, tiers):
+        quantity = stretch.part(weighing.quantity)
         if quantity > 0:
-            amount = quantity * stretch.unit
-            weighing = weighing.priced(
-                STEP,
-                f"{stretch.label()}: {figure(quantity)} x {figure(stretch.unit)}"
-                f" = {figure(amount)} {terms.currency_code}",
-                amount,
-            )
-        if stretch.flat > 0 and _enters(terms, weighing, stretch):
-            weighing = weighing.priced(
-                STEP,
-                f"tier {stretch.number} entered: {figure(stretch.flat)} {terms.currency_code}",
-                stretch.flat,
-            )
+            weighing = _priced(terms, weighing, stretch, quantity)
+        if quantity > 0 or _is_charged_from_start(terms, stretch):
+            weighing = _entered(terms, weighing, stretch)
     return weighing
 
 
-def _enters(terms: Terms, weighing: Weighing, stretch: _Stretch) -> bool:
-    """Whether the period's quantity enters the tier in this slice."""
-    charged_from_start = (
-        stretch.number == 1 and terms.policies.zero_usage_first_flat is ZeroUsageFirstFlat.CHARGE
+def price_volume(terms: Terms, weighing: Weighing, tiers: tuple[Tier, ...]) -> Weighing:
+    """The whole quantity at the price of the tier that it reaches."""
+    quantity = weighing.quantity
+    reached = quantity - _lost_allowance(terms, quantity)
+    for stretch in _stretches(terms.charge, tiers):
+        if stretch.upper is not None and reached > stretch.upper:
+            continue
+        if quantity > 0:
+            weighing = _priced(terms, weighing, stretch, quantity)
+        if quantity > 0 or _is_charged_from_start(terms, stretch):
+            weighing = _entered(terms, weighing, stretch)
+        return weighing
+    raise AssertionError("the last tier is open")
+
+
+def _priced(terms: Terms, weighing: Weighing, stretch: _Stretch, quantity: Decimal) -> Weighing:
+    tier = stretch.tier
+    units, sold_as = quantity, ""
+    if tier.package is not None:
+        units = Decimal(ceil(Fraction(quantity) / Fraction(_package(terms.charge, tier.package))))
+        sold_as = f"{figure(quantity)} in packages of {figure(tier.package)}: "
+    amount = units * tier.unit
+    weighing = weighing.priced(
+        STEP,
+        f"{stretch.label()}: {sold_as}{figure(units)} x {figure(tier.unit)}"
+        f" = {figure(amount)} {terms.currency.code}",
+        amount,
     )
-    if charged_from_start:
-        return terms.opens_period
-    return weighing.before <= stretch.lower < weighing.through
+    bounded = max(amount if tier.cap is None else min(amount, tier.cap), tier.minimum)
+    if bounded == amount:
+        return weighing
+    word, bound = ("at most", tier.cap) if bounded < amount else ("at least", tier.minimum)
+    assert bound is not None
+    return weighing.priced(
+        STEP,
+        f"tier {stretch.number} costs {word} {figure(bound)}:"
+        f" {figure(bounded - amount)} {terms.currency.code}",
+        bounded - amount,
+    )
 
 
-def _stretches(charge: Graduated) -> Iterator[_Stretch]:
+def _entered(terms: Terms, weighing: Weighing, stretch: _Stretch) -> Weighing:
+    flat = stretch.tier.flat
+    if flat == 0:
+        return weighing
+    text = f"tier {stretch.number} entered: {figure(flat)} {terms.currency.code}"
+    return weighing.priced(STEP, text, flat)
+
+
+def _is_charged_from_start(terms: Terms, stretch: _Stretch) -> bool:
+    """Whether the tier's flat fee is due without usage."""
+    return stretch.number == 1 and terms.policies.zero_usage_first_flat is ZeroUsageFirstFlat.CHARGE
+
+
+def _lost_allowance(terms: Terms, quantity: Decimal) -> Decimal:
+    """What of the quantity was allowed free and is billable now: tiers count from behind it."""
+    included = to_priced_units(terms.charge.included, terms.charge)
+    lost = terms.policies.allowance_in_volume is AllowanceInVolume.BILLABLE_ONCE_EXCEEDED
+    return included if lost and quantity > included else _ZERO
+
+
+def _package(charge: Charge, size: Decimal) -> Decimal:
+    return to_priced_units(size, charge)
+
+
+def _stretches(charge: Charge, tiers: tuple[Tier, ...]) -> Iterator[_Stretch]:
     lower = _ZERO
-    for position, tier in enumerate(charge.tiers):
-        upper = None if tier.up_to is None else to_priced_units(tier.up_to, charge.per)
-        yield _Stretch(
-            number=position + 1, lower=lower, upper=upper, unit=tier.unit, flat=tier.flat
-        )
+    for position, tier in enumerate(tiers):
+        upper = None if tier.up_to is None else to_priced_units(tier.up_to, charge)
+        yield _Stretch(number=position + 1, lower=lower, upper=upper, tier=tier)
         if upper is not None:
             lower = upper

@@ -4,43 +4,41 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from typing import assert_never
+from fractions import Fraction
+from math import ceil, floor
 
-from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit
+from billing.catalog.charge import Charge
+from billing.catalog.price import Rounding
 from billing.rating.step import Terms, Weighing, figure
 
 
 def convert_units(terms: Terms, weighing: Weighing) -> Weighing:
-    """Divide by the charge's `per`. It is a power of ten, so no digit is lost."""
-    per = per_of(terms.charge)
-    if per == 1 or weighing.quantity == 0:
-        return replace(
-            weighing,
-            before=to_priced_units(weighing.before, per),
-            through=to_priced_units(weighing.through, per),
-        )
-    converted = replace(
-        weighing,
-        before=to_priced_units(weighing.before, per),
-        through=to_priced_units(weighing.through, per),
-    )
+    """Divide by the charge's `per`, and round where the charge says so.
+
+    The rounding is of the period's cumulative quantity, so that a period in slices pays for the
+    same whole units as one that is rated at once.
+    """
+    charge = terms.charge
+    if charge.per == 1 and charge.round_units is None:
+        return weighing
+    converted = replace(weighing, quantity=to_priced_units(weighing.quantity, charge))
+    if weighing.quantity == 0:
+        return converted
+    how = "" if charge.round_units is None else f", rounded {charge.round_units.value},"
     return converted.explained(
         "unit_conversion",
-        f"{figure(weighing.quantity)} {terms.unit} / {per:,} = {figure(converted.quantity)}",
+        f"{figure(weighing.quantity)} {terms.unit} / {charge.per:,}{how}"
+        f" = {figure(converted.quantity)}",
     )
 
 
-def to_priced_units(quantity: Decimal, per: int) -> Decimal:
-    """A quantity in units of the meter as a multiple of `per`, exactly."""
-    return quantity.scaleb(1 - len(str(per)))
+def to_priced_units(quantity: Decimal, charge: Charge) -> Decimal:
+    """A quantity in units of the meter as a number of the charge's priced units, exactly.
 
-
-def per_of(charge: Charge) -> int:
-    """How many units of the meter the charge's price is for."""
-    match charge:
-        case PerUnit() | Graduated():
-            return charge.per
-        case FlatFee() | OutcomePrice():
-            return 1
-        case _:
-            assert_never(charge)
+    Bounds of tiers are converted in the same way; a bound that is no whole number of units under
+    a rounding divisor is rounded like the quantity that it is compared with.
+    """
+    if charge.round_units is None:
+        return quantity.scaleb(1 - len(str(charge.per)))
+    units = Fraction(quantity) / charge.per
+    return Decimal(ceil(units) if charge.round_units is Rounding.UP else floor(units))

@@ -8,35 +8,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.catalog.charge import (
-    FlatFee,
-    Graduated,
-    OutcomePrice,
-    PerUnit,
-    Tier,
-    find_overlaps,
-)
+from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.price_list import expand_price_list
 from billing.catalog.price_plan import PricePlan, prices_model
 from billing.catalog.selector import Selector, is_built_in
+from billing.catalog.tier import Tier
 from billing.errors import InvalidPlan
 from billing.metering.token_class import TokenClass
 from billing.money import currency
+from tests.charges import flat_fee, graduated, outcome_price, per_unit
 from tests.strategies import METERS, MODELS, PATIENT
 
 ONE = Decimal(1)
 OPEN = Tier(up_to=None, unit=ONE)
 
 
-def per_unit(meter="requests", models=None, key="key", **terms) -> PerUnit:
+def a_price(meter="requests", models=None, key="key", **terms) -> Charge:
     chosen = None if models is None else frozenset(models)
     selector = Selector(meter=meter, models=chosen)
-    return PerUnit(key=key, description="Text", selector=selector, **{"price": ONE, **terms})
+    return per_unit(key=key, description="Text", selector=selector, **{"price": ONE, **terms})
 
 
-def graduated(*tiers) -> Graduated:
+def in_tiers(*tiers) -> Charge:
     selector = Selector(meter="requests")
-    return Graduated(key="key", description="Text", selector=selector, tiers=tiers)
+    return graduated(key="key", description="Text", selector=selector, tiers=tiers)
 
 
 def bounded(up_to) -> Tier:
@@ -50,63 +45,63 @@ def plan(*charges, **terms) -> PricePlan:
 
 
 REFUSED = {
-    "negative price": (lambda: per_unit(price=-ONE), "price"),
-    "price that is no number": (lambda: per_unit(price=Decimal("NaN")), "price"),
-    "19 decimals": (lambda: per_unit(price=Decimal("1E-19")), "price"),
-    "price too large": (lambda: per_unit(price=Decimal(10) ** 19), "price"),
-    "negative allowance": (lambda: per_unit(included=-ONE), "included"),
-    "per 0": (lambda: per_unit(per=0), "per"),
-    "per 1001": (lambda: per_unit(per=1001), "per"),
-    "per 60": (lambda: per_unit(per=60), "per"),
-    "per 10^13": (lambda: per_unit(per=10**13), "per"),
+    "negative price": (lambda: a_price(price=-ONE), "price"),
+    "price that is no number": (lambda: a_price(price=Decimal("NaN")), "price"),
+    "19 decimals": (lambda: a_price(price=Decimal("1E-19")), "price"),
+    "price too large": (lambda: a_price(price=Decimal(10) ** 19), "price"),
+    "negative allowance": (lambda: a_price(included=-ONE), "included"),
+    "per 0": (lambda: a_price(per=0), "per"),
+    "per 1001": (lambda: a_price(per=1001), "per"),
+    "per 60": (lambda: a_price(per=60), "per"),
+    "per 10^13": (lambda: a_price(per=10**13), "per"),
     "no description": (
-        lambda: FlatFee(key="key", description=" ", amount=ONE),
+        lambda: flat_fee(key="key", description=" ", amount=ONE),
         "description",
     ),
     "line break in a description": (
-        lambda: FlatFee(key="key", description="a\nb", amount=ONE),
+        lambda: flat_fee(key="key", description="a\nb", amount=ONE),
         "description",
     ),
     "key of the residual line": (
-        lambda: FlatFee(key="residual", description="Text", amount=ONE),
+        lambda: flat_fee(key="residual", description="Text", amount=ONE),
         "key",
     ),
-    "key with a space": (lambda: FlatFee(key="a b", description="Text", amount=ONE), "key"),
-    "key with a line break": (lambda: FlatFee(key="a\n", description="Text", amount=ONE), "key"),
-    "empty set of models": (lambda: per_unit(models=[]), "models"),
-    "model with a space": (lambda: per_unit(models=["a b"]), "models"),
-    "malformed meter": (lambda: per_unit(meter="Tokens Input"), "meter"),
+    "key with a space": (lambda: flat_fee(key="a b", description="Text", amount=ONE), "key"),
+    "key with a line break": (lambda: flat_fee(key="a\n", description="Text", amount=ONE), "key"),
+    "empty set of models": (lambda: a_price(models=[]), "models"),
+    "model with a space": (lambda: a_price(models=["a b"]), "models"),
+    "malformed meter": (lambda: a_price(meter="Tokens Input"), "meter"),
     "capital in an outcome": (
-        lambda: OutcomePrice(key="key", description="Text", outcome="Solved", price=ONE),
-        "outcome",
+        lambda: outcome_price(key="key", description="Text", outcome="Solved", price=ONE),
+        "meter",
     ),
-    "no tiers": (graduated, "tiers"),
+    "no tiers": (in_tiers, "tiers"),
     "too many tiers": (
-        lambda: graduated(*[bounded(number) for number in range(1, 101)], OPEN),
+        lambda: in_tiers(*[bounded(number) for number in range(1, 101)], OPEN),
         "tiers",
     ),
-    "bounded last tier": (lambda: graduated(bounded(5)), "tiers[0].up_to"),
-    "open tier in the middle": (lambda: graduated(OPEN, bounded(5), OPEN), "tiers[0].up_to"),
-    "equal bounds": (lambda: graduated(bounded(5), bounded(5), OPEN), "tiers[1].up_to"),
-    "falling bounds": (lambda: graduated(bounded(5), bounded(4), OPEN), "tiers[1].up_to"),
-    "bound at zero": (lambda: graduated(bounded(0), OPEN), "tiers[0].up_to"),
+    "bounded last tier": (lambda: in_tiers(bounded(5)), "tiers[0].up_to"),
+    "open tier in the middle": (lambda: in_tiers(OPEN, bounded(5), OPEN), "tiers[0].up_to"),
+    "equal bounds": (lambda: in_tiers(bounded(5), bounded(5), OPEN), "tiers[1].up_to"),
+    "falling bounds": (lambda: in_tiers(bounded(5), bounded(4), OPEN), "tiers[1].up_to"),
+    "bound at zero": (lambda: in_tiers(bounded(0), OPEN), "tiers[0].up_to"),
     "negative flat": (lambda: Tier(up_to=None, unit=ONE, flat=-ONE), "flat"),
     "no charges": (plan, "charges"),
     "too many charges": (
-        lambda: plan(*[per_unit(models=[f"m{n}"], key=f"k{n}") for n in range(1001)]),
+        lambda: plan(*[a_price(models=[f"m{n}"], key=f"k{n}") for n in range(1001)]),
         "charges",
     ),
     "one key twice": (
-        lambda: plan(per_unit(), per_unit(meter="tokens.input")),
+        lambda: plan(a_price(), a_price(meter="tokens.input")),
         "charges[1].key",
     ),
     "one quantity priced twice": (
-        lambda: plan(per_unit(), per_unit(models=["sim"], key="other")),
+        lambda: plan(a_price(), a_price(models=["sim"], key="other")),
         "charges[1]",
     ),
-    "payment terms": (lambda: plan(per_unit(), payment_terms_days=-1), "payment_terms_days"),
-    "slug": (lambda: plan(per_unit(), slug="Plan A"), "slug"),
-    "name": (lambda: plan(per_unit(), name=""), "name"),
+    "payment terms": (lambda: plan(a_price(), payment_terms_days=-1), "payment_terms_days"),
+    "slug": (lambda: plan(a_price(), slug="Plan A"), "slug"),
+    "name": (lambda: plan(a_price(), name=""), "name"),
 }
 
 
@@ -122,17 +117,17 @@ def test_refused(case):
 
 @pytest.mark.parametrize("per", [1, 10, 1000, 10**6, 10**12])
 def test_powers_of_ten_are_unit_conversions(per):
-    assert per_unit(per=per).per == per
+    assert a_price(per=per).per == per
 
 
 def test_R7_overlaps_name_the_pair_the_meter_and_the_models():
     charges = [
-        per_unit(models=["a", "b"], key="one"),
-        FlatFee(key="fee", description="Fee", amount=ONE),
-        per_unit(models=["b", "c"], key="two"),
-        per_unit(key="any"),
-        per_unit(meter="outcome.solved", key="solved-by-meter"),
-        OutcomePrice(key="solved", description="Solved", outcome="solved", price=ONE),
+        a_price(models=["a", "b"], key="one"),
+        flat_fee(key="fee", description="Fee", amount=ONE),
+        a_price(models=["b", "c"], key="two"),
+        a_price(key="any"),
+        a_price(meter="outcome.solved", key="solved-by-meter"),
+        outcome_price(key="solved", description="Solved", outcome="solved", price=ONE),
     ]
 
     found = {(o.first, o.second): (o.meter, o.models) for o in find_overlaps(charges)}
@@ -156,7 +151,7 @@ selectors = st.builds(
 @given(st.lists(selectors, max_size=6))
 def test_R7_without_an_overlap_every_quantity_has_at_most_one_charge(drawn):
     charges = [
-        PerUnit(key=f"k{n}", description="Text", selector=selector, price=ONE)
+        per_unit(key=f"k{n}", description="Text", selector=selector, price=ONE)
         for n, selector in enumerate(drawn)
     ]
     most = max(
@@ -174,8 +169,8 @@ def test_prices_model_is_what_the_plan_sells_of_it():
             {"a": {TokenClass.INPUT: ONE, TokenClass.OUTPUT: ONE}, "b": {TokenClass.INPUT: ONE}},
             per=10**6,
         ),
-        per_unit(meter="tokens.cached_input", key="cached"),
-        per_unit(key="requests"),
+        a_price(meter="tokens.cached_input", key="cached"),
+        a_price(key="requests"),
     )
 
     assert prices_model(sold, "a") == {
@@ -190,7 +185,7 @@ def test_prices_model_is_what_the_plan_sells_of_it():
 def test_a_price_list_stands_for_one_charge_per_model_and_class():
     (charge,) = expand_price_list({"org/m-8b": {TokenClass.CACHE_WRITE: ONE}}, per=1000)
 
-    assert charge == PerUnit(
+    assert charge == per_unit(
         key="tokens/org/m-8b/cache_write",
         description="org/m-8b: cache write tokens",
         selector=Selector(meter="tokens.cache_write", models=frozenset({"org/m-8b"})),

@@ -11,17 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.admission.amounts import ATTO
-from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit, Tier
+from billing.catalog.charge import Charge
+from billing.catalog.price import Graduated
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.rates import proxy_rates, rates_of
 from billing.catalog.selector import Selector
+from billing.catalog.tier import Tier
 from billing.metering.unit_meter import UnitMeter
 from billing.money import currency
-from billing.rating.pipeline import rate
+from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
+from tests.charges import flat_fee, graduated, outcome_price, per_unit
 from tests.strategies import PATIENT, decimals, usage_charges
 
 OUTPUT = Selector(meter="tokens.output", models=frozenset({"small"}))
+LATER = Slice(opens_period=False)
 
 
 def plan_of(*charges: Charge) -> PricePlan:
@@ -29,15 +33,15 @@ def plan_of(*charges: Charge) -> PricePlan:
 
 
 def without_flat(charge: Charge) -> Charge:
-    if isinstance(charge, Graduated):
-        tiers = tuple(replace(tier, flat=Decimal(0)) for tier in charge.tiers)
-        return replace(charge, tiers=tiers)
+    if isinstance(charge.price, Graduated):
+        tiers = tuple(replace(tier, flat=Decimal(0)) for tier in charge.price.tiers)
+        return replace(charge, price=Graduated(tiers=tiers))
     return charge
 
 
-def per_unit(meter: str, price: str, per: int = 1, models: tuple[str, ...] = ("small",)) -> PerUnit:
+def a_price(meter: str, price: str, per: int = 1, models: tuple[str, ...] = ("small",)) -> Charge:
     selector = Selector(meter=meter, models=frozenset(models))
-    return PerUnit(key=meter, description=meter, selector=selector, price=Decimal(price), per=per)
+    return per_unit(key=meter, description=meter, selector=selector, price=Decimal(price), per=per)
 
 
 @PATIENT
@@ -52,7 +56,7 @@ def test_rates_are_the_highest_tier(charge, quantity, before):
     used = MeteredQuantity(
         meter="tokens.output", model="small", quantity=Decimal(quantity), before=before
     )
-    cost = sum(Fraction(line.exact) for line in rate(plan, [used], opens_period=False).lines)
+    cost = sum(Fraction(line.exact) for line in rate(plan, [used], of=LATER).lines)
     prices = rates_of([plan], "small")
     assert Fraction(prices["tokens.output"]) * quantity >= cost
     assert Fraction(proxy_rates(prices).output * quantity, ATTO) >= cost
@@ -64,22 +68,22 @@ def test_the_highest_of_all_tiers_is_taken_even_where_it_is_not_the_first():
         Tier(up_to=Decimal(20), unit=Decimal(5)),
         Tier(up_to=None, unit=Decimal(1), flat=Decimal(100)),
     )
-    charge = Graduated(key="g", description="G", selector=OUTPUT, tiers=tiers, per=10)
+    charge = graduated(key="g", description="G", selector=OUTPUT, tiers=tiers, per=10)
     assert rates_of([plan_of(charge)], "small") == {"tokens.output": Decimal("0.5")}
 
 
 def test_only_charges_of_the_model_count():
     plan = plan_of(
-        FlatFee(key="fee", description="Fee", amount=Decimal(20)),
-        per_unit("tokens.output", "3", per=1_000_000),
-        replace(per_unit("tokens.output", "9", models=("large",)), key="large"),
-        PerUnit(
+        flat_fee(key="fee", description="Fee", amount=Decimal(20)),
+        a_price("tokens.output", "3", per=1_000_000),
+        replace(a_price("tokens.output", "9", models=("large",)), key="large"),
+        per_unit(
             key="all",
             description="Requests",
             selector=Selector(meter="requests"),
             price=Decimal("0.01"),
         ),
-        OutcomePrice(key="o", description="Solved", outcome="solved", price=Decimal(1)),
+        outcome_price(key="o", description="Solved", outcome="solved", price=Decimal(1)),
     )
     assert rates_of([plan], "small") == {
         "tokens.output": Decimal("0.000003"),
@@ -90,8 +94,8 @@ def test_only_charges_of_the_model_count():
 
 
 def test_the_highest_over_several_contracts_is_taken():
-    cheap = plan_of(per_unit("tokens.input", "1"))
-    dear = plan_of(per_unit("tokens.input", "2"), per_unit("tokens.output", "7"))
+    cheap = plan_of(a_price("tokens.input", "1"))
+    dear = plan_of(a_price("tokens.input", "2"), a_price("tokens.output", "7"))
     for plans in ([cheap, dear], [dear, cheap]):
         assert rates_of(plans, "small") == {
             "tokens.input": Decimal(2),
@@ -100,7 +104,7 @@ def test_the_highest_over_several_contracts_is_taken():
 
 
 def test_included_usage_does_not_lower_a_rate():
-    free = replace(per_unit("tokens.input", "2"), included=Decimal(10**9))
+    free = replace(a_price("tokens.input", "2"), included=Decimal(10**9))
     assert rates_of([plan_of(free)], "small") == {"tokens.input": Decimal(2)}
 
 
@@ -114,16 +118,16 @@ def test_included_usage_does_not_lower_a_rate():
     ],
 )
 def test_prices_become_whole_numbers_rounded_up(meter, price, per, expected):
-    rates = proxy_rates(rates_of([plan_of(per_unit(meter, price, per=per))], "small"))
+    rates = proxy_rates(rates_of([plan_of(a_price(meter, price, per=per))], "small"))
     assert getattr(rates, meter.removeprefix("tokens.")) == expected
 
 
 def test_audio_is_priced_by_the_second_and_counted_in_milliseconds():
-    plan = plan_of(per_unit("audio.seconds", "0.0001"), per_unit("images", "0.04"))
+    plan = plan_of(a_price("audio.seconds", "0.0001"), a_price("images", "0.04"))
     rates = proxy_rates(rates_of([plan], "small"))
     assert rates.units == {UnitMeter.AUDIO_MS: 10**11, UnitMeter.IMAGES: 4 * 10**16}
 
 
 def test_a_price_per_request_is_a_rate_too():
-    plan = plan_of(per_unit("requests", "0.002"))
+    plan = plan_of(a_price("requests", "0.002"))
     assert proxy_rates(rates_of([plan], "small")).request == 2 * 10**15

@@ -10,19 +10,14 @@ import pytest
 import yaml
 from hypothesis import given
 
-from billing.catalog.charge import FlatFee, Graduated, OutcomePrice, PerUnit, Tier, selector_of
 from billing.catalog.price_plan import Policies, ZeroUsageFirstFlat, prices_model
 from billing.catalog.selector import Selector
+from billing.catalog.tier import Tier
 from billing.errors import InvalidPlan
 from billing.metering.token_class import TokenClass
-from billing.planfiles.plan_file import (
-    EXAMPLES,
-    digest,
-    dump,
-    load_document,
-    plan_schema,
-    read_plan,
-)
+from billing.planfiles.plan_dump import digest, dump
+from billing.planfiles.plan_file import EXAMPLES, load_document, plan_schema, read_plan
+from tests.charges import flat_fee, graduated, outcome_price, per_unit
 from tests.strategies import PATIENT, plans
 
 GOOD = """\
@@ -83,15 +78,15 @@ def test_a_good_plan_becomes_these_values():
     )
     assert plan.policies == Policies(zero_usage_first_flat=ZeroUsageFirstFlat.CHARGE)
     assert plan.charges == (
-        FlatFee(key="fee", description="Fee", amount=Decimal(49)),
-        PerUnit(
+        flat_fee(key="fee", description="Fee", amount=Decimal(49)),
+        per_unit(
             key="requests",
             description="Requests",
             selector=Selector(meter="requests", models=frozenset({"a", "b"})),
             price=Decimal("1E-18"),
             included=Decimal(100),
         ),
-        Graduated(
+        graduated(
             key="volume",
             description="Output",
             selector=Selector(meter="tokens.output"),
@@ -101,8 +96,8 @@ def test_a_good_plan_becomes_these_values():
                 Tier(up_to=None, unit=Decimal("0.3")),
             ),
         ),
-        OutcomePrice(key="solved", description="Solved", outcome="solved", price=Decimal("0.99")),
-        PerUnit(
+        outcome_price(key="solved", description="Solved", outcome="solved", price=Decimal("0.99")),
+        per_unit(
             key="tokens/org/model-8b/input",
             description="org/model-8b: input tokens",
             selector=Selector(meter="tokens.input", models=frozenset({"org/model-8b"})),
@@ -259,7 +254,7 @@ def test_declared_meters_extend_the_built_in_ones():
 
     with pytest.raises(InvalidPlan):
         read_plan(text)
-    selector = selector_of(read_plan(text, known_meters={"gpu.seconds"}).charges[1])
+    selector = read_plan(text, known_meters={"gpu.seconds"}).charges[1].selector
     assert selector is not None
     assert selector.meter == "gpu.seconds"
 

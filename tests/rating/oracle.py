@@ -7,32 +7,36 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from billing.catalog.charge import Charge, FlatFee, Graduated, OutcomePrice, PerUnit
+from billing.catalog.charge import Charge
+from billing.catalog.price import FlatFee, Graduated, PerUnit
+from billing.catalog.tier import Tier
 
 
 def amount(charge: Charge, quantity: Fraction, *, flat_at_zero: bool) -> Fraction:
     """What `quantity` units of the meter cost in one period."""
-    if isinstance(charge, FlatFee):
-        return Fraction(charge.amount)
-    if isinstance(charge, OutcomePrice):
-        return quantity * Fraction(charge.price)
-    if isinstance(charge, PerUnit):
-        paid = quantity - Fraction(charge.included)
-        return Fraction(charge.price) / charge.per * paid if paid > 0 else Fraction(0)
-    return _graduated(charge, quantity, flat_at_zero=flat_at_zero)
+    price = charge.price
+    if isinstance(price, FlatFee):
+        return Fraction(price.amount)
+    paid = max(quantity - Fraction(charge.included), Fraction(0))
+    if isinstance(price, PerUnit):
+        return Fraction(price.price) / charge.per * paid
+    assert isinstance(price, Graduated)
+    return _graduated(price.tiers, charge.per, paid, flat_at_zero=flat_at_zero)
 
 
-def _graduated(charge: Graduated, quantity: Fraction, *, flat_at_zero: bool) -> Fraction:
+def _graduated(
+    tiers: tuple[Tier, ...], per: int, quantity: Fraction, *, flat_at_zero: bool
+) -> Fraction:
     """Peel the quantity off from the top: what lies above a tier's floor pays that tier."""
     total = Fraction(0)
-    floors = [Fraction(0)] + [Fraction(tier.up_to) for tier in charge.tiers if tier.up_to]
+    floors = [Fraction(0)] + [Fraction(tier.up_to) for tier in tiers if tier.up_to]
     rest = quantity
-    for floor, tier in reversed(list(zip(floors, charge.tiers, strict=True))):
+    for floor, tier in reversed(list(zip(floors, tiers, strict=True))):
         if rest > floor:
-            total += (rest - floor) * Fraction(tier.unit) / charge.per + Fraction(tier.flat)
+            total += (rest - floor) * Fraction(tier.unit) / per + Fraction(tier.flat)
             rest = floor
     if quantity == 0 and flat_at_zero:
-        total += Fraction(charge.tiers[0].flat)
+        total += Fraction(tiers[0].flat)
     return total
 
 

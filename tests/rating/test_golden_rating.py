@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from billing.catalog.charge import Charge, FlatFee, Graduated, PerUnit, Tier
+from billing.catalog.charge import Charge
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
 from billing.catalog.selector import Selector
+from billing.catalog.tier import Tier
 from billing.money import currency
-from billing.rating.pipeline import rate
+from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
+from tests.charges import flat_fee, graduated, per_unit
 
 CASES_FILE = Path(__file__).parents[1] / "golden" / "rating_cases.jsonl"
 CATEGORIES = {"standard", "graduated", "flat", "currency_rounding"}
@@ -40,7 +42,7 @@ def charge_of(case) -> Charge:
     head = {"key": "golden", "description": case["id"]}
     if "tiers" not in price:
         unit = Decimal(price["unit"]) * scale(case)
-        return PerUnit(**head, selector=SELECTOR, price=unit)
+        return per_unit(**head, selector=SELECTOR, price=unit)
     tiers = tuple(
         Tier(
             up_to=None if tier["up_to"] is None else Decimal(tier["up_to"]),
@@ -49,7 +51,7 @@ def charge_of(case) -> Charge:
         )
         for tier in price["tiers"]
     )
-    return Graduated(**head, selector=SELECTOR, tiers=tiers)
+    return graduated(**head, selector=SELECTOR, tiers=tiers)
 
 
 def plan_of(case, charge: Charge, code: str = "USD") -> PricePlan:
@@ -89,7 +91,7 @@ def test_R2_golden_usage_in_two_slices_costs_the_same(case):
 
     slices = [
         rate(plan, requests(first)),
-        rate(plan, requests(quantity - first, first), opens_period=False),
+        rate(plan, requests(quantity - first, first), of=Slice(opens_period=False)),
     ]
 
     exact = sum((line.exact for slice_ in slices for line in slice_.lines), Decimal(0))
@@ -98,7 +100,7 @@ def test_R2_golden_usage_in_two_slices_costs_the_same(case):
 
 @pytest.mark.parametrize("case", ROUNDING_CASES, ids=lambda case: case["id"])
 def test_golden_rounding(case):
-    fee = FlatFee(key="golden", description=case["id"], amount=Decimal(case["input"]["amount"]))
+    fee = flat_fee(key="golden", description=case["id"], amount=Decimal(case["input"]["amount"]))
     plan = plan_of(case, fee, case["price"]["currency"])
 
     (line,) = rate(plan, []).lines

@@ -6,15 +6,16 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog.charge import FlatFee, Graduated, OutcomePrice, PerUnit, Tier
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
 from billing.catalog.selector import Selector
+from billing.catalog.tier import Tier
 from billing.errors import AmountOutOfRange, InvalidInput
 from billing.money import currency
-from billing.rating.pipeline import rate
+from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
+from tests.charges import flat_fee, graduated, outcome_price, per_unit
 
-INPUT = PerUnit(
+INPUT = per_unit(
     key="input",
     description="Input tokens",
     selector=Selector(meter="tokens.input"),
@@ -22,7 +23,7 @@ INPUT = PerUnit(
     per=1_000_000,
     included=Decimal(1_000_000),
 )
-OUTPUT = Graduated(
+OUTPUT = graduated(
     key="output",
     description="Output tokens",
     selector=Selector(meter="tokens.output", models=frozenset({"small", "large"})),
@@ -32,8 +33,11 @@ OUTPUT = Graduated(
         Tier(up_to=None, unit=Decimal(1), flat=Decimal(3)),
     ),
 )
-FEE = FlatFee(key="fee", description="Fee", amount=Decimal("49.005"))
-SOLVED = OutcomePrice(key="solved", description="Solved", outcome="solved", price=Decimal("0.99"))
+FEE = flat_fee(key="fee", description="Fee", amount=Decimal("49.005"))
+SOLVED = outcome_price(key="solved", description="Solved", outcome="solved", price=Decimal("0.99"))
+
+
+LATER = Slice(opens_period=False)
 
 
 def plan(*charges, policy=ZeroUsageFirstFlat.SKIP) -> PricePlan:
@@ -69,7 +73,7 @@ def test_included_usage_is_taken_off_after_conversion_and_before_the_price():
 
 
 def test_an_allowance_used_up_earlier_in_the_period_is_not_given_again():
-    later = rate(plan(INPUT), [used("tokens.input", 500_000, before=800_000)], opens_period=False)
+    later = rate(plan(INPUT), [used("tokens.input", 500_000, before=800_000)], of=LATER)
 
     assert later.lines[0].exact == Decimal("0.12")
 
@@ -101,7 +105,7 @@ def test_an_upper_bound_is_inclusive():
 
 def test_a_flat_fee_is_charged_once_however_the_period_is_sliced():
     opening = rate(plan(FEE), [])
-    later = rate(plan(FEE), [], opens_period=False)
+    later = rate(plan(FEE), [], of=LATER)
 
     assert [line.amount.minor for line in opening.lines] == [4901]
     assert opening.lines[0].quantity == 1
@@ -114,7 +118,7 @@ def test_the_first_flat_at_zero_usage_follows_the_policy_and_is_charged_once():
     assert rate(plan(OUTPUT), []).lines == ()
     assert rate(charging, []).lines[0].exact == 1
     assert rate(charging, []).lines[0].by_model == ((None, Decimal(1)),)
-    first_units = rate(charging, [used("tokens.output", 1000, "small")], opens_period=False)
+    first_units = rate(charging, [used("tokens.output", 1000, "small")], of=LATER)
     assert first_units.lines[0].exact == 2
 
 
@@ -178,7 +182,9 @@ def test_many_models_together_stay_within_the_range_of_one_charge():
 def test_the_decimal_context_of_the_caller_does_not_matter():
     """The default context has 28 digits; this product has more."""
     price = Decimal("123456789.123456789123456789")
-    wide = PerUnit(key="wide", description="Wide", selector=Selector(meter="requests"), price=price)
+    wide = per_unit(
+        key="wide", description="Wide", selector=Selector(meter="requests"), price=price
+    )
 
     (line,) = rate(plan(wide), [used("requests", "99999999.999999")]).lines
 

@@ -10,13 +10,13 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.catalog.charge import selector_of
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
 from billing.catalog.selector import Selector
 from billing.errors import AmountOutOfRange
 from billing.money import EXACT, MINOR_LIMIT, currency
-from billing.planfiles.plan_file import dump, load_document
-from billing.rating.pipeline import rate
+from billing.planfiles.plan_dump import dump
+from billing.planfiles.plan_file import load_document
+from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
 from tests.rating.oracle import amount, rounded
 from tests.strategies import PATIENT, decimals, plans, tokens, usage, usage_charges
@@ -68,7 +68,7 @@ def test_R2_splitting_usage_over_slices_never_changes_the_total(charge, parts, p
     total, before = Decimal(0), Decimal(0)
     with localcontext(EXACT):
         for number, part in enumerate(parts):
-            total += exact_of(rate(plan, metered(part, before), opens_period=number == 0))
+            total += exact_of(rate(plan, metered(part, before), of=Slice(opens_period=number == 0)))
             before += part
 
     assert total == exact_of(whole)
@@ -103,7 +103,7 @@ def test_R5_R7_every_quantity_is_on_one_line_or_in_the_unrated_queue(plan, quant
         assert not any(
             selector.selects(unrated.meter, unrated.model)
             for charge in plan.charges
-            if (selector := selector_of(charge))
+            if (selector := charge.selector)
         )
     for meter in given_totals.keys() | seen.keys():
         assert seen[meter] == given_totals[meter]

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.catalog.charge import FlatFee
 from billing.catalog.price_plan import PricePlan
 from billing.money import CURRENCIES, EXACT
 from billing.period import Period, month, zone
-from billing.rating.pipeline import rate
+from billing.rating.pipeline import Slice, rate
 from billing.rating.proration import WHOLE, DayShare, day_share
+from tests.charges import flat_fee
 
 PLAN = PricePlan(
     slug="fee",
     name="Fee",
     currency=CURRENCIES["USD"],
-    charges=(FlatFee(key="fee", description="Fee", amount=Decimal(100)),),
+    charges=(flat_fee(key="fee", description="Fee", amount=Decimal(100)),),
 )
 
 
@@ -50,7 +50,7 @@ def test_days_are_local_over_a_change_of_the_clock() -> None:
 
 
 def test_a_fee_for_ten_of_thirty_days_is_explained() -> None:
-    rating = rate(PLAN, (), share=DayShare(days_before=20, days=10, of_days=30))
+    rating = rate(PLAN, (), of=Slice(share=DayShare(days_before=20, days=10, of_days=30)))
     (line,) = rating.lines
     assert line.exact == Decimal("33.333333333333")
     assert line.amount.minor == 3333
@@ -58,7 +58,7 @@ def test_a_fee_for_ten_of_thirty_days_is_explained() -> None:
 
 
 def test_a_whole_period_is_not_cut() -> None:
-    assert rate(PLAN, ()) == rate(PLAN, (), share=WHOLE)
+    assert rate(PLAN, ()) == rate(PLAN, (), of=Slice(share=WHOLE))
     assert rate(PLAN, ()).lines[0].exact == 100
 
 

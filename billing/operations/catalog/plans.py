@@ -7,11 +7,13 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from billing.catalog.charge import OutcomePrice
+from billing.catalog.charge import Charge
 from billing.catalog.price_plan import PricePlan
+from billing.catalog.selector import OUTCOME_PREFIX
 from billing.errors import NotFound
 from billing.metering.meter import outcome_meter
-from billing.planfiles.plan_file import digest, dump, load_document, read_plan
+from billing.planfiles.plan_dump import digest, dump
+from billing.planfiles.plan_file import load_document, read_plan
 from billing.store import catalog as store
 from billing.store import outcomes as outcome_store
 from billing.store.catalog import PlanVersionRow
@@ -40,8 +42,8 @@ def apply_plan(connection: sa.Connection, text: str | bytes, *, now: datetime) -
     if newest is not None and bytes(newest.digest) == fingerprint:
         return AppliedPlan(plan=plan_of(newest), created=False)
     for charge in plan.charges:
-        if isinstance(charge, OutcomePrice):
-            _define_outcome(connection, charge, now=now)
+        if charge.selector is not None and charge.selector.meter.startswith(OUTCOME_PREFIX):
+            _define_outcome(connection, charge, charge.selector.meter, now=now)
     version = 1 if newest is None else newest.version + 1
     store.insert_plan_version(
         connection,
@@ -91,16 +93,17 @@ def plan_of(row: PlanVersionRow) -> PricePlan:
     return load_document(row.document, version=row.version)
 
 
-def _define_outcome(connection: sa.Connection, charge: OutcomePrice, *, now: datetime) -> None:
-    if outcome_store.definition(connection, charge.outcome) is not None:
+def _define_outcome(connection: sa.Connection, charge: Charge, code: str, *, now: datetime) -> None:
+    slug = code.removeprefix(OUTCOME_PREFIX)
+    if outcome_store.definition(connection, slug) is not None:
         return
-    meter = outcome_meter(charge.outcome)
+    meter = outcome_meter(slug)
     meter_id = store.insert_meter(
         connection, code=meter.code, unit=meter.unit, informational=False, now=now
     )
     outcome_store.insert_definition(
         connection,
-        slug=charge.outcome,
+        slug=slug,
         name=charge.description,
         meter_version_id=meter_id,
         now=now,

@@ -11,7 +11,7 @@ from itertools import groupby
 
 import sqlalchemy as sa
 
-from billing.catalog.charge import Charge, selector_of
+from billing.catalog.charge import Charge
 from billing.catalog.price_plan import PricePlan
 from billing.ledger.credit_grant import DayCharge
 from billing.ledger.credit_return import latest, line_balance
@@ -147,7 +147,7 @@ def _charge(
     amount: Decimal,
 ) -> DayCharge:
     contract_id, period_start, line_key = line
-    selector = None if priced_by is None else selector_of(priced_by)
+    selector = None if priced_by is None else priced_by.selector
     return DayCharge(
         contract_id=contract_id,
         period_start=period_start,

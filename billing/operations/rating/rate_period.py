@@ -15,15 +15,14 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from billing.catalog.charge import selector_of
 from billing.catalog.price_plan import PricePlan
 from billing.metering.usage_event import EventKind
 from billing.money import EXACT
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.period import Period, zone
 from billing.rating.line import Rating, UnratedQuantity
-from billing.rating.pipeline import rate
-from billing.rating.proration import DayShare, day_share
+from billing.rating.pipeline import Slice, rate
+from billing.rating.proration import day_share
 from billing.rating.quantity import MeteredQuantity
 from billing.store.usage.read import QuantityRow, period_usage
 from billing.tenancy.tenant import Tenant
@@ -98,7 +97,7 @@ def rate_period(
         RatedContract(
             bound=entry,
             quantities=tuple(assigned[entry.contract.id]),
-            rating=rate(entry.plan, assigned[entry.contract.id], share=_share(entry, period)),
+            rating=rate(entry.plan, assigned[entry.contract.id], of=_slice(entry, period, until)),
         )
         for entry in bound
     )
@@ -114,10 +113,17 @@ def rate_period(
     )
 
 
-def _share(entry: BoundPlan, period: Period) -> DayShare:
+def _slice(entry: BoundPlan, period: Period, until: datetime | None) -> Slice:
     covered = entry.contract.segment(period)
     assert covered is not None
-    return day_share(covered, period, zone(entry.contract.zone))
+    in_zone = zone(entry.contract.zone)
+    return Slice(
+        # What is missing from a commitment is known once nothing can be used any more.
+        closes_period=until is None or until >= covered.end,
+        share=day_share(covered, period, in_zone),
+        covered=covered,
+        zone=in_zone,
+    )
 
 
 def _contract_for(row: QuantityRow, bound: Sequence[BoundPlan]) -> BoundPlan | None:
@@ -136,7 +142,7 @@ def _contract_for(row: QuantityRow, bound: Sequence[BoundPlan]) -> BoundPlan | N
 
 
 def _prices(plan: PricePlan, row: QuantityRow) -> bool:
-    selectors = (selector_of(charge) for charge in plan.charges)
+    selectors = (charge.selector for charge in plan.charges)
     return any(
         selector is not None and selector.selects(row.meter, row.model) for selector in selectors
     )

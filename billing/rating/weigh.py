@@ -1,0 +1,156 @@
+"""One charge weighed: its groups through the steps, then what applies to the charge as a whole.
+
+Decides: how groups add up and what a charge costs from the start of its billing period. Works on
+cumulative figures only; that a slice is a difference of two is the pipeline's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+from billing.catalog.adjustment import Commitment
+from billing.catalog.price import Reserved, Span
+from billing.rating.discount import discount
+from billing.rating.groups import Group, GroupKey, spans_in
+from billing.rating.included_usage import deduct_included
+from billing.rating.line import ExplanationStep
+from billing.rating.price import apply_price
+from billing.rating.step import Step, Terms, Weighing, figure
+from billing.rating.unit_conversion import convert_units, to_priced_units
+from billing.rating.window_commitment import commit_window
+
+GROUP_STEPS: tuple[Step, ...] = (
+    # First, so that every later step counts in the units that prices are quoted for.
+    convert_units,
+    # Before the price: an allowance is free quantity, whatever the price of the rest.
+    deduct_included,
+    # Turns quantity into money.
+    apply_price,
+    # A promise per hour or day is kept or broken in each of them, so it cannot wait for the sum.
+    commit_window,
+)
+
+CHARGE_STEPS: tuple[Step, ...] = (
+    # After the price and before the bounds: a maximum is of what is really paid.
+    discount,
+)
+
+_ZERO = Decimal(0)
+
+
+def weigh(terms: Terms, groups: Sequence[Group], *, through: bool) -> Weighing:
+    """What a charge costs from the start of the billing period.
+
+    Args:
+        through: up to the end of the slice that is rated, or up to its beginning.
+
+    Returns:
+        The exact amount with its explanation; `quantity` is what stayed chargeable.
+    """
+    total = Weighing(quantity=_ZERO)
+    for group in groups:
+        weighed = _weigh_group(terms, group, through=through)
+        total = _joined(total, weighed, label=_label(terms, group.key))
+    total = _with_fixed_part(terms, total, groups, through=through)
+    for step in CHARGE_STEPS:
+        total = step(terms, total)
+    return total
+
+
+def _weigh_group(terms: Terms, group: Group, *, through: bool) -> Weighing:
+    weighing = Weighing(
+        quantity=group.before + group.quantity if through else group.before,
+        transactions=group.transactions if through else (),
+    )
+    for step in GROUP_STEPS:
+        weighing = step(terms, weighing)
+    return weighing
+
+
+def _joined(total: Weighing, part: Weighing, *, label: str) -> Weighing:
+    notes = part.explanation
+    if label:
+        notes = tuple(
+            ExplanationStep(step=note.step, text=f"{label}: {note.text}", amount=note.amount)
+            for note in notes
+        )
+    return Weighing(
+        quantity=total.quantity + part.quantity,
+        exact=total.exact + part.exact,
+        explanation=(*total.explanation, *notes),
+    )
+
+
+def _with_fixed_part(
+    terms: Terms, total: Weighing, groups: Sequence[Group], *, through: bool
+) -> Weighing:
+    """What is due for windows whether or not they were used."""
+    match terms.charge.price, terms.charge.adjustments.commitment:
+        case Reserved() as reserved, _:
+            return _reserved(terms, total, groups, reserved, through=through)
+        case _, Commitment(window=window, true_up=True) as promised if window is not Span.PERIOD:
+            return _unused_windows(terms, total, groups, promised, through=through)
+        case _:
+            return total
+
+
+def _reserved(
+    terms: Terms, total: Weighing, groups: Sequence[Group], reserved: Reserved, *, through: bool
+) -> Weighing:
+    windows = Decimal(spans_in(terms, reserved.window))
+    committed = to_priced_units(reserved.committed, terms.charge)
+    units = windows * committed
+    amount = units * reserved.price
+    code = terms.currency.code
+    total = total.priced(
+        "reservation",
+        f"{figure(windows)} windows x {figure(committed)} = {figure(units)};"
+        f" {figure(units)} x {figure(reserved.price)} = {figure(amount)} {code}",
+        amount,
+    )
+    used = sum(
+        (
+            min(to_priced_units(_quantity(group, through=through), terms.charge), committed)
+            for group in groups
+        ),
+        _ZERO,
+    )
+    unused = units - used
+    if reserved.shortfall == 0 or unused == 0:
+        return total
+    back = -unused * reserved.shortfall
+    return total.priced(
+        "shortfall",
+        f"{figure(unused)} reserved and not used x -{figure(reserved.shortfall)}"
+        f" = {figure(back)} {code}",
+        back,
+    )
+
+
+def _unused_windows(
+    terms: Terms, total: Weighing, groups: Sequence[Group], promised: Commitment, *, through: bool
+) -> Weighing:
+    """Windows without any usage are no groups; what was promised for them is due all the same."""
+    used = sum(_quantity(group, through=through) > 0 for group in groups)
+    empty = Decimal(spans_in(terms, promised.window) - used)
+    if empty <= 0:
+        return total
+    amount = empty * promised.amount
+    return total.priced(
+        "commitment",
+        f"{figure(empty)} windows without usage: {figure(empty)} x {figure(promised.amount)}"
+        f" = {figure(amount)} {terms.currency.code}",
+        amount,
+    )
+
+
+def _quantity(group: Group, *, through: bool) -> Decimal:
+    return group.before + group.quantity if through else group.before
+
+
+def _label(terms: Terms, key: GroupKey) -> str:
+    named = [f"{n}={v}" for n, v in zip(terms.charge.split_by, key.values, strict=False)]
+    if key.start is not None:
+        named.append(f"{key.start.astimezone(terms.zone):%Y-%m-%dT%H:%M%z}")
+    return ", ".join(named)

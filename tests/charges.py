@@ -1,0 +1,33 @@
+"""Charges as tests write them: one call for the head and the price together."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from billing.catalog.charge import Charge
+from billing.catalog.price import FlatFee, Graduated, PerUnit
+from billing.catalog.selector import OUTCOME_PREFIX, Selector
+from billing.catalog.tier import Tier
+
+
+def flat_fee(*, key: str, description: str, amount: Decimal, **terms) -> Charge:
+    return Charge(key=key, description=description, price=FlatFee(amount=amount), **terms)
+
+
+def per_unit(*, key: str, description: str, selector: Selector, price: Decimal, **terms) -> Charge:
+    return Charge(
+        key=key, description=description, selector=selector, price=PerUnit(price=price), **terms
+    )
+
+
+def graduated(
+    *, key: str, description: str, selector: Selector, tiers: tuple[Tier, ...], **terms
+) -> Charge:
+    return Charge(
+        key=key, description=description, selector=selector, price=Graduated(tiers=tiers), **terms
+    )
+
+
+def outcome_price(*, key: str, description: str, outcome: str, price: Decimal) -> Charge:
+    selector = Selector(meter=f"{OUTCOME_PREFIX}{outcome}")
+    return per_unit(key=key, description=description, selector=selector, price=price)
