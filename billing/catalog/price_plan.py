@@ -22,6 +22,9 @@ CHARGES_MAX = 1000
 
 PAYMENT_TERMS_DAYS_MAX = 365
 
+_SUFFIXES = frozenset({"maximum", "minimum", "true_up", "overage"})
+"""Behind a colon, what the lines that bend a charge add to its key."""
+
 
 class ZeroUsageFirstFlat(StrEnum):
     """Whether a graduated charge's first flat fee is due when nothing was used."""
@@ -99,21 +102,36 @@ class PricePlan:
             raise InvalidPlan("a plan without charges", field="charges", remedy="add a charge")
         if len(self.charges) > CHARGES_MAX:
             raise InvalidPlan("too many charges", field="charges", remedy=f"at most {CHARGES_MAX}")
-        seen: set[str] = set()
-        for position, charge in enumerate(self.charges):
-            if charge.key in seen:
-                raise InvalidPlan(
-                    "two charges have the same key",
-                    field=f"charges[{position}].key",
-                    remedy="give every charge its own key",
-                )
-            seen.add(charge.key)
+        self._require_keys()
         for overlap in find_overlaps(self.charges):
             raise InvalidPlan(
                 "two charges price the same usage",
                 field=f"charges[{overlap.second}]",
                 remedy=f"narrow this charge or {self.charges[overlap.first].key}",
             )
+
+    def _require_keys(self) -> None:
+        """Every line of an invoice has a key of its own, so everything that makes one does."""
+        seen: set[str] = set()
+        together = {"commitments": self.commitments, "coupons": self.coupons}
+        for member, entries in {"charges": self.charges, **together}.items():
+            for position, entry in enumerate(entries):
+                if entry.key in seen or entry.key.rpartition(":")[2] in _SUFFIXES:
+                    raise InvalidPlan(
+                        "two lines would have the same key",
+                        field=f"{member}[{position}].key",
+                        remedy="give every charge, commitment and coupon its own key",
+                    )
+                seen.add(entry.key)
+        known = {charge.key for charge in self.charges}
+        for member, entries in together.items():
+            for position, entry in enumerate(entries):
+                if unknown := (entry.charges or frozenset()) - known:
+                    raise InvalidPlan(
+                        "no such charge",
+                        field=f"{member}[{position}].charges",
+                        remedy=f"name charges of this plan, not {min(unknown)}",
+                    )
 
 
 def prices_model(plan: PricePlan, model: str) -> frozenset[TokenClass]:
