@@ -16,6 +16,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.batch_metrics import BatchMetrics
 from api.deployment import Clock
 from billing.metering.leakage import Reconciled, leakage
 from billing.operations.leakage.read_leakage import newest_leakage
@@ -44,6 +45,7 @@ class Metrics:
             registry=self._registry,
         )
         deadlocks.set_function(lambda: database.deadlocks)
+        self._registry.register(BatchMetrics(database))
 
     async def count(self, message: Message, scope: Scope) -> None:
         """Count an answer when its head is sent."""

@@ -27,6 +27,7 @@ from billing.settings import Settings
 from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
+from workers.batches import settle_batches
 from workers.lease_sweep import free_lost_leases
 from workers.reconciler import Reconciler
 from workers.sealer import SealWatch, seal_ledgers
@@ -132,6 +133,7 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
 
     add_upkeep(app, tools)
     add_reconciler(app, Reconciler(tools.database, tools.settings))
+    add_batches(app, tools)
 
 
 def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
@@ -187,6 +189,19 @@ def add_reconciler(app: procrastinate.App, reconciler: Reconciler) -> None:
     @app.task(name="reconcile_leakage", queueing_lock="reconcile_leakage")
     async def reconcile(timestamp: int) -> None:
         await asyncio.to_thread(reconciler.reconcile, now=_instant(timestamp))
+
+
+def add_batches(app: procrastinate.App, tools: Tools) -> None:
+    """Register the periodic task that bills what backends ran in batches."""
+
+    @app.periodic(cron="* * * * * */10")
+    @app.task(name="settle_batches", queueing_lock="settle_batches", lock="settle_batches")
+    async def settle(timestamp: int) -> None:
+        del timestamp
+        # Of now, not of its turn: one that waited for a long file would ask too often.
+        await asyncio.to_thread(
+            settle_batches, tools.database, tools.settings, now=datetime.now(UTC)
+        )
 
 
 async def revive_stalled(app: procrastinate.App) -> None:

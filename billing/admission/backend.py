@@ -5,8 +5,10 @@ Decides: what is known of each. Does not decide which of them gets a request.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
@@ -21,6 +23,19 @@ class ModelKind(StrEnum):
     AUDIO = "audio"
     SPEECH = "speech"
     IMAGE = "image"
+
+
+_READS = frozenset({TokenClass.INPUT})
+_GENERATES = frozenset({TokenClass.INPUT, TokenClass.OUTPUT})
+YIELDS: Final[Mapping[ModelKind, tuple[frozenset[TokenClass], frozenset[UnitMeter]]]] = {
+    ModelKind.TEXT: (_GENERATES | {TokenClass.CACHED_INPUT}, frozenset()),
+    ModelKind.EMBEDDING: (_READS, frozenset()),
+    ModelKind.RERANK: (_READS, frozenset({UnitMeter.SEARCHES})),
+    ModelKind.AUDIO: (_GENERATES, frozenset({UnitMeter.AUDIO_MS})),
+    ModelKind.SPEECH: (frozenset(), frozenset({UnitMeter.CHARACTERS})),
+    ModelKind.IMAGE: (_GENERATES, frozenset({UnitMeter.IMAGES})),
+}
+"""Token classes and units that models of a kind are charged for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, str] = {
     "rate": "Price recorded usage with a plan file, without a database.",
     "invoice": "Draft, issue, explain and settle invoices.",
     "credit": "Credit of tenants: grant, list, apply, void, expire.",
+    "batch": "Batches that backends run: list them, bill one now.",
     "limit": "Limits of tenants: set, list, end.",
     "outcome": "Outcomes: report, confirm, list.",
     "ledger": "Seal both ledgers, verify them, make bundles for tenants.",

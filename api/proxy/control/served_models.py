@@ -10,25 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from billing.admission.backend import Backend, ModelKind, ServedModel
+from billing.admission.backend import YIELDS, Backend, ModelKind, ServedModel
 from billing.engines.health_paths import HEALTH_PATHS
 from billing.errors import ConfigurationError
-from billing.metering.token_class import TokenClass
-from billing.metering.unit_meter import UnitMeter
 from billing.planfiles.backend_file import BackendModel, BackendSpec
 
 _Value = TypeVar("_Value")
-
-_READS = frozenset({TokenClass.INPUT})
-_GENERATES = frozenset({TokenClass.INPUT, TokenClass.OUTPUT})
-_YIELDS: Mapping[ModelKind, tuple[frozenset[TokenClass], frozenset[UnitMeter]]] = {
-    ModelKind.TEXT: (_GENERATES | {TokenClass.CACHED_INPUT}, frozenset()),
-    ModelKind.EMBEDDING: (_READS, frozenset()),
-    ModelKind.RERANK: (_READS, frozenset({UnitMeter.SEARCHES})),
-    ModelKind.AUDIO: (_GENERATES, frozenset({UnitMeter.AUDIO_MS})),
-    ModelKind.SPEECH: (frozenset(), frozenset({UnitMeter.CHARACTERS})),
-    ModelKind.IMAGE: (_GENERATES, frozenset({UnitMeter.IMAGES})),
-}
 
 
 def served_models(backends: Sequence[BackendSpec]) -> list[ServedModel]:
@@ -80,7 +67,7 @@ def _model(name: str, told: Sequence[BackendModel], backends: Sequence[Backend])
             remedy="give the two different names",
         )
     kind = ModelKind(told[0].kind)
-    classes, units = _YIELDS[kind]
+    classes, units = YIELDS[kind]
     return ServedModel(
         id=0,
         name=name,
