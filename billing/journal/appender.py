@@ -7,8 +7,9 @@ leaves behind. Runs in the journal's one thread; knows nothing of waiters.
   byte, so that what was refused cannot be read later, and the next batch tries again.
 * **Any other refusal**, and every failed fsync, is final: the kernel may have dropped the pages
   and would report the next fsync as a success. The instance stays failed; a restarted process
-  opens a new one, and the ledger writer adopts the old one. It may find records there whose
-  waiters were refused: as after a crash, their fate was unknown, not decided.
+  opens a new one, and the ledger writer adopts the old one. The refused records may stand there,
+  and their requests were answered as failed: so the segment is cut back, and a note beside it
+  tells readers where it ends. Only a disk that takes neither leaves their fate unknown.
 """
 
 from __future__ import annotations
@@ -109,12 +110,12 @@ class Appender:
         try:
             self._disk.write(self._descriptor, content)
         except OSError as refused:
-            self._cut_back(refused)
+            self._cut_back(heals=can_heal(refused))
             raise _refused(self.directory, refused) from None
         try:
             self._disk.sync(self._descriptor)
         except OSError as refused:
-            self.broken = True
+            self._cut_back(heals=False)
             raise _refused(self.directory, refused) from None
         self.durable_offset += len(content)
         self._publish()
@@ -173,15 +174,21 @@ class Appender:
             raise
         self._publish()
 
-    def _cut_back(self, refused: OSError) -> None:
-        if not can_heal(refused):
-            self.broken = True
-            return
+    def give_up(self) -> None:
+        """Write nothing more; what is not known to be durable is never read."""
+        self.broken = True
+        with contextlib.suppress(Exception):  # whatever stopped it may stop the note too
+            instance.note_refused(self.directory, self.segment, self.durable_offset, self._disk)
+
+    def _cut_back(self, *, heals: bool) -> None:
+        """Take a refused batch out of the segment."""
         try:
             self._disk.truncate(self._descriptor, self.durable_offset)
             self._disk.sync(self._descriptor)
         except OSError:
-            self.broken = True
+            heals = False
+        if not heals:
+            self.give_up()
 
     def _publish(self) -> None:
         # A reader that misses one mark sees the next: never a reason to refuse durable records.

@@ -2,6 +2,7 @@
 
     <directory>/<instance>/lock         flocked by the owner, or by who adopted it
     <directory>/<instance>/durable      how far the records are on the disk
+    <directory>/<instance>/refused      where they end for ever, if the disk failed
     <directory>/<instance>/000001.seg   segments, the highest number is the one being written
 
 Decides: who owns a folder, and that no reader sees a record before the disk has it. Without
@@ -27,9 +28,11 @@ from billing.journal.disk import DIRECTORY_MODE, FILE_MODE, Disk
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LOCK: Final = "lock"
 _DURABLE: Final = "durable"
+_REFUSED: Final = "refused"
 UNBORN: Final = ".new-"
 _MARK: Final = struct.Struct("<QQ")  # value and its complement: a half-seen write is not a mark
 _OFFSET_BITS: Final = 40
+_OFFSET_LIMIT: Final = (1 << _OFFSET_BITS) - 1
 _OWNER_GONE: Final = (1 << 64) - 1
 
 
@@ -204,26 +207,57 @@ def publish(instance_dir: Path, value: int) -> None:
 
 def read_mark(instance_dir: Path) -> DurableMark:
     """How far the instance may be read; nothing at all if the mark is missing or half-written."""
-    try:
-        content = instance_dir.joinpath(_DURABLE).read_bytes()
-    except FileNotFoundError:
-        content = b""
-    value = 0
-    if len(content) == _MARK.size:
-        written, complement = _MARK.unpack(content)
-        value = written if written ^ complement == _OWNER_GONE else 0
+    value = _read_place(instance_dir.joinpath(_DURABLE))
     return DurableMark(
         segment=value >> _OFFSET_BITS,
-        offset=value & ((1 << _OFFSET_BITS) - 1),
+        offset=value & _OFFSET_LIMIT,
         owner_gone=value == _OWNER_GONE,
     )
+
+
+def _read_place(path: Path) -> int:
+    """What a mark says; 0 if it is missing or half-written."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return 0
+    if len(content) != _MARK.size:
+        return 0
+    value, complement = _MARK.unpack(content)
+    return int(value) if value ^ complement == _OWNER_GONE else 0
+
+
+def note_refused(instance_dir: Path, segment: int, offset: int, disk: Disk) -> None:
+    """Tell readers that nothing behind this place was ever acknowledged, durably.
+
+    Raises:
+        OSError: the disk does not take the note either.
+    """
+    note = instance_dir.joinpath(_REFUSED)
+    unnamed = note.with_suffix(".tmp")
+    descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
+    try:
+        value = segment << _OFFSET_BITS | offset
+        disk.write(descriptor, _MARK.pack(value, value ^ _OWNER_GONE))
+        disk.sync(descriptor)
+    finally:
+        os.close(descriptor)
+    unnamed.rename(note)
+    disk.sync_directory(instance_dir)
+
+
+def end_noted(instance_dir: Path, segment: int) -> int | None:
+    """Where the records of a segment end, whatever stands behind; None if its file says that."""
+    refused = _read_place(instance_dir.joinpath(_REFUSED))
+    at_segment, offset = refused >> _OFFSET_BITS, refused & _OFFSET_LIMIT
+    return offset if at_segment == segment else None
 
 
 def remove(instance_dir: Path) -> None:
     """Remove an instance that has no segments left."""
     for left_over in instance_dir.glob("*.tmp"):
         left_over.unlink()
-    for name in (_DURABLE, _LOCK):
+    for name in (_REFUSED, _DURABLE, _LOCK):
         instance_dir.joinpath(name).unlink(missing_ok=True)
     instance_dir.rmdir()
 

@@ -285,7 +285,7 @@ class Journal:
             except JournalError as refused:
                 failure = refused
             except Exception as unexpected:  # noqa: BLE001 - nobody may wait for ever on a bug
-                self._appender.broken = True
+                self._appender.give_up()
                 failure = JournalError(f"the journal stopped: {type(unexpected).__name__}")
             try:
                 self._loop.call_soon_threadsafe(self._finish_batch, batch.entries, failure)

@@ -110,9 +110,8 @@ def is_closed(instance_dir: Path) -> bool:
     if not newest:
         return False
     with newest[0].path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _TRAILER_BYTES))
-        tail = memoryview(file.read())
+        size = _size(file.fileno(), newest[0].path)
+        tail = memoryview(os.pread(file.fileno(), _TRAILER_BYTES, max(0, size - _TRAILER_BYTES)))
     return any(
         frame.end == len(tail) and isinstance(decode(frame.payload), Closed)
         for start in range(len(tail) - FRAME_BYTES)
@@ -134,7 +133,7 @@ def read_from(segment_path: Path, offset: int = 0, limit_bytes: int = PAGE_BYTES
         offset = max(offset, HEADER_BYTES)
         mark = instance.read_mark(segment_path.parent)
         sealed = instance.segment_path(segment_path.parent, header.number + 1).exists()
-        size = os.fstat(file.fileno()).st_size  # after `sealed`: then it is final
+        size = _size(file.fileno(), segment_path)  # after `sealed`: then it is final
         # A sealed segment is read whole whatever the mark says: a mark that is being written
         # reads as nothing, and the caller would leave the rest behind.
         readable = size if sealed else mark.readable(header.number, size)
@@ -185,6 +184,13 @@ def prune(
     if removed and owner_gone and not segments(instance_dir):
         instance.remove(instance_dir)
     return removed
+
+
+def _size(descriptor: int, segment_path: Path) -> int:
+    """Bytes of a segment, without those that its owner's disk refused."""
+    size = os.fstat(descriptor).st_size
+    noted = instance.end_noted(segment_path.parent, instance.segment_number(segment_path))
+    return size if noted is None else min(size, noted)
 
 
 def _page(content: bytes, offset: int, path: Path) -> Page:
