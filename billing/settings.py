@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         description="How long open requests may go on after a proxy was told to stop; then they "
         "are cut and billed as delivered. Whoever stops it has to wait 10 s longer.",
     )
+    proxy_file_bytes: int = Field(
+        default=512 << 20,
+        ge=1,
+        description="The largest file that a tenant may upload to a backend that keeps files.",
+    )
     known_keys_ms: int = Field(
         default=3_600_000,
         ge=0,

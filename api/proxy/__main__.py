@@ -12,6 +12,7 @@ import uvloop
 from api.interpreter import keep_freed_memory, tune_interpreter
 from api.proxy.app import Proxy, system_clock
 from api.proxy.control.backends_watch import BackendsWatch
+from api.proxy.control.bindings import Bindings
 from api.proxy.control.leases import LeaseKeeper
 from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
@@ -43,10 +44,18 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
     leases = LeaseKeeper(
         database, database.conninfo(), instance, now=utc_now, lease_ms=settings.lease_ms
     )
-    limits = Limits(drain_ms=settings.proxy_drain_ms, known_keys_ms=settings.known_keys_ms)
-    app = Proxy(control, journal, clock=system_clock, limits=limits, holds=leases)
+    bindings = Bindings(database, now=utc_now)
+    limits = Limits(
+        drain_ms=settings.proxy_drain_ms,
+        known_keys_ms=settings.known_keys_ms,
+        file_bytes=settings.proxy_file_bytes,
+    )
+    app = Proxy(
+        control, journal, clock=system_clock, limits=limits, holds=leases, bindings=bindings
+    )
     app.tally.include(leases.counts.collect)
     app.tally.include(control.counts.collect)
+    app.tally.include(bindings.collect)
     try:
         async with serving_metrics(
             app.tally.render,
@@ -64,6 +73,7 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
                 ),
             )
     finally:
+        bindings.close()
         await leases.stop()
         await control.stop()
 
@@ -78,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         # It knows no key before the database has answered once; SIGTERM ends the wait by itself.
         wait_for_database(settings, threading.Event(), told=_tell_waiting)
-        with opened_database(settings, pool_size=3) as database:
+        with opened_database(settings, pool_size=5) as database:
             tune_interpreter()
             keep_freed_memory()
             uvloop.run(run(settings, database, shared=shared))

@@ -5,20 +5,24 @@ Decides: the route table: whatever is not in it reaches no backend.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from urllib.parse import unquote
 
 import msgspec
 
+from api.proxy.binding_port import BindingPort
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
 from api.proxy.hold_port import HoldPort
+from api.proxy.holds import Holds
 from api.proxy.inference import Inference
 from api.proxy.keys import KeyRing, key_digest
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import body, json_headers, rendered
 from api.proxy.ports import Clock, ControlPort, JournalPort
+from api.proxy.stored_objects import StoredObjects
 from api.proxy.tally import Tally
 from billing.admission.decision import authenticate, models_for
 from billing.admission.route import RouteSpec, Serving, find_route
@@ -53,6 +57,7 @@ class Proxy:
         clock: Clock,
         limits: Limits,
         holds: HoldPort | None = None,
+        bindings: BindingPort | None = None,
     ) -> None:
         self._control = control
         self._journal = journal
@@ -61,8 +66,27 @@ class Proxy:
         self.tally = Tally()
         self.limits = limits
         self._inference = Inference(
-            control, journal, self._keys, self.tally, clock=clock, limits=limits, holds=holds
+            control,
+            journal,
+            self._keys,
+            self.tally,
+            clock=clock,
+            limits=limits,
+            holds=holds,
+            bindings=bindings,
         )
+        self._stored: StoredObjects | None = None
+        if bindings is not None:
+            self._stored = StoredObjects(
+                control,
+                self._keys,
+                self.tally,
+                bindings,
+                clock=clock,
+                limits=limits,
+                holds=None if holds is None else Holds(holds, clock),
+                upstream=lambda: self._inference.upstream,
+            )
 
     async def serve(self, request: ClientRequest, client: ClientConnection) -> None:
         """Answer one request."""
@@ -74,6 +98,8 @@ class Proxy:
         match spec.serving:
             case Serving.INFERENCE | Serving.UNBILLED if spec.route is not None:
                 await self._inference.serve(spec.route, request, client)
+            case Serving.STORED if self._stored is not None:
+                await self._stored.serve(spec, ids, request, client)
             case Serving.LIST:
                 await self._models(spec, ids.get("model"), request)
             case Serving.STATUS:
@@ -83,7 +109,10 @@ class Proxy:
 
     async def drain(self) -> None:
         """Admit nothing more, let open requests end until the deadline, cut the others."""
-        await self._inference.drain()
+        if self._stored is None:
+            await self._inference.drain()
+        else:
+            await asyncio.gather(self._inference.drain(), self._stored.drain())
 
     async def close(self) -> None:
         """After `drain`: close the backends' connections, then the journal."""
@@ -148,11 +177,20 @@ def create_app(
     clock: Clock = system_clock,
     limits: Limits | None = None,
     holds: HoldPort | None = None,
+    bindings: BindingPort | None = None,
 ) -> Proxy:
     """The application over its two seams.
 
     Args:
         clock: µs since 1970 UTC.
         holds: where limits are asked; None: none are kept.
+        bindings: where ids of stored objects are bound; None: none are served.
     """
-    return Proxy(control, journal, clock=clock, limits=limits or Limits(), holds=holds)
+    return Proxy(
+        control,
+        journal,
+        clock=clock,
+        limits=limits or Limits(),
+        holds=holds,
+        bindings=bindings,
+    )

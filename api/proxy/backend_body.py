@@ -28,5 +28,5 @@ def body_for(exchange: Exchange, backend: Backend, model: ServedModel) -> bytes:
         cover=None if exchange.holding is None else exchange.holding.cover,
         cache_salt=salt,
         media_hosts=backend.media_hosts,
-        keeps_responses="responses" in backend.stores,
+        keeps_responses=exchange.keeper is not None and "responses" in backend.stores,
     )

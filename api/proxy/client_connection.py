@@ -303,6 +303,7 @@ class ClientConnection(asyncio.Protocol):
             parser.get_method(),
             self._path(),
             headers,
+            query=self._url.partition(b"?")[2],
             chunks=is_1_1,
             keeps_alive=is_1_1 and parser.should_keep_alive(),
         )

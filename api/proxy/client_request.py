@@ -67,6 +67,7 @@ class ClientRequest:
 
     Attributes:
         path: as sent, without the query.
+        query: as sent, without its question mark.
         headers: all of them, in order; names in lower case.
         fields: the same by name, so that no part of the path goes through all of them again.
         status: of the answer, 0 before one was begun.
@@ -92,6 +93,7 @@ class ClientRequest:
         "keeps_alive",
         "method",
         "path",
+        "query",
         "status",
         "waited_us",
     )
@@ -105,9 +107,11 @@ class ClientRequest:
         *,
         chunks: bool,
         keeps_alive: bool,
+        query: bytes = b"",
     ) -> None:
         self.method = method
         self.path = path
+        self.query = query
         self.headers = headers
         self.fields: Fields = dict(headers)
         self.status = 0
@@ -163,6 +167,31 @@ class ClientRequest:
             self._parts.clear()
             raise TooLarge(f"The request body is larger than {limit_bytes} bytes.")
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    async def part(self) -> bytes:
+        """The next bytes of the body, empty at its end; the client waits while nobody asks.
+
+        Raises:
+            ClientLeft: the connection was closed before the end.
+            TooSlow: nothing arrived in time.
+        """
+        if self._expects and not self._parts and not self.body_complete:
+            self._link.send(CONTINUE)
+        self._expects = False
+        while not self._parts and not self.body_complete:
+            if self._failure is not None:
+                raise self._failure
+            self._link.pause()  # its deadline begins anew with every part that is waited for
+            self._link.resume()
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        part = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return part
 
     def answer(self, status: int, headers: Headers, content: bytes) -> None:
         """Send a whole answer. Framing headers are set here."""

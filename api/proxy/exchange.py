@@ -15,6 +15,7 @@ from typing import Protocol
 import msgspec
 
 from api.proxy.answer_head import SERVED_MODEL, passed_headers, shown_name
+from api.proxy.binding_port import BindingPort
 from api.proxy.client_request import ClientRequest
 from api.proxy.headers import Headers
 from api.proxy.holding import Holding
@@ -121,6 +122,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         course: when its parts happened.
         output: tokens that it was billed for, None before its usage was written.
         run: ids of the agent's run, checked.
+        keeper: where the id of its response is bound, if a backend may store it.
     """
 
     id: bytes
@@ -140,6 +142,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
     asked: ClientRequest
     course: Course
     output: int | None = None
+    keeper: BindingPort | None = None
     _connection: UpstreamConnection | None = None
     _intended: bool = False
     _recorded: bool = False

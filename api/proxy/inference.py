@@ -16,6 +16,7 @@ from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
 from api.proxy.anthropic_errors import rendered_as
 from api.proxy.attempts import Attempts
 from api.proxy.backend_body import body_for
+from api.proxy.binding_port import BindingPort
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
@@ -32,6 +33,7 @@ from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers
 from api.proxy.pools import Pools
 from api.proxy.ports import Clock, ControlPort, JournalPort
 from api.proxy.request_body import forwarded_headers, read_inference
+from api.proxy.stored_responses import keeper_of, placed
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
 from api.proxy.telemetry.counted import pool_gauges
@@ -71,6 +73,7 @@ class Inference:
         clock: Clock,
         limits: Limits,
         holds: HoldPort | None,
+        bindings: BindingPort | None,
     ) -> None:
         self._control = control
         self._journal = journal
@@ -79,6 +82,7 @@ class Inference:
         self._clock = clock
         self._limits = limits
         self._holds = None if holds is None else Holds(holds, clock)
+        self._bindings = bindings
         self._sweep = CheckpointSweep(limits, clock)
         self._live: set[Exchange] = set()
         self._pools = Pools()
@@ -88,6 +92,11 @@ class Inference:
         self._probed_us = 0
         self._mint = Mint()
         self.draining = False
+
+    @property
+    def upstream(self) -> Upstream:
+        """The connections to backends, which need a running loop."""
+        return self._running_plant().upstream
 
     async def serve(self, route: Route, request: ClientRequest, client: ClientConnection) -> None:
         """Answer a request on a metered route."""
@@ -141,7 +150,11 @@ class Inference:
         request = await read_inference(received, route, self._limits.body_bytes)
         run = run_ids(received, request.run)
         self._refuse_if_closed()
-        admission = admit(self._control.snapshot, digest, request.model, route, self._clock())
+        snapshot, keeper = self._control.snapshot, None
+        admission = admit(snapshot, digest, request.model, route, self._clock())
+        if route is Route.RESPONSES or request.references.file_ids:
+            admission = await placed(self._bindings, snapshot, admission, request)
+            keeper = keeper_of(self._bindings, admission, request)
         backend = admission.model.backends[0]
         return Exchange(
             id=operation_id,
@@ -156,6 +169,7 @@ class Inference:
             run=run,
             asked=received,
             course=Course(received_us),
+            keeper=keeper,
         )
 
     def _refuse_if_closed(self) -> None:

@@ -33,6 +33,11 @@ class Limits:
         unknown_key_ms: how long a key that was looked up in vain is refused unasked.
         unknown_keys: how many such keys are remembered.
         look_ups_per_second: look-ups of unknown keys over all clients.
+        file_bytes: a file that is uploaded; it passes through, never whole in memory.
+        upload_ms: from the head of an upload to its last byte.
+        object_bytes: an answer that shows a stored object, and a request that makes one.
+        batch_lines: lines of a batch.
+        stored_in_flight: requests about stored objects; more are answered 503.
         known_keys_ms: how long known keys work after the last news of the database; 0: for ever.
     """
 
@@ -56,4 +61,9 @@ class Limits:
     unknown_key_ms: int = 2_000
     unknown_keys: int = 10_000
     look_ups_per_second: int = 50
+    file_bytes: int = 512 << 20
+    upload_ms: int = 600_000
+    object_bytes: int = 1 << 20
+    batch_lines: int = 50_000
+    stored_in_flight: int = 256
     known_keys_ms: int = 3_600_000

@@ -1,8 +1,8 @@
 """What of a client's request is read, and what of it goes on to a backend.
 
 Decides: which headers pass, how large a body may be, that it is not compressed (a small body could
-become a large one in memory, and backends are asked in plain text), and that ids of objects which
-no backend keeps for the tenant go no further. Does not decide what the body says.
+become a large one in memory, and backends are asked in plain text). Does not decide what the body
+says, nor whose the stored objects are that it names (`stored_responses.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from api.proxy.openai_errors import TooLarge
 from billing.admission.route import BodyForm, Dialect, Route
 from billing.engines.messages_request import passed_betas
 from billing.engines.read_request import JSON_TYPE, InferenceRequest, read_request
-from billing.errors import InvalidInput, NotFound
+from billing.errors import InvalidInput
 
 _FORWARDED = (b"accept", b"user-agent", b"traceparent", b"tracestate")
 _VERSION = b"anthropic-version"
@@ -41,17 +41,12 @@ async def read_inference(
 
     Raises:
         InvalidInput: the body is not what the route takes.
-        NotFound: it names a stored object that is not bound to the tenant.
+        NotFound: it refers to an item that belongs to nobody.
         TooLarge, ClientLeft, TooSlow: as `read_body`.
     """
     content = await read_body(request, limit_bytes)
     form = route.spec.body is BodyForm.MULTIPART
-    read = read_request(content, route, _content_type(request) if form else JSON_TYPE)
-    if read.references.previous_response_id is not None:
-        raise _unbound("previous_response_id")
-    if read.references.file_ids:
-        raise _unbound("file_id")
-    return read
+    return read_request(content, route, _content_type(request) if form else JSON_TYPE)
 
 
 async def read_body(request: ClientRequest, limit_bytes: int) -> bytes:
@@ -76,7 +71,3 @@ def _content_type(request: ClientRequest) -> bytes:
     if len(found) != 1:
         raise InvalidInput("The request needs one content type.", field="content-type")
     return found[0]
-
-
-def _unbound(field: str) -> NotFound:
-    return NotFound("There is no such object, or you do not have access to it.", field=field)

@@ -22,6 +22,7 @@ from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
 from api.proxy.prompt_bounds import floor_of, learn_from
+from api.proxy.stored_responses import bind_answer
 from api.proxy.upstream import now_us
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.engines.mark import NOTHING, Ending, Mark
@@ -60,6 +61,7 @@ class StreamRelay:
         self._started = False
         self._settled = False
         self._failure: Exception | None = None
+        self._bound = 0  # ids in the stream that are its tenant's
         self._passed_last: bytes | None = None  # what left with the ending, if `_pass_on` saw it
         self._written = 0
         self._written_at_us = 0
@@ -75,7 +77,8 @@ class StreamRelay:
 
         Raises:
             UpstreamError: it broke before anything was sent; a void is journaled.
-            JournalError: it cannot be made durable; nothing was sent.
+            Unavailable: it is stored, and its id cannot be bound; nothing was sent.
+        JournalError: it cannot be made durable; nothing was sent.
         """
         self._sweep.add(self)
         try:
@@ -149,6 +152,10 @@ class StreamRelay:
             self._failure = failure
             self._connection.interrupt()
             return True
+        if exchange.keeper is not None and len(self._reading.object_ids) != self._bound:
+            self._failure = UpstreamError("The inference backend's answer cannot be used.")
+            self._connection.interrupt()
+            return True
         if self._reading.ending is not None:
             self._passed_last = passed
             self._connection.tap = None
@@ -205,6 +212,10 @@ class StreamRelay:
         if exchange.left:
             self._write_lost = True
             return
+        if exchange.keeper is not None and len(self._reading.object_ids) != self._bound:
+            # The event with the id waits: once a client has it, it may send it back.
+            self._bound = len(self._reading.object_ids)
+            await bind_answer(exchange, self._reading.object_ids)
         if not self._started:
             if not self._settled:
                 await self._intent

@@ -128,6 +128,36 @@ class Upstream:
                 raise
             return connection
 
+    async def begin(
+        self,
+        backend: Backend,
+        path: str,
+        *,
+        content_type: bytes,
+        length: int | None,
+        headers: Sequence[tuple[bytes, bytes]],
+        attach: Callable[[UpstreamConnection | None], None],
+    ) -> UpstreamConnection:
+        """Begin a POST whose body is sent in parts, on a connection that nobody has used.
+
+        Args:
+            length: of the body; None: it is sent in chunks, framed by the caller.
+
+        Raises:
+            UpstreamUnavailable, UpstreamTimeout: no connection.
+        """
+        pool = self._pool(backend)
+        connection = await self._connect(pool, backend)
+        first_ms = backend.first_byte_ms or self._limits.first_byte_ms
+        self._busy[connection] = _Deadlines(
+            now_us() + 1000 * first_ms, backend.stalled_ms or self._limits.stalled_ms
+        )
+        attach(connection)
+        connection.begin(
+            _opening(pool.origin, path, content_type=content_type, length=length, headers=headers)
+        )
+        return connection
+
     async def ask(self, backend: Backend, path: str) -> int:
         """The status of a GET, on a connection of its own, whose body nobody reads.
 
@@ -279,6 +309,25 @@ def _request(
         head += [b"content-type: ", content_type, b"\r\ncontent-length: %d\r\n" % len(body)]
     head.append(b"\r\n")
     return (b"".join(head), body) if body else (b"".join(head),)
+
+
+def _opening(
+    origin: _Origin,
+    path: str,
+    *,
+    content_type: bytes,
+    length: int | None,
+    headers: Sequence[tuple[bytes, bytes]],
+) -> bytes:
+    framing = (
+        (b"transfer-encoding", b"chunked")
+        if length is None
+        else (b"content-length", b"%d" % length)
+    )
+    head = [b"POST ", origin.prefix, path.encode("ascii"), origin.fixed_head]
+    for name, value in [*headers, (b"content-type", content_type), framing]:
+        head += [name, b": ", value, b"\r\n"]
+    return b"".join([*head, b"\r\n"])
 
 
 def now_us() -> int:

@@ -52,6 +52,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.paused = False
         self.aborted = False
         self.tap: Callable[[bytes], bool] | None = None
+        self._writable: asyncio.Event | None = None
         self.used = 0
         self.connecting_us = 0
         self.quiet_since = loop.time()
@@ -90,6 +91,20 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport.writelines(parts)
         self.waited_us, self.connecting_us = self.connecting_us, 0
         self._waits_since_us = time.monotonic_ns() // 1000
+
+    async def send(self, part: bytes) -> None:
+        """More of a request whose head said so; waits while the backend does not read.
+
+        Raises:
+            UpstreamUnavailable, UpstreamTimeout: as `head`.
+        """
+        while self._writable is not None and self._failure is None:
+            await self._writable.wait()
+        if self._failure is not None:
+            raise self._failure
+        if self._transport is not None:
+            self.quiet_since = self._loop.time()
+            self._transport.write(part)
 
     async def head(self) -> int:
         """Wait for the answer's head and return its status.
@@ -188,12 +203,21 @@ class UpstreamConnection(asyncio.Protocol):
             self._failure = failure
         self._end_waiting()
         self._wake()
+        self.resume_writing()
 
     # asyncio.Protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have asyncio's methods without being its class.
         self._transport = cast("asyncio.Transport", transport)
+
+    def pause_writing(self) -> None:
+        self._writable = asyncio.Event()
+
+    def resume_writing(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None:
+            writable.set()
 
     def data_received(self, data: bytes) -> None:
         if self._complete or self.used == 0:

@@ -12,9 +12,10 @@ from api.proxy.answer_head import concerns_us
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
 from api.proxy.prompt_bounds import floor_of, learn_from
+from api.proxy.stored_responses import bind_answer
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.engines.whole_answer import Reading, read_whole
-from billing.errors import JournalError, UpstreamError, UpstreamUnavailable
+from billing.errors import JournalError, SteelyardError, UpstreamError, UpstreamUnavailable
 
 
 async def relay_whole(
@@ -24,6 +25,7 @@ async def relay_whole(
 
     Raises:
         UpstreamError: it broke off; nothing was sent, and a void is journaled.
+        Unavailable: it is stored, and its id cannot be bound; nothing was sent.
         JournalError: its usage cannot be made durable; nothing was sent.
     """
     body = await read_body(exchange, connection, limit_bytes=limit_bytes)
@@ -31,6 +33,12 @@ async def relay_whole(
         exchange.void(exchange.stopped)
         raise UpstreamUnavailable("The exchange was ended.")
     reading = _read(exchange, body)
+    if exchange.keeper is not None:
+        try:
+            await bind_answer(exchange, reading.object_ids)
+        except SteelyardError:
+            exchange.void("unbound")
+            raise
     usage = exchange.usage(
         reading.counts,
         units=reading.units,

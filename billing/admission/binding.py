@@ -20,6 +20,11 @@ class ObjectKind(StrEnum):
     FILE = "file"
     BATCH = "batch"
 
+    @property
+    def plural(self) -> str:
+        """As paths and the `stores` of a backend have it."""
+        return "batches" if self is ObjectKind.BATCH else f"{self.value}s"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final
 
 from billing.admission.backend import ModelKind
+from billing.admission.binding import ObjectKind
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
 
@@ -106,6 +107,7 @@ class RouteSpec:
         route: which kind of usage it records; None where it records none.
         classes, units: what an answer may be charged for, and what therefore needs a price.
         model_kind: the kind of model it needs; None where it names no model.
+        stored: what it makes, shows or ends of what a backend keeps; None where it does not.
     """
 
     method: str
@@ -118,6 +120,7 @@ class RouteSpec:
     units: frozenset[UnitMeter] = frozenset()
     model_kind: ModelKind | None = None
     errors: ErrorShape = ErrorShape.OPENAI
+    stored: ObjectKind | None = None
 
 
 _READ = frozenset({TokenClass.INPUT})
@@ -149,6 +152,10 @@ def _inference(
     )
 
 
+def _stored(kind: ObjectKind, method: str, path: str, body: BodyForm = BodyForm.NONE) -> RouteSpec:
+    return RouteSpec(method=method, path=path, serving=Serving.STORED, body=body, stored=kind)
+
+
 ROUTES: Final[tuple[RouteSpec, ...]] = (
     _inference(Route.CHAT_COMPLETIONS, dialect=Dialect.CHUNKS),
     _inference(Route.COMPLETIONS, dialect=Dialect.CHUNKS),
@@ -177,6 +184,19 @@ ROUTES: Final[tuple[RouteSpec, ...]] = (
     ),
     _inference(Route.SPEECH, unit=UnitMeter.CHARACTERS, kind=ModelKind.SPEECH),
     _inference(Route.IMAGES, unit=UnitMeter.IMAGES, kind=ModelKind.IMAGE),
+    _stored(ObjectKind.FILE, "POST", "/v1/files", BodyForm.MULTIPART),
+    _stored(ObjectKind.FILE, "GET", "/v1/files"),
+    _stored(ObjectKind.FILE, "GET", "/v1/files/{file}"),
+    _stored(ObjectKind.FILE, "GET", "/v1/files/{file}/content"),
+    _stored(ObjectKind.FILE, "DELETE", "/v1/files/{file}"),
+    _stored(ObjectKind.BATCH, "POST", "/v1/batches", BodyForm.JSON),
+    _stored(ObjectKind.BATCH, "GET", "/v1/batches"),
+    _stored(ObjectKind.BATCH, "GET", "/v1/batches/{batch}"),
+    _stored(ObjectKind.BATCH, "POST", "/v1/batches/{batch}/cancel"),
+    _stored(ObjectKind.RESPONSE, "GET", "/v1/responses/{response}"),
+    _stored(ObjectKind.RESPONSE, "GET", "/v1/responses/{response}/input_items"),
+    _stored(ObjectKind.RESPONSE, "POST", "/v1/responses/{response}/cancel"),
+    _stored(ObjectKind.RESPONSE, "DELETE", "/v1/responses/{response}"),
     RouteSpec(method="GET", path="/v1/models", serving=Serving.LIST),
     RouteSpec(method="GET", path="/v1/models/{model}", serving=Serving.LIST),
     RouteSpec(method="GET", path="/healthz", serving=Serving.STATUS),

@@ -42,8 +42,10 @@ def test_every_row_declares_how_it_is_metered_and_admitted():
         assert route.generates <= (spec.dialect is not Dialect.PLAIN)
     for spec in ROUTES:
         if spec.route is None:
-            assert spec.method == "GET", "what is not metered changes nothing"
             assert spec.serving in {Serving.STORED, Serving.LIST, Serving.STATUS}
+            stored = spec.serving is Serving.STORED
+            assert spec.method == "GET" or stored, "what is not metered changes nothing"
+            assert (spec.stored is not None) == stored
             assert not spec.classes
             assert not spec.units
     assert {ask.route for ask in ASKS} == set(Route), "every route has a request here"
@@ -178,6 +180,21 @@ def test_unlisted_paths_and_methods_have_no_row(method: str, path: str):
         return
     assert spec.serving in {Serving.STORED, Serving.LIST}, "no metered path has a variable part"
     assert path == spec.path.format(**ids)
+
+
+STORED = {
+    ("POST", "/v1/files"), ("GET", "/v1/files"), ("GET", "/v1/files/{file}"),
+    ("GET", "/v1/files/{file}/content"), ("DELETE", "/v1/files/{file}"),
+    ("POST", "/v1/batches"), ("GET", "/v1/batches"), ("GET", "/v1/batches/{batch}"),
+    ("POST", "/v1/batches/{batch}/cancel"),
+    ("GET", "/v1/responses/{response}"), ("DELETE", "/v1/responses/{response}"),
+    ("GET", "/v1/responses/{response}/input_items"), ("POST", "/v1/responses/{response}/cancel"),
+}  # fmt: skip
+
+
+def test_stored_objects_have_these_routes_and_no_other():
+    found = {(spec.method, spec.path) for spec in ROUTES if spec.serving is Serving.STORED}
+    assert found == STORED
 
 
 async def test_unlisted_paths_and_methods_reach_no_backend(desk):

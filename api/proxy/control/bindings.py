@@ -1,0 +1,204 @@
+"""Bindings of backends' objects to tenants, in the database.
+
+Decides: when the database counts as away (a call failed, or did not answer in time; then nothing
+is asked for a second), and how many found objects are remembered. A call whose answer came too
+late may still have been carried out: an id that is bound and that nobody saw does no harm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import TypeVar
+
+import sqlalchemy as sa
+import structlog
+from prometheus_client.core import Metric
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.proxy.binding_port import SubmittedBatch
+from api.proxy.openai_errors import Unavailable
+from api.proxy.telemetry.counted import counter
+from billing.admission.binding import Binding, ObjectKind
+from billing.errors import Conflict, UpstreamError
+from billing.metering.event_id import from_microseconds
+from billing.operations.stored_objects import bindings as operations
+from billing.operations.stored_objects.batches import record_batch
+from billing.store.batch_runs import BatchRun
+from billing.store.database import Database, Role
+
+log = structlog.get_logger("steelyard.bindings")
+
+Result = TypeVar("Result")
+
+CALL_SECONDS = 2
+PAUSE_SECONDS = 1
+REMEMBERED = 10_000
+
+
+class Bindings:
+    """The bindings as one process sees them.
+
+    Attributes:
+        calls: by what was asked and what became of it.
+    """
+
+    def __init__(self, database: Database, *, now: Callable[[], datetime]) -> None:
+        self._database = database
+        self._now = now
+        # Threads of their own: calls that hang must not keep look-ups of keys from theirs.
+        self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="bindings")
+        self._found: OrderedDict[tuple[int, ObjectKind, str], Binding] = OrderedDict()
+        self._pausing_until = 0  # monotonic ns
+        self.calls: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def healthy(self) -> bool:
+        """False just after the database could not be asked."""
+        return time.monotonic_ns() >= self._pausing_until
+
+    async def bind(self, bindings: Sequence[Binding]) -> None:
+        """Return once the objects are durably their tenants'.
+
+        Raises:
+            Unavailable: the database cannot be asked.
+            UpstreamError: a backend issued an id that cannot be this tenant's.
+        """
+        fresh = [binding for binding in bindings if not self._is_known(binding)]
+        if fresh:
+            await self._ask("bind", lambda connection: operations.bind(connection, fresh))
+        for binding in fresh:
+            self._remember(binding)
+
+    async def record(self, batch: SubmittedBatch, bindings: Sequence[Binding]) -> None:
+        """As `bind`, and have the batch billed when it has run."""
+        own = batch.binding
+        submitted = BatchRun(
+            batch_id=own.object_id,
+            backend=own.backend,
+            tenant_id=own.tenant_id,
+            project_id=own.project_id,
+            key_id=own.key_id,
+            model_id=own.model_id,
+            price_version_id=batch.price_version_id,
+            endpoint=batch.endpoint,
+            input_file_id=batch.input_file_id,
+            submitted_at=from_microseconds(own.created_at_us),
+        )
+        all_of_it = [own, *bindings]
+        await self._ask("record", lambda connection: record_batch(connection, submitted, all_of_it))
+        for binding in all_of_it:
+            self._remember(binding)
+
+    async def find(self, *, tenant_id: int, kind: ObjectKind, object_id: str) -> Binding | None:
+        """An object of a tenant; None for an unknown one and anybody else's.
+
+        Raises:
+            Unavailable: it is not remembered, and the database cannot be asked.
+        """
+        name = tenant_id, kind, object_id
+        if name in self._found:
+            self._found.move_to_end(name)
+            return self._found[name]
+        found = await self._ask(
+            "find",
+            lambda connection: operations.find(
+                connection, tenant_id=tenant_id, kind=kind, object_id=object_id
+            ),
+        )
+        if found is not None:
+            self._remember(found)
+        return found
+
+    async def page(
+        self,
+        *,
+        tenant_id: int,
+        kind: ObjectKind,
+        after: str | None,
+        limit: int,
+        oldest_first: bool,
+    ) -> tuple[Sequence[Binding], bool]:
+        """Objects of a tenant behind `after`, by age, and whether others follow.
+
+        Raises:
+            Unavailable: the database cannot be asked.
+        """
+        page = await self._ask(
+            "page",
+            lambda connection: operations.page(
+                connection,
+                tenant_id=tenant_id,
+                kind=kind,
+                after=after,
+                limit=limit,
+                oldest_first=oldest_first,
+            ),
+        )
+        return page.objects, page.more
+
+    async def forget(self, binding: Binding) -> None:
+        """The backend has deleted it.
+
+        Raises:
+            Unavailable: the database cannot be asked.
+        """
+        self._found.pop(_name(binding), None)
+        now = self._now()
+        await self._ask(
+            "forget", lambda connection: operations.forget(connection, binding, now=now)
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """As metrics."""
+        yield counter(
+            "steelyard_proxy_binding_calls",
+            "Calls about objects that backends keep, by what was asked and what became of it.",
+            ("call", "outcome"),
+            self.calls,
+        )
+
+    def close(self) -> None:
+        """Wait for nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask(self, what: str, work: Callable[[sa.Connection], Result]) -> Result:
+        if not self.healthy:
+            raise _unavailable()
+        running = self._threads.submit(self._database.retrying, Role.OPERATOR, work)
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                answer = await asyncio.shield(asyncio.wrap_future(running))
+        except (TimeoutError, SQLAlchemyError) as error:
+            log.warning("bindings cannot be asked", reason=type(error).__name__)
+            self.calls[what, "failed"] += 1
+            self._pausing_until = time.monotonic_ns() + PAUSE_SECONDS * 1_000_000_000
+            raise _unavailable() from None
+        except Conflict:
+            log.warning("a backend issued an id that is somebody else's", call=what)
+            self.calls[what, "refused"] += 1
+            raise UpstreamError("The inference backend's answer cannot be used.") from None
+        self.calls[what, "answered"] += 1
+        return answer
+
+    def _is_known(self, binding: Binding) -> bool:
+        known = self._found.get(_name(binding))
+        return known is not None and known.backend == binding.backend
+
+    def _remember(self, binding: Binding) -> None:
+        self._found[_name(binding)] = binding
+        self._found.move_to_end(_name(binding))
+        if len(self._found) > REMEMBERED:
+            self._found.popitem(last=False)
+
+
+def _name(binding: Binding) -> tuple[int, ObjectKind, str]:
+    return binding.tenant_id, binding.kind, binding.object_id
+
+
+def _unavailable() -> Unavailable:
+    return Unavailable("Stored objects cannot be reached at the moment; please retry.")

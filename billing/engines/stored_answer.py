@@ -1,0 +1,45 @@
+"""What a backend's answer about a stored object says of ids.
+
+Decides: which ids of an answer its client could send back. Everything else of it passes unread.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from billing.errors import UpstreamError
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    id: str
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+
+
+_DECODER = msgspec.json.Decoder(_Answer)
+
+
+def object_id(body: bytes) -> str:
+    """The id of the object that an answer shows.
+
+    Raises:
+        UpstreamError: it shows none.
+    """
+    return _read(body).id
+
+
+def batch_files(body: bytes) -> tuple[str, ...]:
+    """Ids of the files that a batch has written by now.
+
+    Raises:
+        UpstreamError: the answer shows no batch.
+    """
+    answer = _read(body)
+    return tuple(name for name in (answer.output_file_id, answer.error_file_id) if name)
+
+
+def _read(body: bytes) -> _Answer:
+    try:
+        return _DECODER.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UpstreamError("The inference backend's answer cannot be used.") from None
