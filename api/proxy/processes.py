@@ -173,7 +173,7 @@ def run_processes(group: ProcessGroup) -> None:
     Raises:
         ConfigurationError: the port cannot be used, or a process ended while it first started.
     """
-    with _kept_port(group) as kept:
+    with kept_port(group) as kept:
         watch = _Watch(group, kept.getsockname()[1])
 
         def stop(number: int, frame: FrameType | None) -> None:
@@ -185,8 +185,12 @@ def run_processes(group: ProcessGroup) -> None:
         watch.run()
 
 
-def _kept_port(group: ProcessGroup) -> socket.socket:
-    """A socket that has the port and never listens: nobody else gets it between two starts."""
+def kept_port(group: ProcessGroup) -> socket.socket:
+    """A socket that has the port and never listens: nobody else gets it between two starts.
+
+    Raises:
+        ConfigurationError: somebody has it.
+    """
     family = socket.AF_INET6 if ":" in group.host else socket.AF_INET
     kept = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -195,7 +199,10 @@ def _kept_port(group: ProcessGroup) -> socket.socket:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((group.host, group.port))
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        # Connections of an earlier start may still linger; after the bind nobody may be let in.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         kept.bind((group.host, group.port))
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     except OSError as error:
         kept.close()
         raise ConfigurationError(

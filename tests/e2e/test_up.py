@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ import pytest
 
 from api.proxy.inference import DRAIN_GRACE_SECONDS
 from api.proxy.limits import Limits
+from billing.admission.backend import ModelKind
+from billing.admission.route import Route, Serving
 from billing.cli.child import GRACE_SECONDS
 from billing.cli.processes import STOP_SECONDS, free_port
-from tests.e2e.up import Up, eventually
+from billing.engines.counters import parse_counters
+from tests.api.proxy.endpoints.asks import ASKS
+from tests.e2e.up import STEELYARD, Up, eventually
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +84,91 @@ def test_what_is_printed_works_as_printed_and_ctrl_c_leaves_no_process(up: Up) -
     second = up.refused(STEELYARD_PROXY_PORT=str(free_port()), STEELYARD_API_PORT=str(free_port()))
     assert "STEELYARD_DATA_DIR" in second
     assert "set another folder" in second
+    assert up.signal(signal.SIGINT) == 0
+    assert not up.processes()
+
+
+MODEL_OF_KIND = {
+    ModelKind.TEXT: "sim-small",
+    ModelKind.EMBEDDING: "sim-embed",
+    ModelKind.RERANK: "sim-rank",
+    ModelKind.AUDIO: "sim-hear",
+    ModelKind.SPEECH: "sim-speak",
+    ModelKind.IMAGE: "sim-paint",
+}
+
+
+def operator_key(up: Up) -> str:
+    made = subprocess.run(
+        [STEELYARD, "key", "create", "--role", "operator", "--json"],
+        env=up.environment(),
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    return json.loads(made.stdout)["key"]
+
+
+def engine_tokens(up: Up) -> tuple[int, int]:
+    """(prompt, output) tokens that the built-in engine says it has counted."""
+    lines = up.data_dir.joinpath("simulated-backends.yaml").read_text().splitlines()
+    (url,) = [line.partition("url: ")[2] for line in lines if "url: " in line]
+    page = httpx.get(f"{url}/metrics").raise_for_status().text
+    counters = parse_counters(page, engine="simulated")
+    return counters.prompt, counters.generation
+
+
+def ledger_tokens(requests: list[dict[str, Any]]) -> tuple[int, int]:
+    def total(*meters: str) -> int:
+        return sum(int(each["quantities"].get(meter, 0)) for each in requests for meter in meters)
+
+    return total("tokens.input", "tokens.cached_input"), total("tokens.output")
+
+
+def test_every_route_answers_and_has_a_price_and_the_engine_counts_the_same(up: Up) -> None:
+    """On two proxies behind the one port, each of which tells its own counters."""
+    started = json.loads(
+        up.start(
+            "--json",
+            done="}",
+            STEELYARD_PROXY_PROCESSES="2",
+            STEELYARD_PROXY_METRICS_PORT=str(free_port()),
+        )
+    )
+    assert len(started["metrics_urls"]) == 3
+    for url in started["metrics_urls"]:
+        assert httpx.get(url).raise_for_status().text.count("# TYPE") > 3
+    key, before = started["api_key"], requests_of(up, started["api_key"])
+    asked: set[Route] = set()
+    for ask in ASKS:
+        spec = ask.route.spec
+        assert spec.model_kind is not None
+        answer = httpx.post(
+            f"http://127.0.0.1:{up.proxy_port}{ask.route.value}",
+            headers={
+                "authorization": f"Bearer {key}",
+                "content-type": ask.content_type.decode(),
+            },
+            content=ask.renamed(MODEL_OF_KIND[spec.model_kind]),
+        )
+        assert answer.status_code == 200, (ask.name, answer.text)
+        asked.add(ask.route)
+    assert asked == set(Route)
+    billed = [ask for ask in ASKS if ask.route.spec.serving is Serving.INFERENCE]
+    new = len(before) + len(billed)
+    found = eventually(lambda: requests_of(up, key), lambda found: len(found) >= new)
+    assert engine_tokens(up) == ledger_tokens(found[: len(billed)])
+    operator = httpx.Client(
+        base_url=f"http://127.0.0.1:{up.api_port}/api/v1/operator/",
+        headers={"authorization": f"Bearer {operator_key(up)}"},
+    )
+    with operator:
+        # What no charge prices would stand here, and block the invoice.
+        assert operator.get("unrated").raise_for_status().json() == []
+        period = f"{datetime.now(UTC):%Y-%m}"
+        draft = operator.post("tenants/demo/invoices/draft", json={"period": period})
+    assert Decimal(draft.raise_for_status().json()["total"]) >= Decimal("0.08")  # two images
+    up.seen += found[: len(billed)]
     assert up.signal(signal.SIGINT) == 0
     assert not up.processes()
 

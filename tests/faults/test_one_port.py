@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from api.proxy.processes import PAUSE_MS_MAX, PAUSE_MS_MIN, ProcessGroup, pause_before
+from api.proxy.processes import (
+    PAUSE_MS_MAX,
+    PAUSE_MS_MIN,
+    ProcessGroup,
+    kept_port,
+    pause_before,
+)
 from api.proxy.processes import run_processes as run_group
 from billing.cli.processes import answers, free_port
 from billing.errors import ConfigurationError
@@ -121,6 +127,21 @@ def test_a_second_group_does_not_share_the_port_of_another():
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match="cannot listen"):
             run_group(group(port))
+
+
+def test_a_port_is_kept_while_no_process_listens_and_taken_again_at_once():
+    with kept_port(group(0)) as kept:
+        port = kept.getsockname()[1]
+        with pytest.raises(ConfigurationError, match="cannot listen"):
+            kept_port(group(port))
+        with (
+            socket.create_server(("127.0.0.1", port), reuse_port=True) as listening,
+            socket.create_connection(("127.0.0.1", port)) as client,
+        ):
+            # Closed first by the server's side, it lingers there.
+            listening.accept()[0].close()
+            assert client.recv(1) == b""
+    kept_port(group(port)).close()
 
 
 def test_a_process_that_cannot_start_ends_the_group(monkeypatch, tmp_path):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.admission.route import ROUTES
 from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
 from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.price_plan import Policies
@@ -29,11 +31,14 @@ price_list:
       input: "0.10"
 """
 
-# Of the examples as they were stored before plans could say how requests are admitted.
+# Of plans as they were stored before plans could say how requests are admitted.
+STARTER = Path(__file__).with_name("starter_of_tokens.yaml")
+STANDARD = EXAMPLES / "inference-standard.yaml"
+OUTCOMES = EXAMPLES / "support-outcomes.yaml"
 DIGESTS = {
-    "starter.yaml": "4889b9b58644001686473aae4f7d073d36b7f57a049c4f2213aaabd32c26a380",
-    "inference-standard.yaml": "98eba48787a34cc8a9750e5f98ad6809773a69f03d6f94b0eff828406e5aa93e",
-    "support-outcomes.yaml": "6eed1ff4c9d26975cb941ddd02a6bc8be7b10ee777a7642df8e5f3be6ec8d464",
+    STARTER: "4889b9b58644001686473aae4f7d073d36b7f57a049c4f2213aaabd32c26a380",
+    STANDARD: "98eba48787a34cc8a9750e5f98ad6809773a69f03d6f94b0eff828406e5aa93e",
+    OUTCOMES: "6eed1ff4c9d26975cb941ddd02a6bc8be7b10ee777a7642df8e5f3be6ec8d464",
 }
 
 POLICIES = st.builds(
@@ -53,10 +58,10 @@ def plan_with(*lines: str) -> str:
     return PLAN.format(policies="\n".join(f"  {line}" for line in lines))
 
 
-@pytest.mark.parametrize("name", DIGESTS)
-def test_defaults_do_not_change_a_stored_plans_digest(name):
-    plan = read_plan((EXAMPLES / name).read_text())
-    assert digest(plan) == DIGESTS[name]
+@pytest.mark.parametrize("path", DIGESTS, ids=lambda path: path.stem)
+def test_defaults_do_not_change_a_stored_plans_digest(path):
+    plan = read_plan(path.read_text())
+    assert digest(plan) == DIGESTS[path]
     assert set(dump(plan)["policies"]) == {"zero_usage_first_flat"}
 
 
@@ -96,6 +101,14 @@ def test_the_prepaid_example_says_every_policy():
         set(PoliciesDocument.model_fields) - {"zero_usage_first_flat", "allowance_in_volume"}
         <= written
     )
+
+
+def test_the_starter_plan_has_a_price_for_every_route():
+    """It is the one that a new user has: a route without a price would be refused."""
+    plan = read_plan((EXAMPLES / "starter.yaml").read_text())
+    priced = {each.selector.meter for each in plan.charges if each.selector is not None}
+    units = {unit.value for spec in ROUTES for unit in spec.units}
+    assert priced == units | {"tokens.input", "tokens.cached_input", "tokens.output"}
 
 
 def test_every_policy_can_be_written():
