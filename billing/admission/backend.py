@@ -38,6 +38,13 @@ YIELDS: Final[Mapping[ModelKind, tuple[frozenset[TokenClass], frozenset[UnitMete
 """Token classes and units that models of a kind are charged for."""
 
 
+def classes_of(kind: ModelKind, *, cache_write: bool) -> frozenset[TokenClass]:
+    """Token classes that a model is charged for; without `cache_write` what is written to a cache
+    is plain input, which most engines write for nothing."""
+    classes, _ = YIELDS[kind]
+    return classes | {TokenClass.CACHE_WRITE} if cache_write else classes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
     """One inference server that serves a model.

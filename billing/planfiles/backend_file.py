@@ -39,6 +39,7 @@ class BackendModel:
         max_output: tokens that it generates at most per choice.
         context: tokens of prompt and answer together.
         attempts: how often one request is dispatched at most.
+        cache_write: prompt tokens that its engine writes to a cache have a price of their own.
     """
 
     name: str
@@ -48,6 +49,7 @@ class BackendModel:
     max_output: int | None = None
     context: int | None = None
     attempts: int | None = None
+    cache_write: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +100,7 @@ class _ModelDocument(Document):
     max_output: _Positive | None = None
     context: _Positive | None = None
     attempts: Annotated[int, Field(ge=1, le=10)] | None = None
+    cache_write: bool | None = None
 
 
 class _TimeoutsDocument(Document):
@@ -208,6 +211,13 @@ def _check_backend(
         )
     if backend.health_path is not None and not _PATH.fullmatch(backend.health_path):
         raise source.refuse("not a path", path=(*path, "health_path"), remedy="like /health")
+    for position, model in enumerate(backend.models):
+        if model.cache_write and model.kind != "text":
+            raise source.refuse(
+                f"a model of kind {model.kind} writes no prompt to a cache",
+                path=(*path, "models", position, "cache_write"),
+                remedy="leave it out",
+            )
     for position, host in enumerate(backend.media_hosts):
         if not _HOST.fullmatch(host):
             raise source.refuse(
@@ -270,6 +280,7 @@ def _model(model: _ModelDocument) -> BackendModel:
         max_output=model.max_output,
         context=model.context,
         attempts=model.attempts,
+        cache_write=model.cache_write,
     )
 
 

@@ -68,6 +68,30 @@ def test_everything_that_a_file_can_say_reaches_the_models():
     assert (embed.kind, embed.classes) == (ModelKind.EMBEDDING, {TokenClass.INPUT})
 
 
+def test_tokens_written_to_a_cache_are_a_class_only_where_the_file_says_so():
+    paid, free = served_models(
+        read(
+            """
+            backends:
+              - name: b1
+                url: http://10.0.0.1:8000
+                models: [{name: paid, cache_write: true}, {name: free, cache_write: false}]
+              - {name: b2, url: "http://10.0.0.2:8000", models: [{name: paid}]}
+            """
+        )
+    )
+    assert paid.classes == frozenset(TokenClass)
+    assert free.classes == frozenset(TokenClass) - {TokenClass.CACHE_WRITE}
+    with pytest.raises(InvalidPlan) as refused:
+        read(
+            """
+            backends:
+              - {name: b, url: "http://b", models: [{name: e, kind: embedding, cache_write: true}]}
+            """
+        )
+    assert "cache_write" in (refused.value.field or "")
+
+
 @pytest.mark.parametrize(
     ("kind", "units"),
     [

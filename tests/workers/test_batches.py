@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -25,35 +23,18 @@ from billing.operations.metering.settle_batch import (
     BatchSettler,
     reopen_batch,
 )
-from billing.operations.metering.unrated_usage import unrated_usage
-from billing.planfiles.backend_file import BackendModel
 from billing.store.batch_runs import BatchState
 from billing.store.batch_settlement import Counted, batch_totals
-from billing.store.database import Database, Role, query
+from billing.store.database import Role, query
 from billing.store.embedded.address import ServerAddress
 from tests.fake_engine.batch_shapes import (
-    BatchEngine,
     answered_line,
-    batch_engine,
     failed_line,
     unbegun_line,
 )
 from tests.operations.crash_points import dying_everywhere
 from tests.workers.batch_bench import BACKEND, Bench, lines
-from tests.world import make_world
 from workers.batches import settle_batches
-
-
-@pytest.fixture
-def engine() -> Iterator[BatchEngine]:
-    with batch_engine() as served:
-        yield served
-
-
-@pytest.fixture
-def bench(database: Database, now: datetime, engine: BatchEngine, tmp_path: Path) -> Bench:
-    world = make_world(database, now)
-    return Bench(world=world, tenant=world.tenant(), engine=engine, folder=tmp_path)
 
 
 def test_result_lines_reconcile_to_events(bench: Bench) -> None:
@@ -142,46 +123,6 @@ def test_an_id_that_no_ledger_keeps_is_billed_by_its_hash(bench: Bench) -> None:
     bench.engine.end(output=[answered_line(custom_id) for custom_id in long])
     assert bench.settle().counted == Counted(events=3)
     assert all(each["foreign_id"].startswith("batch_1:sha256:") for each in bench.events())
-
-
-def test_a_model_is_billed_by_the_name_that_tenants_know(bench: Bench) -> None:
-    bench.submit()
-    bench.engine.end(output=lines(1, model="org/tiny-8b"))
-    settled = bench.settle(models=[BackendModel(name="tiny", upstream="org/tiny-8b")])
-    assert settled.counted == Counted(events=1)
-    assert bench.events()[0]["model"] == "tiny"
-
-
-def test_of_two_names_for_one_model_the_batchs_own_counts(bench: Bench) -> None:
-    bench.submit(model="tiny-batch")
-    bench.engine.end(output=lines(1, model="org/tiny-8b"))
-    bench.settle(
-        models=[
-            BackendModel(name="tiny", upstream="org/tiny-8b"),
-            BackendModel(name="tiny-batch", upstream="org/tiny-8b"),
-        ]
-    )
-    assert bench.events()[0]["model"] == "tiny-batch"
-
-
-def test_a_dated_name_is_the_batchs_one_model(bench: Bench) -> None:
-    bench.submit(model="tiny")
-    bench.engine.end(output=lines(1, model="tiny-2026-11-01"))
-    assert bench.settle().counted == Counted(events=1)
-    assert bench.events()[0]["model"] == "tiny"
-
-
-def test_R5_an_unknown_model_waits_among_what_is_not_rated(bench: Bench) -> None:
-    bench.submit()
-    bench.engine.end(output=lines(1, model="mystery"))
-    assert bench.settle().counted == Counted(events=1, anomalies=1)
-    now = bench.world.now
-    with bench.database.transaction(Role.OPERATOR) as connection:
-        waiting = unrated_usage(connection, instant=now, now=now + timedelta(hours=1))
-    assert {(each.quantity.meter, each.quantity.model) for each in waiting} == {
-        ("tokens.input", "mystery"),
-        ("tokens.output", "mystery"),
-    }
 
 
 def test_an_answer_without_usage_is_a_flagged_event(bench: Bench) -> None:

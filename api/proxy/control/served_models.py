@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-from billing.admission.backend import YIELDS, Backend, ModelKind, ServedModel
+from billing.admission.backend import YIELDS, Backend, ModelKind, ServedModel, classes_of
 from billing.engines.health_paths import HEALTH_PATHS
 from billing.errors import ConfigurationError
 from billing.planfiles.backend_file import BackendModel, BackendSpec
@@ -67,14 +67,14 @@ def _model(name: str, told: Sequence[BackendModel], backends: Sequence[Backend])
             remedy="give the two different names",
         )
     kind = ModelKind(told[0].kind)
-    classes, units = YIELDS[kind]
+    cache_write = _agreed("cache_write", [model.cache_write for model in told], False)
     return ServedModel(
         id=0,
         name=name,
         backends=tuple(backends),
-        classes=classes,
+        classes=classes_of(kind, cache_write=cache_write),
         kind=kind,
-        units=units,
+        units=YIELDS[kind][1],
         fallbacks=_agreed("fallbacks", [model.fallbacks for model in told], ()),
         max_output=_agreed("max_output", [model.max_output for model in told], 4096),
         context=_agreed("context", [model.context for model in told], None),

@@ -17,7 +17,7 @@ from typing import assert_never
 
 import sqlalchemy as sa
 
-from billing.admission.backend import YIELDS, ModelKind, ServedModel
+from billing.admission.backend import YIELDS, ModelKind, ServedModel, classes_of
 from billing.admission.charged import charged_tokens, charged_units
 from billing.admission.route import Route
 from billing.engines.batch_lines import Answered, BatchLine, Failed, Unreadable
@@ -80,31 +80,36 @@ class Models:
     def __init__(self, batch: BatchRun, route: Route, served: Sequence[BackendModel]) -> None:
         self._batch = batch
         self._kind = route.spec.model_kind or ModelKind.TEXT
-        self._served: dict[str, list[BackendModel]] = {}
-        for model in served:
-            self._served.setdefault(model.upstream or model.name, []).append(model)
+        self._served = served
 
     def charge(self, connection: sa.Connection, lines: Sequence[Answered]) -> list[_Charged]:
         """What lines are charged for, in their order."""
         told = {line.model for line in lines if line.model is not None}
-        names = {model.name for models in self._served.values() for model in models} | told
+        names = {model.name for model in self._served} | told
         ids = catalog.ensure_models(connection, names)
         return [self._charge(line, ids) for line in lines]
 
     def _charge(self, line: Answered, ids: Mapping[str, int]) -> _Charged:
-        candidates = self._served.get(line.model or "", [])
-        kind = ModelKind(candidates[0].kind) if candidates else self._kind
+        models = {ids[each.name]: each for each in self._served}
+        candidates = [
+            id_ for id_, each in models.items() if line.model == (each.upstream or each.name)
+        ]
         of_batch = self._batch.model_id
-        if of_batch is not None and (
-            not candidates or of_batch in {ids[model.name] for model in candidates}
-        ):
+        if of_batch is not None and (not candidates or of_batch in candidates):
             model_id = of_batch
         elif candidates:
-            model_id = ids[candidates[0].name]
+            model_id = candidates[0]
         else:
             model_id = catalog.NONE if line.model is None else ids[line.model]
-        classes, units = YIELDS[kind]
-        model = ServedModel(id=model_id, name="", backends=(), classes=classes, units=units)
+        served = models.get(model_id)
+        kind = self._kind if served is None else ModelKind(served.kind)
+        model = ServedModel(
+            id=model_id,
+            name="",
+            backends=(),
+            classes=classes_of(kind, cache_write=served is not None and bool(served.cache_write)),
+            units=YIELDS[kind][1],
+        )
         return _Charged(
             line=line,
             model_id=model_id,
