@@ -35,6 +35,7 @@ from billing.engines.prompt_floor import Ratios
 from billing.engines.read_request import NO_RUN, InferenceRequest, RunIds
 from billing.errors import JournalError, UpstreamError
 from billing.journal.records import (
+    UNBILLED,
     UNREACHED,
     Attempted,
     Attribution,
@@ -292,6 +293,8 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
             self.plant.tally.anomalies["unregistered_meter"] += 1
             estimated = True
         self._drawn = self.draws(counts, charged)
+        if self.holding is not None:
+            self.holding.learn(counts.output, complete=cause == "completed")
         overhead_us = self.overhead_us(now)
         self.output = counts.output
         streamed = counts.output if self.request.stream else 0
@@ -325,6 +328,14 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         )
         if self.attempts:
             tally.add_attempts(self.attempts)
+
+    def count_unbilled(self) -> None:
+        """Draw what an answer comes to that leaves no usage event: one request."""
+        self._drawn = self.draws(TokenCounts())
+        if self._drawn:
+            self.plant.write_soon(
+                Void(self.id, self.plant.clock(), self.attribution, UNBILLED, draws=self._drawn)
+            )
 
     def void(self, reason: str) -> None:
         """Journal that it was dispatched and delivered nothing: not billed, but scrap."""

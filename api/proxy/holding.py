@@ -13,12 +13,19 @@ from typing import TYPE_CHECKING
 
 from api.proxy.headers import Headers
 from api.proxy.hold_port import HoldPort
-from api.proxy.limit_errors import HoldsUnavailable, LimitReached, limit_headers, told_kind
+from api.proxy.likely_output import Lengths
+from api.proxy.limit_errors import (
+    HoldsUnavailable,
+    LimitReached,
+    Standing,
+    limit_headers,
+    told_kind,
+)
 from billing.admission.amounts import Rates, charge
 from billing.admission.bound import Bound, cost_of
 from billing.admission.lease_book import Held, Lease, Wanted
 from billing.admission.limit import Limit, Unit
-from billing.journal.records import Draw
+from billing.journal.records import Draw, of_limit
 from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
 
@@ -34,7 +41,9 @@ class Holding:
         rates: the highest that can apply to whichever model answers.
         bound: what the operation can come to.
         covered: tokens of output, over all choices, that are held by now.
-        output: tokens of output as far as they were last seen.
+        lengths: what learns of its length; None where no hold goes by it.
+        unasked: it was admitted while limits could not be asked: it holds nothing, and draws on
+            the limits themselves.
         cover: bound per choice that the engine must be given because the client set none.
     """
 
@@ -44,8 +53,9 @@ class Holding:
     bound: Bound
     covered: int
     wanted: Sequence[Wanted]
+    lengths: Lengths | None = None
+    unasked: bool = False
     held: list[Held] = field(default_factory=list[Held])
-    output: int = 0
 
     @property
     def cover(self) -> int | None:
@@ -53,11 +63,14 @@ class Holding:
         return self.bound.cover
 
     def draws(self, counts: TokenCounts, units: Mapping[UnitMeter, int]) -> tuple[Draw, ...]:
-        """What an outcome with these counts draws from leases in all."""
-        self.output = counts.output
+        """What an outcome with these counts draws in all: from leases, or from limits."""
+        if self.unasked:
+            on = [(of_limit(each.limit.id), each.limit.unit) for each in self.wanted]
+        else:
+            on = [(lease.id, lease.limit.unit) for lease, _ in self._first]
         drawn: list[Draw] = []
-        for lease, _ in self._first:
-            match lease.limit.unit:
+        for whose, unit in on:
+            match unit:
                 case Unit.MONEY:
                     amount = charge(self.rates, counts, units)
                 case Unit.TOKENS:
@@ -67,8 +80,13 @@ class Holding:
                 case Unit.SLOTS:
                     amount = 0
             if amount:
-                drawn.append(Draw.of(lease.id, amount))
+                drawn.append(Draw.of(whose, amount))
         return tuple(drawn)
+
+    def learn(self, output: int, *, complete: bool) -> None:
+        """Learn from an answer that ended how long answers are; `output` is over all choices."""
+        if self.lengths is not None:
+            self.lengths.note(-(-output // self.bound.choices), complete=complete)
 
     def covers(self, completion: int) -> bool:
         """Whether so many tokens of output may be relayed."""
@@ -79,12 +97,12 @@ class Holding:
         """Whether the answer cannot outgrow what is held."""
         return self.covered >= self.bound.choice_tokens * self.bound.choices
 
-    async def extend(self) -> bool:
-        """Hold twice the output; False: a limit is reached, so that the answer has to end here."""
+    async def extend(self) -> LimitReached | HoldsUnavailable | None:
+        """Hold twice the output; why not, where the answer has to end here."""
         most = self.bound.choice_tokens * self.bound.choices
         more = min(max(self.covered, 1), most - self.covered)
         if more <= 0:
-            return True  # the engine was given this bound
+            return None  # the engine was given this bound
         money = cost_of(self.rates, prompt=0, output=more, units={})
         growing = {Unit.MONEY: money, Unit.TOKENS: more}
         wanted = [
@@ -98,11 +116,11 @@ class Holding:
             try:
                 if held is None:
                     held = await self.port.obtain(wanted, now_us)
-            except (LimitReached, HoldsUnavailable):
-                return False
+            except (LimitReached, HoldsUnavailable) as refusal:
+                return refusal
             self.held.append(held)
         self.covered += more
-        return True
+        return None
 
     def release(self, draws: Sequence[Draw] = ()) -> None:
         """Give back what is held, less what was drawn; a second time: nothing."""
@@ -115,11 +133,8 @@ class Holding:
     @property
     def headers(self) -> Headers:
         """What the answer says of the limits."""
-        now_us, shown = self.clock(), Headers()
-        for lease, _ in self._first:
-            end = lease.window_end_us
-            wait_us = None if end is None else max(0, end - now_us)
-            shown += limit_headers(lease.limit, left=lease.left + lease.free, wait_us=wait_us)
+        now_us = self.clock()
+        shown = limit_headers(_standing(lease, now_us) for lease, _ in self._first)
         for limit in self.exceeded:
             told = f"{limit.name};{told_kind(limit)}"
             shown.append((b"x-steelyard-limit", told.encode()))
@@ -133,3 +148,9 @@ class Holding:
     @property
     def _first(self) -> Sequence[tuple[Lease, int]]:
         return self.held[0].parts if self.held else ()
+
+
+def _standing(lease: Lease, now_us: int) -> Standing:
+    end = lease.window_end_us
+    wait_us = None if end is None else max(0, end - now_us)
+    return Standing(lease.limit, lease.left + lease.free, wait_us)

@@ -8,7 +8,7 @@ operator exposes itself to. A tenant without limits pays for none of this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,8 @@ from billing.engines.read_request import InferenceRequest
 
 SCOPES: Final = 100_000
 """How many pairs of key and model are remembered with the limits that apply to them."""
+
+_ONE_REQUEST: Final = {Unit.MONEY: 0, Unit.TOKENS: 0, Unit.REQUESTS: 1, Unit.SLOTS: 1}
 
 _PROMPTS = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -68,10 +70,12 @@ class Holds:
         if not scope.limits:
             return None
         bound = bound_of(scope.rates, admission.model, size_of(request))
-        choice = bound.choice_tokens
-        if terms.policy.hold_size is HoldSize.LIKELY:
-            choice = min(choice, self._likely.tokens(terms.tenant_id, admission.model.id))
-        covered = choice * bound.choices
+        lengths, likely = None, bound.choice_tokens
+        if terms.policy.hold_size is HoldSize.LIKELY and likely:
+            route = request.route.value
+            lengths = self._likely.of(terms.tenant_id, admission.model.id, route)
+            likely = min(likely, lengths.likely)
+        covered = likely * bound.choices
         wanted = _wanted(scope, bound, covered, request)
         holding = Holding(
             port=self._port,
@@ -80,6 +84,7 @@ class Holds:
             bound=bound,
             covered=covered,
             wanted=wanted,
+            lengths=lengths,
         )
         now_us = self._clock()
         held = self._port.take(wanted, now_us)
@@ -88,18 +93,10 @@ class Holds:
                 held = await self._port.obtain(wanted, now_us)
             except HoldsUnavailable:
                 self._admit_unasked(admission, wanted, bound)
+                holding.unasked, holding.covered = True, bound.choice_tokens * bound.choices
                 return holding
         holding.held.append(held)
         return holding
-
-    def note(self, admission: Admission, holding: Holding) -> None:
-        """Learn from an operation that ended how long answers are."""
-        if holding.output:
-            self._likely.note(
-                admission.terms.tenant_id,
-                admission.model.id,
-                -(-holding.output // holding.bound.choices),
-            )
 
     def _scope(self, admission: Admission) -> _Scope:
         terms, grant, model = admission.terms, admission.grant, admission.model
@@ -113,7 +110,7 @@ class Holds:
             if limit.applies(project_id=grant.project_id, key_id=grant.key_id, model_id=model.id)
         ]
         if terms.prepaid is not None:
-            limits.append((_credit(terms.prepaid), not terms.policy.shadow))
+            limits.append((_credit(terms.prepaid, terms.currency), not terms.policy.shadow))
         scope = _Scope(
             terms=terms,
             limits=tuple(sorted(limits, key=lambda entry: entry[0].id)),
@@ -178,28 +175,38 @@ def highest(rates: Iterable[Rates]) -> Rates:
 
 
 def _wanted(scope: _Scope, bound: Bound, covered: int, request: InferenceRequest) -> list[Wanted]:
-    billed = request.route.spec.serving is not Serving.UNBILLED
-    amounts = {
-        Unit.MONEY: cost_of(
-            scope.rates,
-            prompt=bound.prompt_tokens,
-            output=covered,
-            units=request.most_units,
-        )
-        if billed
-        else 0,
-        Unit.TOKENS: bound.prompt_tokens + covered if billed else 0,
-        Unit.REQUESTS: 1,
-        Unit.SLOTS: 1,
-    }
+    """What a request needs of each limit.
+
+    Only a stream can be ended where its hold ends: an answer in one piece that came out longer
+    than was likely would exceed a hard limit, so there it holds all that it can come to.
+    """
+    likely = most = _amounts(scope.rates, bound, covered, request)
+    longest = bound.choice_tokens * bound.choices
+    if covered < longest and not request.stream:
+        most = _amounts(scope.rates, bound, longest, request)
     return [
-        Wanted(limit=limit, amount=amounts[limit.unit], blocks=blocks)
+        Wanted(limit=limit, amount=amount, blocks=blocks)
         for limit, blocks in scope.limits
-        if amounts[limit.unit]
+        if (amount := (most if blocks else likely)[limit.unit])
     ]
 
 
-def _credit(limit_id: int) -> Limit:
+def _amounts(
+    rates: Rates, bound: Bound, output: int, request: InferenceRequest
+) -> Mapping[Unit, int]:
+    """What a request with so much output comes to at most, by unit."""
+    if request.route.spec.serving is Serving.UNBILLED:
+        return _ONE_REQUEST
+    units = request.most_units
+    return {
+        Unit.MONEY: cost_of(rates, prompt=bound.prompt_tokens, output=output, units=units),
+        Unit.TOKENS: bound.prompt_tokens + output,
+        Unit.REQUESTS: 1,
+        Unit.SLOTS: 1,
+    }
+
+
+def _credit(limit_id: int, currency: str) -> Limit:
     return Limit(
         id=limit_id,
         name="credit",
@@ -208,6 +215,7 @@ def _credit(limit_id: int) -> Limit:
         hard=True,
         shadow=False,
         capacity=0,
+        currency=currency,
     )
 
 

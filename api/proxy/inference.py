@@ -108,7 +108,7 @@ class Inference:
         except ClientLeft:
             pass
         except LimitReached as error:
-            self._tally.limits_reached[error.limit.unit.value, "hard"] += 1
+            self._tally.add_refusal(error)
             if not client.lost:
                 self._refuse(error, operation_id, route, request)
         except SteelyardError as error:

@@ -6,6 +6,9 @@ does), and what the answer says of the limit. Amounts are strings.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import msgspec
 
 from api.proxy.headers import Headers
@@ -60,9 +63,19 @@ class LimitReached(SteelyardError):
         return unit is Unit.MONEY or (unit is Unit.TOKENS and window is not Window.MINUTE)
 
 
+class Standing(NamedTuple):
+    """How a limit stands, as far as this process knows: what is left, and until it begins again."""
+
+    limit: Limit
+    left: int
+    wait_us: int | None
+
+
 class _LimitShown(msgspec.Struct):
     name: str
     unit: str
+    window: str
+    currency: str | None
     limit: str
     used: str
     resets_at: str | None
@@ -92,6 +105,15 @@ class _AnthropicBody(msgspec.Struct):
     type: str = "error"
 
 
+class _ResponsesEvent(msgspec.Struct):
+    code: str
+    message: str
+    param: str | None
+    sequence_number: int
+    limit: _LimitShown
+    type: str = "error"
+
+
 def limit_refusal(
     error: LimitReached, shape: ErrorShape, shown_id: bytes
 ) -> tuple[int, Headers, bytes]:
@@ -100,46 +122,64 @@ def limit_refusal(
     Args:
         shown_id: id of the request as clients see it.
     """
-    status = 402 if error.is_quota else 429
     headers: Headers = [(b"content-type", b"application/json")]
     if error.wait_us is not None:
         seconds = max(1, -(-error.wait_us // _SECOND_US))
         headers.append((b"retry-after", b"%d" % seconds))
-    left = error.capacity - error.used
-    headers += limit_headers(error.limit, left=left, wait_us=error.wait_us)
-    message = f"{error.message} {error.remedy}"
+    headers += limit_headers([Standing(error.limit, error.capacity - error.used, error.wait_us)])
+    return (402 if error.is_quota else 429), headers, refusal_body(error, shape, shown_id)
+
+
+def refusal_body(error: LimitReached, shape: ErrorShape, shown_id: bytes) -> bytes:
+    """What clients of a route read of a refusal, as JSON."""
+    message = _message(error)
     if shape is ErrorShape.ANTHROPIC:
         kind = "billing_error" if error.is_quota else "rate_limit_error"
         anthropic = _AnthropicError(kind, message, _shown(error))
-        return status, headers, msgspec.json.encode(_AnthropicBody(anthropic, shown_id.decode()))
-    kind, code = "insufficient_quota", "insufficient_quota"
+        return msgspec.json.encode(_AnthropicBody(anthropic, shown_id.decode()))
+    kind = code = _code(error)
     if not error.is_quota:
         kind = "tokens" if error.limit.unit is Unit.TOKENS else "requests"
-        code = "rate_limit_exceeded"
-    openai = _OpenAIError(message, kind, None, code, _shown(error))
-    return status, headers, msgspec.json.encode(_OpenAIBody(openai))
+    return msgspec.json.encode(_OpenAIBody(_OpenAIError(message, kind, None, code, _shown(error))))
 
 
-def limit_headers(limit: Limit, *, left: int, wait_us: int | None) -> Headers:
-    """What an answer says of a limit on requests or tokens per minute; of others, nothing.
+def responses_event(error: LimitReached, *, number: int) -> bytes:
+    """The refusal as the `error` event of a stream of the Responses API, as JSON.
 
     Args:
-        left: what this process knows to be left of it.
-        wait_us: until it begins again.
+        number: of the event in its stream.
     """
-    if limit.unit not in (Unit.REQUESTS, Unit.TOKENS) or limit.window is not Window.MINUTE:
-        return []
-    kind = limit.unit.value.encode()
-    left = max(0, left)
-    seconds = 0 if wait_us is None else -(-wait_us // _SECOND_US)
-    name = limit.name.encode()
-    return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % limit.capacity),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % left),
-        (b"x-ratelimit-reset-" + kind, b"%ds" % seconds),
-        (b"ratelimit-policy", b'"%b";q=%d;w=60' % (name, limit.capacity)),
-        (b"ratelimit", b'"%b";r=%d;t=%d' % (name, left, seconds)),
-    ]
+    event = _ResponsesEvent(_code(error), _message(error), None, number, _shown(error))
+    return msgspec.json.encode(event)
+
+
+def limit_headers(standings: Iterable[Standing]) -> Headers:
+    """What an answer says of limits on requests and tokens per minute; of others, nothing.
+
+    Several limits of a unit can apply, of the tenant and of its key: clients read one figure, and
+    are told the one that they reach first.
+    """
+    shown, tightest = Headers(), dict[Unit, Standing]()
+    for standing in standings:
+        limit = standing.limit
+        if limit.unit not in (Unit.REQUESTS, Unit.TOKENS) or limit.window is not Window.MINUTE:
+            continue
+        name = limit.name.encode()
+        shown += [
+            (b"ratelimit-policy", b'"%b";q=%d;w=60' % (name, limit.capacity)),
+            (b"ratelimit", b'"%b";r=%d;t=%d' % (name, max(0, standing.left), _seconds(standing))),
+        ]
+        other = tightest.get(limit.unit)
+        if other is None or standing.left < other.left:
+            tightest[limit.unit] = standing
+    for unit, standing in tightest.items():
+        kind = unit.value.encode()
+        shown += [
+            (b"x-ratelimit-limit-" + kind, b"%d" % standing.limit.capacity),
+            (b"x-ratelimit-remaining-" + kind, b"%d" % max(0, standing.left)),
+            (b"x-ratelimit-reset-" + kind, b"%ds" % _seconds(standing)),
+        ]
+    return shown
 
 
 def told_kind(limit: Limit) -> str:
@@ -148,12 +188,26 @@ def told_kind(limit: Limit) -> str:
     return "shadow" if limit.shadow or limit.hard else "soft"
 
 
+def _seconds(standing: Standing) -> int:
+    return 0 if standing.wait_us is None else -(-standing.wait_us // _SECOND_US)
+
+
+def _code(error: LimitReached) -> str:
+    return "insufficient_quota" if error.is_quota else "rate_limit_exceeded"
+
+
+def _message(error: LimitReached) -> str:
+    return f"{error.message} {error.remedy}"
+
+
 def _shown(error: LimitReached) -> _LimitShown:
     limit = error.limit
     resets = error.resets_us
     return _LimitShown(
         name=limit.name,
         unit=limit.unit.value,
+        window=limit.window.value,
+        currency=limit.currency or None,
         limit=_amount(error.capacity, limit.unit),
         used=_amount(error.used, limit.unit),
         resets_at=(None if resets is None else f"{from_microseconds(resets):%Y-%m-%dT%H:%M:%SZ}"),

@@ -21,8 +21,10 @@ from collections import deque
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
+from api.proxy.limit_errors import HoldsUnavailable, LimitReached
 from api.proxy.prompt_bounds import floor_of, learn_from
 from api.proxy.stored_responses import bind_answer
+from api.proxy.stream_errors import error_event
 from api.proxy.upstream import now_us
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.engines.mark import NOTHING, Ending, Mark
@@ -78,7 +80,8 @@ class StreamRelay:
         Raises:
             UpstreamError: it broke before anything was sent; a void is journaled.
             Unavailable: it is stored, and its id cannot be bound; nothing was sent.
-        JournalError: it cannot be made durable; nothing was sent.
+            LimitReached, HoldsUnavailable: its first bytes are more than its limits have left.
+            JournalError: it cannot be made durable; nothing was sent.
         """
         self._sweep.add(self)
         try:
@@ -109,11 +112,14 @@ class StreamRelay:
                 raise UpstreamUnavailable("The exchange was ended.")
             self._exchange.course.note_first_byte()
             passed = self._reading.feed(received)
+            refusal = await self._extend_hold() if passed else None
+            if refusal is not None:
+                await self._end_at_limit(refusal, passed)
+                return
             if self._reading.ending is not None:
                 await self._finish(passed)
                 return
             if passed:
-                await self._extend_hold()
                 await self._write(passed)
                 holding = self._exchange.holding
                 if holding is None or holding.covers_all:
@@ -126,19 +132,36 @@ class StreamRelay:
         else:
             await self._finish(self._reading.finish())
 
-    async def _extend_hold(self) -> None:
-        """Hold enough for what is about to be relayed.
-
-        Raises:
-            UpstreamUnavailable: a limit is reached: the answer ends here, billed as delivered.
-        """
+    async def _extend_hold(self) -> LimitReached | HoldsUnavailable | None:
+        """Hold enough for what is about to be relayed; why not, where the answer ends here."""
         holding = self._exchange.holding
         while holding is not None and not holding.covers(self._reading.passed.completion):
             if holding.covers_all:
-                return  # the engine went beyond the bound that it was given
-            if not await holding.extend():
-                self._exchange.stop("drained")
-                raise UpstreamUnavailable("The answer reached a limit.")
+                return None  # the engine went beyond the bound that it was given
+            refusal = await holding.extend()
+            if refusal is not None:
+                return refusal
+        return None
+
+    async def _end_at_limit(self, refusal: LimitReached | HoldsUnavailable, passed: bytes) -> None:
+        """Bill what was delivered, and tell the client why there is no more.
+
+        Raises:
+            LimitReached, HoldsUnavailable: nothing was sent yet; a void is journaled.
+            UpstreamUnavailable: it was ended meanwhile; then it is billed like any cut stream.
+        """
+        exchange = self._exchange
+        self._connection.abort()
+        if not self._started and not exchange.left:
+            self._settled = True
+            exchange.void("limit_reached")
+            raise refusal
+        exchange.plant.tally.add_refusal(refusal)
+        await self._until_delivered()
+        await self._settle_cut(exchange.cause("drained"))
+        route = exchange.request.route
+        event = error_event(refusal, route, exchange.shown_id, instead=passed)
+        await self._write(event, last=True)
 
     def _pass_on(self, received: bytes) -> bool:
         """Relay bytes in the same turn of the loop in which they came: a chunk that has nothing

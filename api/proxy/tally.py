@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from api.proxy.limit_errors import LimitReached
 from api.proxy.telemetry.counted import counter
 from api.proxy.telemetry.histograms import Durations
 from billing.journal.records import Attempted
@@ -57,6 +58,11 @@ class Tally:
         """Count the attempts of an operation that failed."""
         for attempt in attempts:
             self.attempts[attempt.backend, attempt.reason] += 1
+
+    def add_refusal(self, refusal: Exception) -> None:
+        """Count a request that a limit refused, or ended in the middle of its answer."""
+        if isinstance(refusal, LimitReached):
+            self.limits_reached[refusal.limit.unit.value, "hard"] += 1
 
     def include(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Tell what another part counts as well."""

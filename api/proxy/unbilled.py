@@ -1,7 +1,7 @@
 """Relay of answers that cost next to nothing, such as counts of tokens.
 
-Decides: that they pass without a record. They are admitted like every other request: their limit
-is the number of requests.
+Decides: that they pass without a usage event. They are admitted like every other request, and
+count as one where requests are limited.
 """
 
 from __future__ import annotations
@@ -27,4 +27,6 @@ async def relay_unbilled(
         raise UpstreamUnavailable("The exchange was ended.")
     if concerns_us(connection.status):
         raise UpstreamError("The inference backend does not serve this proxy.")
+    if 200 <= connection.status < 300:
+        exchange.count_unbilled()
     client.answer(connection.status, exchange.answer_headers(connection.headers), body)

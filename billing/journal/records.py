@@ -98,7 +98,7 @@ class Draw(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What an operation has drawn from one lease so far.
 
     Attributes:
-        lease: row of the lease.
+        lease: row of the lease; below zero it is the limit that is drawn on (`of_limit`).
         amount: 16 bytes, two's complement, big end first, in units of the limit (money: 10⁻¹² of
             the major unit), which can exceed the 64 bits of msgpack's integers.
     """
@@ -202,18 +202,31 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_on
     units: dict[str, int] = {}
 
 
+def of_limit(limit_id: int) -> int:
+    """What a draw names in place of a lease where there was none: limits could not be asked."""
+    return -limit_id
+
+
+UNBILLED: Final = "unbilled"
+"""Reason of a void that stands for an answer which costs nothing and counts as a request."""
+
 UNREACHED: Final = "unreached"
 """Reason of a void whose backend never got the request: nothing was spent, so it is no scrap."""
 
 
 class Void(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
-    """Dispatched, nothing delivered, nothing billed: its cost is scrap."""
+    """Dispatched, nothing delivered, nothing billed: its cost is scrap.
+
+    Attributes:
+        draws: what it counts as in limits all the same; only where it is `UNBILLED`.
+    """
 
     id: bytes
     at_us: int
     attribution: Attribution
     reason: str
     attempts: tuple[Attempted, ...] = ()
+    draws: tuple[Draw, ...] = ()
 
 
 class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):

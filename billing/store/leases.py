@@ -17,11 +17,17 @@ import sqlalchemy as sa
 
 from billing.admission.limit import Limit, Unit, Window
 from billing.errors import ConfigurationError
-from billing.metering.event_id import from_microseconds
+from billing.metering.event_id import from_microseconds, microseconds
 from billing.money import EXACT
-from billing.store.database import only, query
+from billing.store.database import Role, acting_as, only, query
 
 _PICO_PLACES = 12
+
+_LIMITS = """
+SELECT l.id, l.tenant_id, l.name, l.unit, l.span, l.hard, l.shadow, l.capacity, l.currency,
+       l.project_id, l.key_id, l.model_id, t.slug, t.zone
+  FROM spend_limit l JOIN tenant t ON t.id = l.tenant_id
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +105,8 @@ def limits_of(connection: sa.Connection, *, now: datetime) -> dict[int, tuple[Li
     found: dict[int, list[Limit]] = {}
     for row in query(
         connection,
-        "SELECT l.id, l.tenant_id, l.name, l.unit, l.span, l.hard, l.shadow, l.capacity, "
-        "l.currency, l.project_id, l.key_id, l.model_id, t.slug, t.zone "
-        "FROM spend_limit l JOIN tenant t ON t.id = l.tenant_id "
-        "WHERE l.capacity IS NOT NULL AND (l.ended_at IS NULL OR l.ended_at > :now) ORDER BY l.id",
+        f"{_LIMITS} WHERE l.capacity IS NOT NULL AND (l.ended_at IS NULL OR l.ended_at > :now) "
+        "ORDER BY l.id",
         now=now,
     ):
         try:
@@ -127,7 +131,7 @@ def _limit(row: sa.Row[Any]) -> Limit:
         window=Window(row.span),
         hard=row.hard,
         shadow=row.shadow,
-        capacity=_counted(row.capacity, unit),
+        capacity=_counted(row.capacity or Decimal(0), unit),
         currency=row.currency if unit is Unit.MONEY else "",
         project_id=row.project_id,
         key_id=row.key_id,
@@ -230,6 +234,30 @@ def draw(connection: sa.Connection, amounts: Mapping[int, int], *, now: datetime
         "SELECT draw_leases(:leases, CAST(:amounts AS numeric[]), :now)",
         leases=list(amounts),
         amounts=[Decimal(amount) for amount in amounts.values()],
+        now=now,
+    )
+
+
+def draw_on_limits(connection: sa.Connection, amounts: Mapping[int, int], *, now: datetime) -> None:
+    """Count as spent what was drawn without a lease, by limit, in the window that holds `now`.
+
+    Nothing of it counts where that window has passed.
+    """
+    with acting_as(connection, Role.OPERATOR):
+        rows = query(
+            connection,
+            f"{_LIMITS} WHERE l.id = ANY (:ids) ORDER BY l.id",
+            ids=list(amounts),
+        )
+    windows = [_limit(row).window_at(microseconds(now)) for row in rows]
+    query(
+        connection,
+        "SELECT draw_limits(:limits, CAST(:amounts AS numeric[]), "
+        "CAST(:starts AS timestamptz[]), CAST(:ends AS timestamptz[]), :now)",
+        limits=[row.id for row in rows],
+        amounts=[Decimal(amounts[row.id]) for row in rows],
+        starts=[None if window is None else from_microseconds(window[0]) for window in windows],
+        ends=[None if window is None else from_microseconds(window[1]) for window in windows],
         now=now,
     )
 

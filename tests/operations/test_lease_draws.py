@@ -13,11 +13,14 @@ import sqlalchemy as sa
 
 from billing.admission.amounts import PICO
 from billing.admission.lease_book import Wanted
-from billing.admission.limit import Limit, Unit
-from billing.journal.records import Attribution, Draw
+from billing.admission.limit import Limit, Unit, Window
+from billing.journal.reader import list_instances, segments
+from billing.journal.records import UNBILLED, Attribution, Draw, Usage, Void, of_limit
 from billing.ledger.hold import CREDIT
 from billing.operations.holds.holds import require_limit
-from billing.operations.metering.ship_journal import JournalShipper
+from billing.operations.metering.book_page import Place
+from billing.operations.metering.ship_journal import JournalShipper, Shipment
+from billing.operations.restore.replay_journal import replay_journals
 from billing.store.database import Database, Role
 from billing.tenancy.tenant import Tenant
 from tests.credits.grants import give, require_ties
@@ -172,3 +175,124 @@ def test_restart_of_n_processes_leaves_balances(world: World, acme: Tenant, tmp_
         ship(world, tmp_path)
         assert standing(world.database, limit, world.now) == before
         require_leases_tie(world.database)
+
+
+def unasked(world: World, whose: Attribution, limit: Limit, amount: int, number: int) -> Usage:
+    """An event of a request that was admitted while limits could not be asked."""
+    return msgspec.structs.replace(
+        usage_record(world, whose, number), draws=(Draw.of(of_limit(limit.id), amount),)
+    )
+
+
+def test_L5_what_was_admitted_unasked_counts_once_in_its_limit(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
+    budget = make_limit(world.database, acme, "budget", "10", now=world.now, span=Window.MONTH)
+    leased(world, budget, 4 * PICO, "proxy-1")
+    records = [unasked(world, whose, budget, PICO, number) for number in range(8)]
+    write_journal(tmp_path, records)
+    number = 0
+    while True:
+        number += 1
+        with suppress(Crash), crash_before(world.database.engine, number):
+            ship(world, tmp_path)
+            break
+        assert standing(world.database, budget, world.now)[0] in (0, 8)
+    ship(world, tmp_path)
+    # By what was exposed the limit is exceeded, and nothing more is admitted until it resets.
+    assert standing(world.database, budget, world.now) == (8, 4, -2)
+    mine = LeasingProcess(database=world.database, instance="proxy-2")
+    assert mine.admit([Wanted(limit=budget, amount=1)], world.now) is None
+    require_leases_tie(world.database)
+
+
+def test_what_was_admitted_unasked_counts_in_the_window_in_which_it_ended(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
+    limit = make_limit(
+        world.database, acme, "rpm", "10", now=world.now, unit=Unit.REQUESTS, span=Window.MINUTE
+    )
+    other = make_limit(world.database, acme, "tokens", "90", now=world.now, unit=Unit.TOKENS)
+    leased(world, limit, 5, "proxy-1")
+    first = usage_record(world, whose, 1).at_us
+    minute = 60_000_000
+    records = [
+        msgspec.structs.replace(
+            usage_record(world, whose, number),
+            at_us=at_us,
+            draws=(Draw.of(of_limit(limit.id), 1), Draw.of(of_limit(other.id), 7)),
+        )
+        for number, at_us in enumerate(
+            (first - minute, first, first + minute, first + minute, first + 2 * minute), start=1
+        )
+    ]
+    write_journal(tmp_path, records[:2])
+    ship(world, tmp_path)
+    assert standing(world.database, limit, world.now)[:2] == (1, 5)
+    write_journal(tmp_path, records[2:4])
+    ship(world, tmp_path)
+    # The later minute has begun with them: leases of the one before are over.
+    assert standing(world.database, limit, world.now + timedelta(minutes=1)) == (2, 0, 8)
+    write_journal(tmp_path, records[4:])
+    ship(world, tmp_path)
+    assert standing(world.database, limit, world.now + timedelta(minutes=2)) == (1, 0, 9)
+    assert standing(world.database, other, world.now)[0] == 35
+
+
+def test_credit_that_was_drawn_unasked_is_settled_like_any_other(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
+    limit = credit_of(world, acme, "10.00")
+    write_journal(tmp_path, [unasked(world, whose, limit, 3 * PICO, 1)])
+    ship(world, tmp_path)
+    assert standing(world.database, limit, world.now) == (3, 0, 7)
+    for minutes in (1, 3):
+        accrue_everybody(world.database, now=world.now + timedelta(minutes=minutes))
+    assert standing(world.database, limit, world.now)[0] == 0
+
+
+def test_L5_an_answer_without_an_event_counts_once(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
+    limit = make_limit(world.database, acme, "rpd", "100", now=world.now, unit=Unit.REQUESTS)
+    lease = leased(world, limit, 50, "proxy-1")
+    voids = [
+        Void(
+            id=usage_record(world, whose, number).id,
+            at_us=usage_record(world, whose, number).at_us,
+            attribution=whose,
+            reason=UNBILLED,
+            draws=(Draw.of(lease, 1),),
+        )
+        for number in range(1, 6)
+    ]
+    write_journal(tmp_path, [*voids, usage_record(world, whose, 9)])
+    shipper = JournalShipper(database=world.database, directory=tmp_path)
+    number = 0
+    while True:
+        number += 1
+        with suppress(Crash), crash_before(world.database.engine, number):
+            shipper.ship(now=world.now)
+            break
+        assert standing(world.database, limit, world.now)[0] in (0, 5)
+    assert standing(world.database, limit, world.now)[0] == 5
+    # A commit whose answer was lost is tried again by a shipper that does not know of it.
+    shipper._cursors.clear()
+    for folder in list_instances(tmp_path):
+        (segment, *_) = segments(folder)
+        page = shipper._prepare(segment.path, 0)
+        place = shipper._cursor(folder.name)
+        shipper._commit(
+            page,
+            Place(instance=folder.name, segment=place.segment, offset=0),
+            place,
+            Shipment(),
+            now=world.now,
+        )
+    assert standing(world.database, limit, world.now)[0] == 5
+    # It costs nothing, so it is no scrap; and a replay knows what has no event from nothing.
+    with world.database.transaction(Role.OPERATOR) as connection:
+        scrap = connection.execute(sa.text("SELECT count(*) FROM scrap_attempt")).scalar_one()
+    assert scrap == 0
+    replay_journals(world.database, tmp_path, since=None, now=world.now)
+    assert standing(world.database, limit, world.now)[0] == 5

@@ -18,7 +18,7 @@ import psycopg
 import sqlalchemy as sa
 from sqlalchemy.exc import DataError, IntegrityError
 
-from billing.journal.records import UNREACHED, Record, Usage, Void, encode
+from billing.journal.records import UNBILLED, UNREACHED, Record, Usage, Void, encode
 from billing.store.refused import RefusedRow, refuse
 
 UNBOOKABLE = (
@@ -108,7 +108,9 @@ def _split(
 
 def is_outcome(record: Record) -> bool:
     """Whether the ledger keeps this record: usage, or an attempt whose cost is scrap."""
-    return isinstance(record, Usage) or (isinstance(record, Void) and record.reason != UNREACHED)
+    return isinstance(record, Usage) or (
+        isinstance(record, Void) and record.reason not in (UNBILLED, UNREACHED)
+    )
 
 
 def refused_row(record: Record, error: Exception, *, place: Place, now: datetime) -> RefusedRow:

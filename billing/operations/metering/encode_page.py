@@ -15,6 +15,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.journal.records import (
+    UNBILLED,
     UNREACHED,
     Attribution,
     Checkpoint,
@@ -27,7 +28,7 @@ from billing.metering.event_id import from_microseconds
 from billing.metering.meter import BUILT_IN
 from billing.metering.unit_meter import UnitMeter
 from billing.metering.usage_event import Cause
-from billing.operations.admission.leases import draw_accepted
+from billing.operations.admission.leases import draw
 from billing.operations.metering.attempt_rows import attempt_rows, backends_of
 from billing.operations.metering.step_rows import step_rows
 from billing.store import catalog
@@ -74,10 +75,11 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """The records of a page that the ledger keeps."""
+    """The records of a page that the ledger keeps, and those that only limits count."""
 
     usages: list[Usage]
     voids: list[Void]
+    unbilled: list[Void]
 
     @property
     def backends(self) -> set[str]:
@@ -92,17 +94,20 @@ class EncodedPage:
     staged: StagedRows
     scrap: list[ScrapRow]
     drawing: list[Usage]
+    unbilled: list[Void]
     attempts: list[AttemptRow]
     steps: list[StepRow]
 
 
 def outcomes_of(records: Iterable[Record]) -> Outcomes:
     """The outcomes among records of a journal."""
-    outcomes = Outcomes(usages=[], voids=[])
+    outcomes = Outcomes(usages=[], voids=[], unbilled=[])
     for record in records:
         match record:
             case Usage():
                 outcomes.usages.append(record)
+            case Void(reason=reason) if reason == UNBILLED:
+                outcomes.unbilled.append(record)
             case Void() if record.reason != UNREACHED:
                 outcomes.voids.append(record)
             case Intent() | Checkpoint() | Void():
@@ -144,16 +149,22 @@ def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
         staged=staged,
         scrap=[_scrap(void, names.backends) for void in outcomes.voids],
         drawing=[usage for usage in outcomes.usages if usage.draws],
+        unbilled=outcomes.unbilled,
         attempts=attempt_rows((*outcomes.usages, *outcomes.voids), names.backends),
         steps=step_rows(outcomes.usages),
     )
 
 
-def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[list[bytes], int]:
+def append_page(
+    connection: sa.Connection, page: EncodedPage, *, again: bool
+) -> tuple[list[bytes], int]:
     """Append what was encoded: (ids of the events that were new, scrap attempts).
 
     A page can come again after a lost answer: what goes with an event is appended for the new
     ones only.
+
+    Args:
+        again: the page has been committed before; what has no event to go with counts once.
     """
     insert_scrap(connection, page.scrap)
     insert_attempts(connection, page.attempts)
@@ -161,18 +172,25 @@ def append_page(connection: sa.Connection, page: EncodedPage) -> tuple[list[byte
     accepted: list[bytes] = []
     if len(page.staged):
         _, accepted = usage_store.append_staged(connection, page.staged)
-    if page.drawing:
-        draw_accepted(connection, page.drawing, accepted)
+    new = frozenset(accepted)
+    drawing: list[Usage | Void] = [usage for usage in page.drawing if usage.id in new]
+    draw(connection, drawing if again else [*drawing, *page.unbilled])
     return accepted, len(page.scrap)
 
 
-def append_records(connection: sa.Connection, records: Sequence[Record]) -> tuple[int, int]:
-    """Append the outcomes among journal records: (new events, scrap attempts)."""
+def append_records(
+    connection: sa.Connection, records: Sequence[Record], *, again: bool = True
+) -> tuple[int, int]:
+    """Append the outcomes among journal records: (new events, scrap attempts).
+
+    Args:
+        again: they may have been appended before; see `append_page`.
+    """
     outcomes = outcomes_of(records)
-    if not outcomes.usages and not outcomes.voids:
+    if not outcomes.usages and not outcomes.voids and not outcomes.unbilled:
         return 0, 0
     accepted, scrap = append_page(
-        connection, encode_page(outcomes, look_up(connection, outcomes, None))
+        connection, encode_page(outcomes, look_up(connection, outcomes, None)), again=again
     )
     return len(accepted), scrap
 

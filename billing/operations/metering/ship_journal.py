@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -242,13 +243,18 @@ class JournalShipper:
         encoded = page.encoded
 
         def whole(connection: sa.Connection) -> Booked:
-            accepted, scrap = ([], 0) if encoded is None else append_page(connection, encoded)
-            _move(connection, to, now=now)
+            again = not move_cursor(connection, to, now=now)
+            accepted, scrap = [], 0
+            if encoded is not None:
+                accepted, scrap = append_page(connection, encoded, again=again)
+            _close(connection, to)
             return Booked(events=len(accepted), scrap=scrap, refused=0)
 
         def apart(connection: sa.Connection) -> Booked:
-            booked = book_page(connection, page.records, append_records, place=place, now=now)
-            _move(connection, to, now=now)
+            again = not move_cursor(connection, to, now=now)
+            append = partial(append_records, again=again)
+            booked = book_page(connection, page.records, append, place=place, now=now)
+            _close(connection, to)
             return booked
 
         booked = self._booked(apart if encoded is None else whole, apart)
@@ -277,9 +283,8 @@ class JournalShipper:
         return self._cursors[instance]
 
 
-def _move(connection: sa.Connection, to: CursorRow, *, now: datetime) -> None:
-    """Pass the cursor; at the end of a journal its process's leases end with it."""
-    move_cursor(connection, to, now=now)
+def _close(connection: sa.Connection, to: CursorRow) -> None:
+    """At the end of a journal its process's leases end with it."""
     if to.finished:
         close_leases(connection, to.instance)
 

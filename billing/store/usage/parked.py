@@ -202,21 +202,25 @@ def cursor(connection: sa.Connection, instance: str) -> CursorRow | None:
     return None if row is None else CursorRow(**members(row))
 
 
-def move_cursor(connection: sa.Connection, to: CursorRow, *, now: datetime) -> None:
-    """Move a cursor, in the same transaction as the events that it has passed."""
-    run(
+def move_cursor(connection: sa.Connection, to: CursorRow, *, now: datetime) -> bool:
+    """Move a cursor, in the same transaction as the events that it has passed; False where it
+    stood there before."""
+    moved = first(
         connection,
-        "INSERT INTO journal_cursor (instance, segment, next_offset, finished, updated_at) "
+        "INSERT INTO journal_cursor AS c (instance, segment, next_offset, finished, updated_at) "
         "VALUES (:instance, :segment, :next_offset, :finished, :now) "
         "ON CONFLICT (instance) DO UPDATE SET segment = excluded.segment, "
         "next_offset = excluded.next_offset, finished = excluded.finished, "
-        "updated_at = excluded.updated_at",
+        "updated_at = excluded.updated_at WHERE (c.segment, c.next_offset, c.finished) "
+        "IS DISTINCT FROM (excluded.segment, excluded.next_offset, excluded.finished) "
+        "RETURNING true AS moved",
         instance=to.instance,
         segment=to.segment,
         next_offset=to.next_offset,
         finished=to.finished,
         now=now,
     )
+    return moved is not None
 
 
 def mark_shipped(connection: sa.Connection, instances: Sequence[str], *, through: datetime) -> None:

@@ -17,6 +17,7 @@ from billing.admission.amounts import Rates
 from billing.admission.lease_book import Held, LeaseBook, Wanted
 from billing.admission.limit import Limit, Unit, Window
 from billing.admission.terms import AdmissionPolicy
+from billing.metering.unit_meter import UnitMeter
 from tests.api.proxy.conftest import (
     KEY,
     TENANT,
@@ -25,10 +26,14 @@ from tests.api.proxy.conftest import (
     Yard,
     snapshot_for,
 )
+from tests.api.proxy.endpoints.conftest import Desk, snapshot_of
+from tests.fake_engine.scripted import scripted_engine
 from tests.fake_engine.server import fake_engine
 
 RATES = Rates(input=10**12, cached_input=10**12, output=10**12)
 """A token costs 10⁻⁶ of the major unit: a million of the whole numbers that limits count in."""
+
+UNIT_RATES = replace(RATES, units=dict.fromkeys(UnitMeter, 10**12))
 
 
 def limit_of(
@@ -43,7 +48,16 @@ def limit_of(
             hard=more.get("hard", True),
             shadow=more.get("shadow", False),
             capacity=capacity,
+            currency="USD" if unit is Unit.MONEY else "",
         ),
+    )
+
+
+def numbered(limits: Sequence[Limit]) -> tuple[Limit, ...]:
+    """Limits with ids and names of their own."""
+    return tuple(
+        replace(limit, id=number, name=limit.name if number == 1 else f"{limit.name}-{number}")
+        for number, limit in enumerate(limits, start=1)
     )
 
 
@@ -61,11 +75,12 @@ class BookedHolds:
     away: bool = False
 
     def lease(self, limit: Limit) -> None:
+        window = limit.window_at(system_clock())
         self.book.grant(
             limit,
             lease_id=100 + limit.id,
             granted=limit.capacity,
-            window_end_us=None,
+            window_end_us=None if window is None else window[1] + 3_600_000_000,
             left=0,
             now_us=system_clock(),
         )
@@ -83,7 +98,11 @@ class BookedHolds:
             if each.blocks and lease.free < each.amount:
                 used = lease.granted - lease.free
                 raise LimitReached(
-                    each.limit, used=used, capacity=lease.granted, resets_us=None, now_us=now_us
+                    each.limit,
+                    used=used,
+                    capacity=lease.granted,
+                    resets_us=lease.window_end_us,
+                    now_us=now_us,
                 )
         raise AssertionError("nothing is short")
 
@@ -115,10 +134,7 @@ class LimitedYards:
     ) -> LimitedYard:
         fake = await self._stack.enter_async_context(fake_engine())
         snapshot = snapshot_for(fake.base_url)
-        named = tuple(
-            replace(limit, id=number, name=limit.name if number == 1 else f"{limit.name}-{number}")
-            for number, limit in enumerate(limits, start=1)
-        )
+        named = numbered(limits)
         holds = BookedHolds()
         for limit in named:
             holds.lease(limit)
@@ -149,3 +165,58 @@ class LimitedYards:
 async def limited() -> AsyncIterator[LimitedYards]:
     async with AsyncExitStack() as stack:
         yield LimitedYards(stack)
+
+
+@dataclass(slots=True, kw_only=True)
+class LimitedDesk(Desk):
+    """A desk with every kind of model, and the leases of its tenant."""
+
+    holds: BookedHolds
+
+
+class LimitedDesks:
+    """Opens desks with limits."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+
+    async def __call__(self, *limits: Limit, policy: AdmissionPolicy | None = None) -> LimitedDesk:
+        engine = await self._stack.enter_async_context(scripted_engine())
+        snapshot, holds = snapshot_of(engine.base_url), BookedHolds()
+        named = numbered(limits)
+        for limit in named:
+            holds.lease(limit)
+        terms = replace(
+            snapshot.terms[TENANT],
+            limits=named,
+            policy=policy or AdmissionPolicy(),
+            rates=dict.fromkeys(snapshot.models, UNIT_RATES),
+        )
+        control = MemoryControl(replace(snapshot, terms={TENANT: terms}))
+        journal = MemoryJournal()
+        app = create_app(control, journal, limits=Limits(drain_ms=2_000), holds=holds)
+        port = await self._stack.enter_async_context(serving(app))
+        client = await self._stack.enter_async_context(
+            httpx.AsyncClient(
+                base_url=f"http://127.0.0.1:{port}",
+                headers={"authorization": f"Bearer {KEY}"},
+                timeout=20,
+                trust_env=False,
+            )
+        )
+        return LimitedDesk(
+            engine=engine,
+            control=control,
+            journal=journal,
+            app=app,
+            port=port,
+            http=client,
+            stack=self._stack,
+            holds=holds,
+        )
+
+
+@pytest.fixture
+async def limited_desk() -> AsyncIterator[LimitedDesks]:
+    async with AsyncExitStack() as stack:
+        yield LimitedDesks(stack)

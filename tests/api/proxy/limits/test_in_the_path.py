@@ -9,6 +9,7 @@ import pytest
 from billing.admission.amounts import PICO
 from billing.admission.limit import Unit, Window
 from billing.admission.terms import AdmissionPolicy, HoldSize, OnLoss, Payment
+from billing.journal.records import of_limit
 from tests.api.proxy.conftest import until
 from tests.api.proxy.limits.conftest import LimitedYards, limit_of
 from tests.fake_engine.shapes import Behaviour
@@ -92,8 +93,10 @@ async def test_refusals_say_what_is_reached(limited: LimitedYards) -> None:
     assert refused.status_code == 402
     error = refused.json()["error"]
     assert (error["type"], error["code"]) == ("insufficient_quota", "insufficient_quota")
+    assert error["limit"].pop("resets_at").endswith(":00Z")
     assert error["limit"] == {
-        "name": "budget", "unit": "money", "limit": "0.50", "used": "0.00", "resets_at": None,
+        "name": "budget", "unit": "money", "window": "day", "currency": "USD", "limit": "0.50",
+        "used": "0.00",
     }  # fmt: skip
     assert refused.headers["x-steelyard-request-id"].startswith("req_")
 
@@ -144,9 +147,11 @@ async def test_a_likely_hold_grows_with_its_answer_and_ends_it_at_the_limit(
     client = await world.yard.stream(max_tokens=2000)
     await until(lambda: world.holds.held["budget"][0])
     assert 512 + 256 <= world.holds.held["budget"][0] < 1200
-    answer = await (client.until(b"[DONE]") if ends else client.rest())
+    answer = await client.until(b"[DONE]" if ends else b"\r\n0\r\n\r\n")
     await world.yard.settled()
-    assert answer.endswith(b"[DONE]") == ends
+    assert (b'"code":"insufficient_quota"' in answer) == (not ends)
+    assert (b"[DONE]" in answer) == ends
+    assert world.yard.app.tally.limits_reached == ({} if ends else {("tokens", "hard"): 1})
     usage = world.yard.journal.usage
     assert usage.counts.output == 1500 if ends else 500 <= usage.counts.output <= 512
     (draw,) = usage.draws
@@ -173,6 +178,30 @@ async def test_while_limits_cannot_be_asked_the_policy_decides(
     assert answer.status_code == (200 if admitted else 503)
     if not admitted:
         assert answer.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_is_admitted_unasked_draws_on_the_limits_themselves(
+    limited: LimitedYards, *, stream: bool
+) -> None:
+    """Whole: nothing is held that could end, so no estimate cuts it short."""
+    likely = AdmissionPolicy(hold_size=HoldSize.LIKELY)
+    units = (Unit.MONEY, Unit.TOKENS, Unit.REQUESTS, Unit.SLOTS)
+    world = await limited(*(limit_of(0, unit) for unit in units), policy=likely)
+    world.holds.away = True
+    world.yard.engine.behaviour = Behaviour(tokens=900, pace_ms=1 if stream else 0)
+    answer = await world.yard.chat(stream=stream)
+    assert answer.status_code == 200
+    assert "insufficient_quota" not in answer.text
+    await world.yard.settled()
+    usage = world.yard.journal.usage
+    assert usage.counts.output == 900
+    tokens = usage.counts.input + usage.counts.cached_input + usage.counts.output
+    assert {draw.lease: draw.units for draw in usage.draws} == {
+        of_limit(1): tokens * 10**6,
+        of_limit(2): tokens,
+        of_limit(3): 1,
+    }
 
 
 async def test_exposure_ends(limited: LimitedYards) -> None:
