@@ -6,6 +6,7 @@ back silently.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 from pydantic import Field, SecretStr, ValidationError
@@ -119,6 +120,21 @@ class Settings(BaseSettings):
         default=True,
         description="Whether engines' own counters are read, to tell what was counted there and "
         "not booked here.",
+    )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="OpenTelemetry collector that proxies send spans and metrics to, as OTLP over "
+        "HTTP, such as http://127.0.0.1:4318; nowhere if unset.",
+    )
+    otlp_headers: SecretStr | None = Field(
+        default=None, description="Headers for the collector: name=value, comma-separated."
+    )
+    otlp_sample: Decimal = Field(
+        default=Decimal(1),
+        ge=0,
+        le=1,
+        description="Share of the traces that begin at a proxy which is recorded; a client's own "
+        "traces are if the client records them.",
     )
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 

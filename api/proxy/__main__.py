@@ -19,6 +19,8 @@ from api.proxy.limits import Limits
 from api.proxy.metrics_server import PORTS, serving_metrics
 from api.proxy.processes import ONE_OF_SEVERAL, ProcessGroup, run_processes
 from api.proxy.server import serve
+from api.proxy.telemetry.export import Export, export_to
+from api.proxy.telemetry.otlp import Collector, checked_endpoint, exporting, read_headers
 from billing.errors import SteelyardError
 from billing.journal.instance import new_name
 from billing.journal.journal import Journal
@@ -35,11 +37,12 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
     Args:
         shared: it is one of several on its port, so that its metrics port is a given one.
     """
+    instance = new_name(system_clock())
+    export = _export(settings, instance)
     backends = BackendsWatch(settings)
     control = await Control.start(
         database, database.conninfo(), backends.read(), now=utc_now, reread=backends
     )
-    instance = new_name(system_clock())
     journal = await Journal.open(journal_dir(settings), instance=instance)
     leases = LeaseKeeper(
         database, database.conninfo(), instance, now=utc_now, lease_ms=settings.lease_ms
@@ -51,18 +54,29 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
         file_bytes=settings.proxy_file_bytes,
     )
     app = Proxy(
-        control, journal, clock=system_clock, limits=limits, holds=leases, bindings=bindings
+        control,
+        journal,
+        clock=system_clock,
+        limits=limits,
+        holds=leases,
+        bindings=bindings,
+        recorder=None if export is None else export.recorder,
     )
     app.tally.include(leases.counts.collect)
     app.tally.include(control.counts.collect)
     app.tally.include(bindings.collect)
+    if export is not None:
+        export.join(app.tally)
     try:
-        async with serving_metrics(
-            app.tally.render,
-            settings.proxy_metrics_host,
-            settings.proxy_metrics_port,
-            ports=1 if shared else PORTS,
-        ) as metrics_port:
+        async with (
+            exporting(None if export is None else export.exporter),
+            serving_metrics(
+                app.tally.render,
+                settings.proxy_metrics_host,
+                settings.proxy_metrics_port,
+                ports=1 if shared else PORTS,
+            ) as metrics_port,
+        ):
             await serve(
                 app,
                 settings.proxy_host,
@@ -94,6 +108,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             uvloop.run(run(settings, database, shared=shared))
     except SteelyardError as error:
         sys.exit(f"error: {error}")
+
+
+def _export(settings: Settings, instance: str) -> Export | None:
+    if settings.otlp_endpoint is None:
+        return None
+    headers = settings.otlp_headers
+    collector = Collector(
+        endpoint=checked_endpoint(settings.otlp_endpoint),
+        headers={} if headers is None else read_headers(headers.get_secret_value()),
+        instance=instance,
+    )
+    return export_to(collector, share=settings.otlp_sample, clock=system_clock)
 
 
 def _tell_waiting(pause_ms: int) -> None:

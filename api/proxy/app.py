@@ -24,6 +24,7 @@ from api.proxy.openai_errors import body, json_headers, rendered
 from api.proxy.ports import Clock, ControlPort, JournalPort
 from api.proxy.stored_objects import StoredObjects
 from api.proxy.tally import Tally
+from api.proxy.telemetry.recorder import Recorder
 from billing.admission.decision import authenticate, models_for
 from billing.admission.route import RouteSpec, Serving, find_route
 from billing.errors import NotFound, SteelyardError
@@ -58,6 +59,7 @@ class Proxy:
         limits: Limits,
         holds: HoldPort | None = None,
         bindings: BindingPort | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._control = control
         self._journal = journal
@@ -74,6 +76,7 @@ class Proxy:
             limits=limits,
             holds=holds,
             bindings=bindings,
+            recorder=recorder,
         )
         self._stored: StoredObjects | None = None
         if bindings is not None:
@@ -178,6 +181,7 @@ def create_app(
     limits: Limits | None = None,
     holds: HoldPort | None = None,
     bindings: BindingPort | None = None,
+    recorder: Recorder | None = None,
 ) -> Proxy:
     """The application over its two seams.
 
@@ -185,6 +189,7 @@ def create_app(
         clock: µs since 1970 UTC.
         holds: where limits are asked; None: none are kept.
         bindings: where ids of stored objects are bound; None: none are served.
+        recorder: of spans; None: none are made.
     """
     return Proxy(
         control,
@@ -193,4 +198,5 @@ def create_app(
         limits=limits or Limits(),
         holds=holds,
         bindings=bindings,
+        recorder=recorder,
     )

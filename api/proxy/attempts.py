@@ -136,8 +136,10 @@ class Attempts:
 
     async def _send(self) -> UpstreamConnection:
         """One attempt, up to the first byte of the answer's body."""
-        exchange = self._exchange
+        exchange, headers = self._exchange, self._headers
         upstream, backend = exchange.plant.upstream, exchange.backend
+        if exchange.trace is not None:
+            headers = [*headers, *exchange.trace.for_backend(len(exchange.attempts))]
         self._at_us, self._began_us = exchange.plant.clock(), now_us()
         exchange.course.note_attempt(self._began_us)
         connection = await upstream.dispatch(
@@ -145,7 +147,7 @@ class Attempts:
             exchange.request.route.value,
             self._content,
             content_type=exchange.request.content_type,
-            headers=self._headers,
+            headers=headers,
             attach=exchange.attach,
             first_by_us=self._deadline_us,
         )

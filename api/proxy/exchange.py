@@ -23,6 +23,7 @@ from api.proxy.pools import Pools, Seat
 from api.proxy.ports import Clock, JournalPort
 from api.proxy.tally import Tally
 from api.proxy.telemetry.course import Course
+from api.proxy.telemetry.trace_context import Trace
 from api.proxy.upstream import Upstream, now_us
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend, ServedModel
@@ -121,7 +122,8 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         stopped: why it was ended from our side or the client's, None while it runs.
         asked: the client's request, which counts how long the client was waited for.
         course: when its parts happened.
-        output: tokens that it was billed for, None before its usage was written.
+        told: its usage event, once there is one; voided: why there is none.
+        trace: what backends are told of the trace that it belongs to.
         run: ids of the agent's run, checked.
         keeper: where the id of its response is bound, if a backend may store it.
     """
@@ -142,8 +144,10 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
     run: RunIds = NO_RUN
     asked: ClientRequest
     course: Course
-    output: int | None = None
     keeper: BindingPort | None = None
+    told: Usage | None = None
+    voided: str = ""
+    trace: Trace | None = None
     _connection: UpstreamConnection | None = None
     _intended: bool = False
     _recorded: bool = False
@@ -236,8 +240,8 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
             self.seat.leave()
         if not self._recorded and (self.reached or self._intended):
             self.void("abandoned" if self.reached else UNREACHED)
-        if self.output is not None:
-            route, overhead = self.request.route.value, self.plant.tally.durations.overhead
+        if self.told is not None:
+            route, overhead = self.request.route.spec.path, self.plant.tally.durations.overhead
             overhead.observe(route, self.model.name, self.overhead_us(now_us()))
 
     def answer_headers(self, upstream: Headers) -> Headers:
@@ -296,12 +300,11 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         if self.holding is not None:
             self.holding.learn(counts.output, complete=cause == "completed")
         overhead_us = self.overhead_us(now)
-        self.output = counts.output
         streamed = counts.output if self.request.stream else 0
         self.plant.tally.add_usage(counts, cause, estimated=estimated)
         self.plant.tally.estimates[self.engine.engine] += estimated
         self._count(streamed, total_us=now - course.received_us)
-        return Usage(
+        self.told = Usage(
             id=self.id,
             at_us=self.plant.clock() if at_us is None else at_us,
             attribution=self.attribution,
@@ -315,6 +318,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
             attempts=tuple(self.attempts),
             units={meter.value: count for meter, count in charged.items()} if charged else {},
         )
+        return self.told
 
     def _count(self, streamed: int, *, total_us: int) -> None:
         tally, course = self.plant.tally, self.course
@@ -339,7 +343,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
 
     def void(self, reason: str) -> None:
         """Journal that it was dispatched and delivered nothing: not billed, but scrap."""
-        self._recorded = True
+        self._recorded, self.voided, self.told = True, reason, None
         if not self.billed:
             return
         self.plant.tally.voids[reason] += 1

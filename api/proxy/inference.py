@@ -38,7 +38,9 @@ from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
 from api.proxy.telemetry.counted import pool_gauges
 from api.proxy.telemetry.course import Course
+from api.proxy.telemetry.recorder import Ended, Recorder
 from api.proxy.telemetry.run_ids import run_ids
+from api.proxy.telemetry.trace_context import Trace, passed_on, read_trace_context
 from api.proxy.unbilled import relay_unbilled
 from api.proxy.upstream import Upstream, now_us
 from api.proxy.whole import relay_refusal, relay_whole
@@ -74,6 +76,7 @@ class Inference:
         limits: Limits,
         holds: HoldPort | None,
         bindings: BindingPort | None,
+        recorder: Recorder | None,
     ) -> None:
         self._control = control
         self._journal = journal
@@ -81,6 +84,7 @@ class Inference:
         self._tally = tally
         self._clock = clock
         self._limits = limits
+        self._recorder = recorder
         self._holds = None if holds is None else Holds(holds, clock)
         self._bindings = bindings
         self._sweep = CheckpointSweep(limits, clock)
@@ -100,21 +104,26 @@ class Inference:
 
     async def serve(self, route: Route, request: ClientRequest, client: ClientConnection) -> None:
         """Answer a request on a metered route."""
-        operation_id = self._mint(self._clock())
+        began_at_us, failure = self._clock(), ""
+        operation_id = self._mint(began_at_us)
+        exchange: Exchange | None = None
         self._tally.in_flight += 1
         try:
             exchange = await self._admit(operation_id, route, request, client)
             await self._run(exchange, request, client)
-        except ClientLeft:
-            pass
+        except ClientLeft as error:
+            failure = error.code
         except LimitReached as error:
+            failure = error.code
             self._tally.add_refusal(error)
             if not client.lost:
                 self._refuse(error, operation_id, route, request)
         except SteelyardError as error:
+            failure = error.code
             if not client.lost and not request.status:
                 self._refuse(error, operation_id, route, request)
         except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
+            failure = "internal"
             # The type only: a message could carry bytes of the request.
             log.error("%s failed: %s", shown(operation_id).decode(), type(error).__name__)  # noqa: TRY400
             if request.status:
@@ -124,6 +133,9 @@ class Inference:
         finally:
             self._tally.in_flight -= 1
             self._tally.answers[route.spec.path, request.status or CLIENT_LEFT_STATUS] += 1
+            if self._recorder is not None:
+                ended = Ended(operation_id, began_at_us, self._clock(), route, failure)
+                self._recorder.end(ended, request, exchange)
 
     async def drain(self) -> None:
         """Admit nothing more, let open requests end until the deadline, cut the others."""
@@ -170,7 +182,13 @@ class Inference:
             asked=received,
             course=Course(received_us),
             keeper=keeper,
+            trace=self._trace(operation_id, received),
         )
+
+    def _trace(self, operation_id: bytes, received: ClientRequest) -> Trace | None:
+        if self._recorder is None:
+            return passed_on(read_trace_context(received))
+        return self._recorder.trace(operation_id, received)
 
     def _refuse_if_closed(self) -> None:
         """Turn requests away that could not be served or recorded.

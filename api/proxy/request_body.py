@@ -15,7 +15,7 @@ from billing.engines.messages_request import passed_betas
 from billing.engines.read_request import JSON_TYPE, InferenceRequest, read_request
 from billing.errors import InvalidInput
 
-_FORWARDED = (b"accept", b"user-agent", b"traceparent", b"tracestate")
+_FORWARDED = (b"accept", b"user-agent")
 _VERSION = b"anthropic-version"
 _BETA = b"anthropic-beta"
 

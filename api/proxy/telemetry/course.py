@@ -16,6 +16,7 @@ from typing import Final
 QUEUE: Final = "steelyard.queue_us"
 INTER_TOKEN: Final = "steelyard.itl_us"  # noqa: S105  # a name of a figure
 OVERHEAD: Final = "steelyard.overhead_us"
+FIGURES: Final = (QUEUE, INTER_TOKEN, OVERHEAD)
 
 
 @dataclass(slots=True)

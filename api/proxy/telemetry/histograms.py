@@ -13,11 +13,11 @@ from typing import Final
 from prometheus_client.core import Metric
 
 MICROSECONDS: Final = 1_000_000
-_BOUNDS_US: Final = (
+BOUNDS_US: Final = (
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000, 120_000_000, 600_000_000,
 )  # fmt: skip
-_LE: Final = (*(str(bound / MICROSECONDS) for bound in _BOUNDS_US), "+Inf")
+_LE: Final = (*(str(bound / MICROSECONDS) for bound in BOUNDS_US), "+Inf")
 
 
 class Histogram:
@@ -38,8 +38,13 @@ class Histogram:
         if counts is None:
             counts = self._series[key] = [0] * len(_LE)
             self._sums[key] = 0
-        counts[bisect_left(_BOUNDS_US, duration_us)] += 1
+        counts[bisect_left(BOUNDS_US, duration_us)] += 1
         self._sums[key] += duration_us
+
+    def series(self) -> Iterator[tuple[str, str, list[int], int]]:
+        """Route, model, durations per bucket (the last has no bound), and their sum in µs."""
+        for (route, model), counts in self._series.items():
+            yield route, model, counts, self._sums[route, model]
 
     def collect(self) -> Metric:
         """In Prometheus' shape: buckets are cumulative, in seconds."""
@@ -60,24 +65,24 @@ class Durations:
     """The histograms of a process.
 
     Attributes:
-        overhead: observed when an operation that was billed is over.
+        overhead: observed when an operation that was billed is over; the others with its record.
     """
 
-    __slots__ = ("_first_token", "_inter_token", "_queue", "_total", "overhead")
+    __slots__ = ("first_token", "inter_token", "overhead", "queue", "total")
 
     def __init__(self) -> None:
-        self._queue = Histogram(
+        self.queue = Histogram(
             "steelyard_proxy_queue_seconds", "From a request's head to its dispatch."
         )
-        self._first_token = Histogram(
+        self.first_token = Histogram(
             "steelyard_proxy_time_to_first_token_seconds",
             "From dispatch to the first byte of the answer's body.",
         )
-        self._inter_token = Histogram(
+        self.inter_token = Histogram(
             "steelyard_proxy_inter_token_seconds",
             "Mean time between the tokens of a stream, from its first byte to its last.",
         )
-        self._total = Histogram(
+        self.total = Histogram(
             "steelyard_proxy_duration_seconds", "From a request's head to the record of its usage."
         )
         self.overhead = Histogram(
@@ -102,18 +107,18 @@ class Durations:
             ttft_us: 0 if nothing of the answer came.
             inter_token_us: mean of a stream; None if it is none, or has no two tokens.
         """
-        self._queue.observe(route, model, queue_us)
-        self._total.observe(route, model, total_us)
+        self.queue.observe(route, model, queue_us)
+        self.total.observe(route, model, total_us)
         if not ttft_us:
             return
-        self._first_token.observe(route, model, ttft_us)
+        self.first_token.observe(route, model, ttft_us)
         if inter_token_us is not None:
-            self._inter_token.observe(route, model, inter_token_us)
+            self.inter_token.observe(route, model, inter_token_us)
 
     def collect(self) -> Iterator[Metric]:
         """Every histogram."""
-        yield self._queue.collect()
-        yield self._first_token.collect()
-        yield self._inter_token.collect()
-        yield self._total.collect()
+        yield self.queue.collect()
+        yield self.first_token.collect()
+        yield self.inter_token.collect()
+        yield self.total.collect()
         yield self.overhead.collect()

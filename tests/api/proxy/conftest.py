@@ -16,6 +16,7 @@ import pytest
 from api.proxy.app import Proxy, create_app
 from api.proxy.limits import Limits
 from api.proxy.server import serving
+from api.proxy.telemetry.recorder import Recorder
 from billing.admission.backend import Backend, ModelKind, ServedModel
 from billing.admission.snapshot import KeyGrant, Snapshot
 from billing.admission.terms import TenantTerms
@@ -239,11 +240,18 @@ class YardBuilder:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
-    async def __call__(self, *, engine: str = "vllm", limits: Limits | None = None) -> Yard:
+    async def __call__(
+        self,
+        *,
+        engine: str = "vllm",
+        limits: Limits | None = None,
+        recorder: Recorder | None = None,
+    ) -> Yard:
         fake = await self._stack.enter_async_context(fake_engine())
         control = MemoryControl(snapshot_for(fake.base_url, engine))
         journal = MemoryJournal()
-        app = create_app(control, journal, limits=limits or Limits(drain_ms=2_000))
+        limits = limits or Limits(drain_ms=2_000)
+        app = create_app(control, journal, limits=limits, recorder=recorder)
         port = await self._stack.enter_async_context(serving(app))
         client = await self._stack.enter_async_context(
             httpx.AsyncClient(

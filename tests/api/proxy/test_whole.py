@@ -13,6 +13,8 @@ from billing.journal.records import Counts
 from tests.api.proxy.conftest import PRICE_VERSION, PROJECT, TENANT, engine_figures, until
 from tests.fake_engine.shapes import Behaviour
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 
 async def test_bytes_pass_unchanged_and_usage_is_exact(yard):
     answer = await yard.chat(seed=3)
@@ -55,14 +57,14 @@ async def test_client_headers_that_could_steer_the_engine_do_not_pass(yard):
         headers={
             "x-data-parallel-rank": "3",
             "cookie": "a=b",
-            "traceparent": "00-abc-def-01",
+            "traceparent": TRACEPARENT,
             "accept-encoding": "gzip",
         },
     )
     seen = yard.engine.last.headers
     assert seen["authorization"] == "Bearer backend-secret"
     assert seen["accept-encoding"] == "identity"
-    assert seen["traceparent"] == "00-abc-def-01"
+    assert seen["traceparent"] == TRACEPARENT
     assert "cookie" not in seen
     assert "x-data-parallel-rank" not in seen
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from api.proxy.limits import Limits
+from api.proxy.telemetry.recorder import Recorder
 from billing.admission.backend import Backend, ServedModel
 from tests.api.proxy.conftest import CHAT, TENANT, MemoryJournal, Yard, YardBuilder
 from tests.fake_engine.server import FakeEngine, fake_engine
@@ -76,9 +77,14 @@ class FleetBuilder:
         self._stack = stack
 
     async def __call__(
-        self, size: int = 2, *, engine: str = "vllm", limits: Limits | None = None
+        self,
+        size: int = 2,
+        *,
+        engine: str = "vllm",
+        limits: Limits | None = None,
+        recorder: Recorder | None = None,
     ) -> Fleet:
-        yard = await self._open_yard(limits=limits)
+        yard = await self._open_yard(limits=limits, recorder=recorder)
         engines = [await self._stack.enter_async_context(fake_engine()) for _ in range(size)]
         backends = tuple(
             Backend(name=f"e{number}", base_url=fake.base_url, engine=engine)
