@@ -39,7 +39,7 @@ define with_uv
 	$(UV)
 endef
 
-.PHONY: help venv run demo test test-long test-engine test-node lint bench openapi lock clean
+.PHONY: help venv run demo test test-long test-engine test-node lint bench soak openapi lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -78,6 +78,9 @@ ifeq ($(NAME),)
 else
 	@$(BIN)/python -m tests.benchmarks.$(NAME)
 endif
+
+soak: $(VENV_STAMP) ## half of what the machine can do for MINUTES=60, with memory watched
+	@MINUTES=$(or $(MINUTES),60) $(BIN)/python -m tests.benchmarks.soak
 
 openapi: $(VENV_STAMP) ## write the committed OpenAPI documents anew
 	@$(BIN)/python -m api.openapi
