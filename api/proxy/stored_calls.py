@@ -1,6 +1,6 @@
 """The requests to backends that one request about stored objects leads to.
 
-Decides: that they end when the client leaves, that bytes pass both ways as they come, and what a
+Decides: that they end when their owner says so, that bytes pass both ways as they come, and what a
 client never sees of a backend's answer. Nothing is kept: content waits for whoever reads it.
 """
 
@@ -48,9 +48,11 @@ class StoredCalls:
         self._client = client
         self._shown_id = shown_id
         self._open: set[UpstreamConnection] = set()
+        self._ended = False
 
     def end(self) -> None:
-        """Close what is under way: nobody waits for it any more."""
+        """Close what is under way and begin nothing more: nobody waits for it."""
+        self._ended = True
         for connection in list(self._open):
             connection.abort()
 
@@ -192,7 +194,7 @@ class StoredCalls:
         if connection is None:
             return
         self._open.add(connection)
-        if self._client.lost:
+        if self._ended:
             connection.abort()
 
 

@@ -173,14 +173,14 @@ class StoredObjects:
             self._live.discard(calls)
 
     async def _answer(self, asked: StoredRequest, client: ClientConnection) -> None:
+        if client.lost:
+            return
         making = asked.spec.method == "POST" and not asked.ids
         if making and asked.kind is ObjectKind.BATCH:
-            # Its client is not watched: a batch that was begun has to be recorded.
+            # Its client is not watched: a batch that was begun has to be recorded, or given up.
             await create_batch(asked, self._holds)
             return
         client.watch(asked.calls.end)
-        if client.lost:
-            return
         if making:
             await _upload(asked)
         elif asked.ids:

@@ -223,7 +223,9 @@ class KeepingEngine:
     def end(self, batch_id: str, output: bytes) -> str:
         """A batch has run; the id of its output."""
         name = self._kept(output)
-        self.batches[batch_id].update(status="completed", output_file_id=name)
+        self.batches[batch_id].update(
+            status="completed", output_file_id=name, completed_at=CREATED_AT + 60
+        )
         return name
 
     def _respond(self, body: dict[str, Any]) -> tuple[bytes, str]:

@@ -198,6 +198,23 @@ async def test_a_client_that_leaves_leaves_no_batch_unrecorded(keep):
     assert [batch.binding.object_id for batch in keep.bindings.batches] == [*keep.first.batches]
 
 
+async def test_a_client_that_leaves_leaves_no_batch_that_could_not_be_recorded(keep):
+    file_id = (await keep.upload()).json()["id"]
+    keep.first.delay = 0.2
+    client = await keep.raw()
+    await client.post(
+        json.dumps({"input_file_id": file_id, "endpoint": "/v1/chat/completions"}).encode(),
+        "/v1/batches",
+    )
+    await until(lambda: keep.first.batches)
+    client.leave()
+    keep.bindings.away = True
+    await keep.settled()
+    (batch,) = keep.first.batches.values()
+    assert batch["status"] == "cancelling"
+    assert keep.bindings.batches == []
+
+
 async def test_a_batch_is_cancelled_where_it_runs(keep):
     batch_id = (await submitted(keep, b"")).json()["id"]
     answer = await keep.mine.post(f"/v1/batches/{batch_id}/cancel")
