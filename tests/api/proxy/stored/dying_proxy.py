@@ -42,4 +42,5 @@ async def main(first: str, second: str, database_url: str, folder: Path) -> None
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*sys.argv[1:4], Path(sys.argv[4])))
+    first_url, second_url, of_database, journal_folder = sys.argv[1:]
+    uvloop.run(main(first_url, second_url, of_database, Path(journal_folder)))
