@@ -15,6 +15,7 @@ from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
 from api.proxy.headers import Headers
 from api.proxy.openai_errors import TooLarge, json_headers
+from api.proxy.telemetry.trace_context import trace_headers
 from api.proxy.upstream import Upstream
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend
@@ -47,6 +48,7 @@ class StoredCalls:
         self._request = request
         self._client = client
         self._shown_id = shown_id
+        self._headers = [(b"x-request-id", shown_id), *trace_headers(request)]
         self._open: set[UpstreamConnection] = set()
         self._ended = False
 
@@ -137,7 +139,7 @@ class StoredCalls:
             path,
             content_type=content_type,
             length=length,
-            headers=[(b"x-request-id", self._shown_id)],
+            headers=self._headers,
             attach=self._attach,
         )
         try:
@@ -179,7 +181,7 @@ class StoredCalls:
             body,
             method=method.encode(),
             content_type=_JSON,
-            headers=[(b"x-request-id", self._shown_id)],
+            headers=self._headers,
             attach=self._attach,
         )
         try:

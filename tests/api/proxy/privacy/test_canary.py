@@ -3,8 +3,8 @@
 A random text goes through every route in every place where a client can put one, and through
 every failure. Then everything that the proxy leaves behind is searched for it, also as clients and
 logs would have encoded it: what it wrote to disk, what it logged at the finest level, what it shows
-in its metrics, and what it answered in its own words. An engine's own answer is the client's, and
-passes.
+in its metrics, what it exported to a collector, and what it answered in its own words. An engine's
+own answer is the client's, and passes.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from api.proxy.app import Proxy, create_app
+from api.proxy.app import Proxy, create_app, system_clock
 from api.proxy.limits import Limits
 from api.proxy.server import serving
+from api.proxy.telemetry.export import export_to
+from api.proxy.telemetry.otlp import Collector, exporting
 from billing.admission.route import ROUTES, BodyForm, Serving
 from billing.journal.journal import Journal
 from tests.api.proxy.conftest import KEY, MemoryControl, snapshot_for
+from tests.api.proxy.telemetry.collector import FakeCollector, fake_collector
 from tests.fake_engine.server import FakeEngine, fake_engine
 from tests.fake_engine.shapes import Behaviour
 
@@ -44,6 +48,8 @@ class House:
     journal: Path
     http: httpx.AsyncClient
     canary: str
+    collector: FakeCollector
+    exports: AsyncExitStack
 
     def forms(self) -> Iterator[bytes]:
         """The text as it could have been written down."""
@@ -67,16 +73,25 @@ async def house(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterat
     async with AsyncExitStack() as stack:
         engine = await stack.enter_async_context(fake_engine())
         journal = await Journal.open(tmp_path / "journal")
+        collector = await stack.enter_async_context(fake_collector())
+        where = Collector(endpoint=collector.endpoint)
+        export = export_to(where, share=Decimal(1), clock=system_clock)
+        exports = await stack.enter_async_context(AsyncExitStack())
+        await exports.enter_async_context(exporting(export.exporter))
         app = create_app(
             MemoryControl(snapshot_for(engine.base_url)),
             journal,
             limits=Limits(body_bytes=1 << 20, first_byte_ms=1_500, drain_ms=1_000),
+            recorder=export.recorder,
         )
+        export.join(app.tally)
         port = await stack.enter_async_context(serving(app))
         client = await stack.enter_async_context(
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20, trust_env=False)
         )
-        yield House(engine, app, tmp_path / "journal", client, f"canary-{secrets.token_hex(16)}/ü")
+        canary = f"canary-{secrets.token_hex(16)}/ü"
+        folder = tmp_path / "journal"
+        yield House(engine, app, folder, client, canary, collector, exports)
 
 
 def json_bodies(canary: str, model: str) -> Iterator[dict[str, object]]:
@@ -125,6 +140,10 @@ async def require_nothing_left(house: House, caplog: pytest.LogCaptureFixture) -
         assert not house.found_in(str(path).encode())
     assert not house.found_in(caplog.text.encode())
     assert not house.found_in(house.app.tally.render())
+    await house.exports.aclose()  # sends what it has
+    assert house.collector.requests
+    for path, body in house.collector.bodies:
+        assert not house.found_in(body), path
 
 
 async def test_P1_a_canary_stays_nowhere_on_any_route(house, caplog):

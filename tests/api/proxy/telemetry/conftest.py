@@ -17,9 +17,10 @@ from api.proxy.telemetry.otlp import Collector, Pace, exporting
 from tests.api.proxy.attempts.conftest import Fleet, FleetBuilder, fleet, open_fleet
 from tests.api.proxy.conftest import Yard, until
 from tests.api.proxy.limits.conftest import limited
+from tests.api.proxy.stored.conftest import keep, open_keep
 from tests.api.proxy.telemetry.collector import FakeCollector, fake_collector
 
-__all__ = ["fleet", "limited", "open_fleet"]
+__all__ = ["fleet", "keep", "limited", "open_fleet", "open_keep"]
 
 FAST = Pace(spans=20, metrics=40, answer=300, first_pause=20, longest_pause=50, stop=1_000)
 

@@ -231,6 +231,22 @@ async def test_without_a_collector_a_valid_parent_passes_and_a_malformed_one_doe
                 assert "tracestate" not in served.headers
 
 
+async def test_the_trace_of_a_request_for_stored_objects_passes(keep):
+    valid = headers_of(tracestate="vendor=1")
+    await keep.upload(**valid)
+    file_id = (await keep.upload()).json()["id"]
+    await keep.mine.get(f"/v1/files/{file_id}", headers=valid)
+    await keep.mine.get(f"/v1/files/{file_id}", headers={"traceparent": "x", "tracestate": "a=1"})
+    told = [
+        (asked.headers.get("traceparent"), asked.headers.get("tracestate"))
+        for engine in (keep.first, keep.second)
+        for asked in engine.asked
+    ]
+    passed = (valid["traceparent"], "vendor=1")
+    assert told.count(passed) == 2
+    assert set(told) == {passed, (None, None)}
+
+
 async def test_no_key_and_no_text_is_in_any_export(traced):
     canary = "canary-5b1f0e"
     bodies = [
