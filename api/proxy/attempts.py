@@ -14,10 +14,11 @@ that has begun (`whole.py`, `stream.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from api.proxy.answer_head import is_event_stream, retry_after_us
+from api.proxy.backend_body import body_for
 from api.proxy.exchange import Exchange
 from api.proxy.headers import Headers
 from api.proxy.openai_errors import Unavailable
@@ -34,12 +35,8 @@ OVERLOADED = 429
 REFUSED = frozenset({400, 422})
 GATEWAY_FAILED = frozenset({502, 503, 504})
 
-ContentFor = Callable[[Backend, ServedModel], bytes]
-"""The body for a backend; raises InvalidInput if its engine does not take the request."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Placement:
+class _Placement(NamedTuple):
     """Where the next attempt goes, and with which body."""
 
     model: ServedModel
@@ -51,10 +48,26 @@ class _Placement:
 class Attempts:
     """Those of one operation. `begin`, then `dispatch`, once each."""
 
+    __slots__ = (
+        "_at_us",
+        "_began_us",
+        "_content",
+        "_deadline_us",
+        "_exchange",
+        "_failed",
+        "_first_byte_ms",
+        "_headers",
+        "_left",
+        "_models",
+        "_plain",
+        "_position",
+        "_refused_by_engine",
+        "_worked",
+    )
+
     def __init__(
         self,
         exchange: Exchange,
-        content_for: ContentFor,
         *,
         headers: Headers,
         fallbacks: Sequence[ServedModel],
@@ -67,7 +80,6 @@ class Attempts:
             first_byte_ms: deadline where a backend has none of its own.
         """
         self._exchange = exchange
-        self._content_for = content_for
         self._headers = headers
         self._models = (exchange.admission.model, *fallbacks)
         self._first_byte_ms = first_byte_ms
@@ -89,10 +101,11 @@ class Attempts:
             InvalidInput: no engine of the model takes the request.
             Unavailable: no backend can take it now.
         """
-        placement = self._next(now_us())
+        at_us = now_us()
+        placement = self._next(at_us)
         if placement is None:
             raise Unavailable("The model is at its capacity; please retry.")
-        self._place(placement)
+        self._place(placement, at_us)
 
     async def dispatch(self) -> UpstreamConnection:
         """Send it until an answer has begun.
@@ -144,7 +157,7 @@ class Attempts:
         exchange.course.note_attempt(self._began_us)
         connection = await upstream.dispatch(
             backend,
-            exchange.request.route.value,
+            exchange.request.route.spec.path,
             self._content,
             content_type=exchange.request.content_type,
             headers=headers,
@@ -224,7 +237,7 @@ class Attempts:
         else:
             exchange.course.waited_us += failed.duration_us
         exchange.attach(None)
-        self._place(placement)
+        self._place(placement, at_us)
         # Written again with every failure, so that a crash keeps the rows and names the backend
         # that has it now.
         if exchange.billed:
@@ -269,7 +282,7 @@ class Attempts:
                 if backend is None:
                     break
                 try:
-                    content = self._content_for(backend, model)
+                    content = body_for(self._exchange, backend, model)
                 except InvalidInput as refusal:
                     self._refused_by_engine = refusal
                     self._failed.add(backend.name)
@@ -283,14 +296,13 @@ class Attempts:
             self._deadline_us = 0
             self._failed.clear()
 
-    def _place(self, placement: _Placement) -> None:
+    def _place(self, placement: _Placement, at_us: int) -> None:
+        model, backend, engine, content = placement
         self._left -= 1
-        self._content, self._plain = placement.content, False
-        if placement.backend.name in self._exchange.plant.refuse_injection:
-            request = self._exchange.request
-            plain = without_injection(placement.content, request, placement.engine)
-            self._content, self._plain = plain or placement.content, True
+        self._content, self._plain = content, False
+        if backend.name in self._exchange.plant.refuse_injection:
+            plain = without_injection(content, self._exchange.request, engine)
+            self._content, self._plain = plain or content, True
         if not self._deadline_us:
-            allowed_ms = placement.backend.first_byte_ms or self._first_byte_ms
-            self._deadline_us = now_us() + 1000 * allowed_ms
-        self._exchange.place(placement.model, placement.backend, placement.engine)
+            self._deadline_us = at_us + 1000 * (backend.first_byte_ms or self._first_byte_ms)
+        self._exchange.place(model, backend, engine)

@@ -28,8 +28,8 @@ from api.proxy.upstream import Upstream, now_us
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend, ServedModel
 from billing.admission.charged import charged_tokens, charged_units
-from billing.admission.decision import Admission
 from billing.admission.route import Serving
+from billing.admission.snapshot import Admission
 from billing.admission.terms import OnClientLeft
 from billing.engines.capabilities import Capabilities
 from billing.engines.prompt_floor import Ratios

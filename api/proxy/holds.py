@@ -21,10 +21,10 @@ from api.proxy.limit_errors import HoldsUnavailable
 from api.proxy.ports import Clock
 from billing.admission.amounts import Rates
 from billing.admission.bound import Bound, RequestSize, bound_of, cost_of
-from billing.admission.decision import Admission
 from billing.admission.lease_book import Wanted
 from billing.admission.limit import Limit, Unit, Window
 from billing.admission.route import Serving
+from billing.admission.snapshot import Admission
 from billing.admission.terms import HoldSize, OnLoss, Payment, TenantTerms
 from billing.engines.read_request import InferenceRequest
 

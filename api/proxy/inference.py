@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from functools import partial
 
 from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
 from api.proxy.anthropic_errors import rendered_as
 from api.proxy.attempts import Attempts
-from api.proxy.backend_body import body_for
 from api.proxy.binding_port import BindingPort
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import ClientConnection
@@ -158,7 +156,8 @@ class Inference:
         """Whose request it is, what it asks for, and whether it may run."""
         received_us = now_us()
         digest = key_digest(received.fields)
-        await self._keys.grant(digest)
+        if not self._keys.is_good(digest, self._clock()):
+            await self._keys.grant(digest)
         request = await read_inference(received, route, self._limits.body_bytes)
         run = run_ids(received, request.run)
         self._refuse_if_closed()
@@ -253,7 +252,6 @@ class Inference:
             fallbacks = fallbacks_for(snapshot, exchange.admission, route)
         return Attempts(
             exchange,
-            partial(body_for, exchange),
             headers=headers,
             fallbacks=fallbacks,
             first_byte_ms=self._limits.first_byte_ms,

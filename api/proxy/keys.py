@@ -74,6 +74,16 @@ class KeyRing:
             await self._ask(digest)
         return authenticate(self._control.snapshot, digest, now_us)
 
+    def is_good(self, digest: bytes, now_us: int) -> bool:
+        """Whether the snapshot tells of a key that has not expired: then `grant` need not be asked.
+
+        Raises:
+            Unavailable: as `grant`.
+        """
+        self._require_news(now_us)
+        grant = self._control.snapshot.keys.get(digest)
+        return grant is not None and not grant.is_over(now_us)
+
     def _require_news(self, now_us: int) -> None:
         life_us = self._limits.known_keys_ms * 1000
         taken_at_us = self._control.snapshot.taken_at_us

@@ -27,9 +27,9 @@ def learn_from(exchange: Exchange, counts: TokenCounts) -> None:
 
 
 def _ratio(exchange: Exchange) -> Ratio | None:
-    route, engine = exchange.request.route, exchange.engine
-    if not route.generates:
+    route = exchange.request.route
+    if exchange.engine.continuous_usage and route.spec.dialect is Dialect.CHUNKS:
         return None
-    if route.spec.dialect is Dialect.CHUNKS and engine.continuous_usage:
+    if not route.generates:
         return None
     return exchange.plant.ratios.of(exchange.backend.name, exchange.model.id)

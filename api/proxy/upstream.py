@@ -22,6 +22,9 @@ from billing.admission.backend import Backend
 from billing.errors import ConfigurationError, UpstreamTimeout, UpstreamUnavailable
 
 SWEEP_SECONDS = 0.25
+JOINED_BYTES = 16 << 10
+"""Bodies up to this are copied behind their head: one buffer is written faster than two."""
+
 ASK_US = 2_000_000
 """How long a backend may take to say whether it works."""
 
@@ -304,11 +307,14 @@ def _request(
 ) -> tuple[bytes, ...]:
     head = [method, b" ", origin.prefix, path.encode("ascii"), origin.fixed_head]
     for name, value in headers:
-        head += [name, b": ", value, b"\r\n"]
+        head += (name, b": ", value, b"\r\n")
     if method == b"POST" or body:
-        head += [b"content-type: ", content_type, b"\r\ncontent-length: %d\r\n" % len(body)]
+        head += (b"content-type: ", content_type, b"\r\ncontent-length: %d\r\n" % len(body))
     head.append(b"\r\n")
-    return (b"".join(head), body) if body else (b"".join(head),)
+    if len(body) > JOINED_BYTES:
+        return b"".join(head), body
+    head.append(body)
+    return (b"".join(head),)
 
 
 def _opening(

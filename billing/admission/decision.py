@@ -7,17 +7,18 @@ remembered, nor how a refusal looks on the wire.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from billing.admission.backend import ModelKind, ServedModel
 from billing.admission.route import Route
-from billing.admission.snapshot import KeyGrant, Snapshot
+from billing.admission.snapshot import Admission, KeyGrant, Snapshot
 from billing.admission.terms import TenantTerms, Unpriced
 from billing.errors import Forbidden, InvalidInput, NotFound, Unauthenticated, UnpricedModel
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
 
 MAX_MODEL_NAME = 200
+MAX_REMEMBERED = 20_000
+"""Admissions that a snapshot remembers."""
 
 # One that needs every price which an answer of such a model can need.
 _ROUTE_OF_KIND = {
@@ -50,15 +51,6 @@ _ABILITIES = {
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Admission:
-    """A request that may run."""
-
-    grant: KeyGrant
-    terms: TenantTerms
-    model: ServedModel
-
-
 def authenticate(snapshot: Snapshot, key_digest: bytes, now_us: int) -> KeyGrant:
     """The grant of a key.
 
@@ -66,7 +58,7 @@ def authenticate(snapshot: Snapshot, key_digest: bytes, now_us: int) -> KeyGrant
         Unauthenticated: the key is unknown, revoked or expired; the three look the same.
     """
     grant = snapshot.keys.get(key_digest)
-    if grant is None or (grant.expires_at_us is not None and now_us >= grant.expires_at_us):
+    if grant is None or grant.is_over(now_us):
         raise Unauthenticated(
             "Incorrect API key provided.", remedy="Send a valid key as `Authorization: Bearer`."
         )
@@ -89,7 +81,17 @@ def admit(
         InvalidInput: the model cannot answer on this route.
         UnpricedModel: no contract in force prices a class that the answer can carry.
     """
-    grant = authenticate(snapshot, key_digest, now_us)
+    wish = key_digest, model_name, route
+    known = snapshot.admitted.get(wish)
+    if known is not None and not known.grant.is_over(now_us):
+        return known
+    admission = _admission(snapshot, authenticate(snapshot, key_digest, now_us), model_name, route)
+    if len(snapshot.admitted) < MAX_REMEMBERED:
+        snapshot.admitted[wish] = admission
+    return admission
+
+
+def _admission(snapshot: Snapshot, grant: KeyGrant, model_name: str, route: Route) -> Admission:
     if not grant.may_infer:
         raise Forbidden(
             "This API key may not send inference requests.",

@@ -7,9 +7,9 @@ is billed for a model that it has no price for. Does not decide when one of them
 from __future__ import annotations
 
 from billing.admission.backend import ServedModel
-from billing.admission.decision import Admission, priced_terms
+from billing.admission.decision import priced_terms
 from billing.admission.route import Route
-from billing.admission.snapshot import Snapshot
+from billing.admission.snapshot import Admission, Snapshot
 from billing.errors import UnpricedModel
 
 

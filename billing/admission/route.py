@@ -43,8 +43,7 @@ class Route(StrEnum):
     @property
     def generates(self) -> bool:
         """Whether answers carry generated text, which can be streamed."""
-        spec = _OF_ROUTE[self]
-        return spec.model_kind is ModelKind.TEXT and spec.serving is Serving.INFERENCE
+        return self in _GENERATING
 
     @property
     def classes(self) -> frozenset[TokenClass]:
@@ -206,6 +205,11 @@ ROUTES: Final[tuple[RouteSpec, ...]] = (
 )
 
 _OF_ROUTE: Final = {spec.route: spec for spec in ROUTES if spec.route is not None}
+_GENERATING: Final = frozenset(
+    route
+    for route, spec in _OF_ROUTE.items()
+    if spec.model_kind is ModelKind.TEXT and spec.serving is Serving.INFERENCE
+)
 _NO_IDS: Final[Mapping[str, str]] = MappingProxyType({})
 _FIXED: Final = {
     (spec.method.encode(), spec.path.encode()): (spec, _NO_IDS)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from billing.admission.backend import ServedModel
+from billing.admission.route import Route
 from billing.admission.terms import TenantTerms
 
 
@@ -29,6 +30,19 @@ class KeyGrant:
     may_infer: bool
     expires_at_us: int | None = None
 
+    def is_over(self, now_us: int) -> bool:
+        """Whether it has expired."""
+        return self.expires_at_us is not None and now_us >= self.expires_at_us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admission:
+    """A request that may run."""
+
+    grant: KeyGrant
+    terms: TenantTerms
+    model: ServedModel
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
@@ -40,6 +54,8 @@ class Snapshot:
         keys: SHA-256 of the whole key text (32 bytes) → grant.
         terms: tenant id → terms; a tenant without a contract in force is absent.
         models: name that tenants use → model.
+        admitted: what was decided over this picture, by key, name of the model and route: the
+            same again, but for the expiry of the key. A new picture begins without.
     """
 
     version: int
@@ -47,3 +63,9 @@ class Snapshot:
     terms: Mapping[int, TenantTerms]
     models: Mapping[str, ServedModel]
     taken_at_us: int | None = None
+    admitted: dict[tuple[bytes, str, Route], Admission] = field(
+        default_factory=dict[tuple[bytes, str, Route], Admission],
+        init=False,
+        compare=False,
+        repr=False,
+    )

@@ -27,11 +27,13 @@ from billing.engines.usage import (
     OF_MESSAGES,
     OF_RERANK,
     OF_RESPONSES,
+    Figures,
     Names,
     raw_figures,
     read_figures,
     read_named_figures,
     usage_of,
+    usual_figures,
 )
 from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
@@ -131,8 +133,12 @@ def read_whole(
                 return _read_events(body, route, engine, request, prompt_floor)
             if dialect is Dialect.RESPONSES:
                 return _read_response(body)
-            names = OF_CHUNKS if dialect is Dialect.CHUNKS else OF_MESSAGES
-            return _tokens(usage_of(body), names, generates=True)
+            if dialect is Dialect.MESSAGES:
+                return _tokens(usage_of(body), OF_MESSAGES, generates=True)
+            usual = usual_figures(body)
+            if usual is None:
+                return _tokens(usage_of(body), OF_CHUNKS, generates=True)
+            return _said(*usual)
         case Dialect.PLAIN:
             return _read_plain(body, route, request)
         case _:
@@ -179,11 +185,17 @@ def _tokens(
         figures = read_named_figures(usage, names, generates=generates)
     if figures is None:
         return Reading(units=units, anomalies=("usage_unreadable",))
+    return _said(figures, raw_figures(usage), units)
+
+
+def _said(
+    figures: Figures, raw: dict[str, int], units: Mapping[UnitMeter, int] = _NO_UNITS
+) -> Reading:
     zero = not figures.prompt and not figures.completion and not units
     return Reading(
         counts=figures.counts(),
         units=units,
-        raw=raw_figures(usage),
+        raw=raw,
         exact=figures.complete,
         anomalies=(*figures.anomalies, "usage_zero") if zero else figures.anomalies,
     )
