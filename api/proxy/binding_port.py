@@ -67,6 +67,10 @@ class BindingPort(Protocol):
         """Objects of a tenant behind `after`, by age, and whether others follow."""
         ...
 
+    async def is_awaited(self, binding: Binding) -> bool:
+        """Whether a file may hold results of a batch that are not billed yet."""
+        ...
+
     async def forget(self, binding: Binding) -> None:
         """The backend has deleted it."""
         ...

@@ -12,6 +12,7 @@ import msgspec
 
 from api.proxy.headers import Headers
 from billing.errors import (
+    Conflict,
     Forbidden,
     InvalidInput,
     JournalError,
@@ -58,6 +59,7 @@ _STATUS: tuple[tuple[type[SteelyardError], int, str, str], ...] = (
     (TooLarge, 413, "invalid_request_error", "request_too_large"),
     (TooSlow, 408, "invalid_request_error", "request_timeout"),
     (InvalidInput, 400, "invalid_request_error", ""),
+    (Conflict, 409, "invalid_request_error", ""),
     (UpstreamTimeout, 504, "server_error", "upstream_timeout"),
     (UpstreamUnavailable, 502, "server_error", "upstream_unavailable"),
     (UpstreamError, 502, "server_error", "upstream_error"),

@@ -28,9 +28,8 @@ from billing.engines.stored_answer import batch_files, object_id
 from billing.engines.unsupported import UnsupportedParameter
 from billing.errors import InvalidInput, SteelyardError
 
-_MEMBERS = frozenset(
-    {"input_file_id", "endpoint", "completion_window", "metadata", "output_expires_after"}
-)
+# Without `output_expires_after`: results that are gone before they are read cannot be billed.
+_MEMBERS = frozenset({"input_file_id", "endpoint", "completion_window", "metadata"})
 _TURN = 32
 """Lines that are read before other requests get their turn."""
 

@@ -45,7 +45,7 @@ from billing.admission.decision import authenticate, models_for
 from billing.admission.route import RouteSpec
 from billing.engines.stored_answer import object_id
 from billing.engines.unsupported import UnsupportedParameter
-from billing.errors import Forbidden, InvalidInput, NotFound, SteelyardError
+from billing.errors import Conflict, Forbidden, InvalidInput, NotFound, SteelyardError
 
 log = logging.getLogger("steelyard.proxy")
 
@@ -209,6 +209,11 @@ async def _ask(asked: StoredRequest) -> None:
     if not _QUERY.match(query):
         raise UnsupportedParameter("A query parameter is not taken here.", field="query")
     if spec.method == "DELETE":
+        if asked.kind is ObjectKind.FILE and await asked.port.is_awaited(binding):
+            raise Conflict(
+                "The file may hold results of a batch that is not billed yet.",
+                remedy="Delete it a minute after the batch is over.",
+            )
         answer = await calls.whole(
             backend, spec.method, path, limit_bytes=asked.limits.object_bytes
         )

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw
 
 from billing.admission.route import Route
+from billing.engines.batch_input import BATCH_ROUTES
 from billing.engines.capabilities import engine_named
 from billing.engines.read_request import InferenceRequest
 from billing.engines.splice import Members
@@ -25,11 +26,6 @@ from billing.metering.usage_event import require_text
 
 LINE_BYTES_MAX: Final = 64 << 20
 """Longest line that is read: the vectors of a few thousand texts fit in."""
-
-BATCH_ROUTES: Final = frozenset(
-    {Route.CHAT_COMPLETIONS, Route.COMPLETIONS, Route.EMBEDDINGS, Route.RESPONSES, Route.RERANK}
-)
-"""What the lines of a batch can ask for: routes whose answers alone say what they cost."""
 
 _GENERIC: Final = engine_named("generic")
 _NOTHING_SAID: Final = frozenset({b"", b"null"})

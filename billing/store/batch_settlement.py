@@ -10,6 +10,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from billing.admission.binding import Binding
+from billing.metering.event_id import from_microseconds
 from billing.store.batch_runs import BatchRun, BatchState
 from billing.store.database import first, only, query, run
 
@@ -160,6 +162,24 @@ def settlements(
         most=most,
     )
     return [_settlement(row) for row in rows]
+
+
+def awaits_file(connection: sa.Connection, binding: Binding) -> bool:
+    """Whether a batch that is not billed yet has its results in a file, or may have.
+
+    Until it is known which files a batch has written, it may be any that came to be known since.
+    """
+    row = only(
+        connection,
+        "SELECT EXISTS (SELECT FROM batch_run WHERE tenant_id = :tenant_id AND backend = :backend "
+        "AND state = 'open' AND CASE WHEN completed_at IS NULL THEN submitted_at <= :bound_at "
+        "ELSE :file_id IN (output_file_id, error_file_id) END) AS awaited",
+        tenant_id=binding.tenant_id,
+        backend=binding.backend,
+        bound_at=from_microseconds(binding.created_at_us),
+        file_id=binding.object_id,
+    )
+    return bool(row.awaited)
 
 
 def batches_named(connection: sa.Connection, batch_id: str) -> list[str]:

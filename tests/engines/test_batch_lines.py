@@ -9,6 +9,7 @@ import pytest
 
 from billing.admission.route import Route
 from billing.engines import batch_lines
+from billing.engines.batch_input import BATCH_ROUTES
 from billing.engines.batch_lines import (
     Answered,
     Failed,
@@ -87,7 +88,7 @@ def test_answers_cost_what_they_say(
 
 @pytest.mark.parametrize(
     "vector",
-    [v for v in WHOLE if v.route in batch_lines.BATCH_ROUTES and v.wire.startswith(b"{")],
+    [v for v in WHOLE if v.route in BATCH_ROUTES and v.wire.startswith(b"{")],
     ids=lambda vector: vector.name,
 )
 def test_a_line_costs_what_its_answer_costs_alone(vector: Vector) -> None:

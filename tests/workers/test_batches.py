@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
 
+from billing.admission.binding import Binding, ObjectKind
 from billing.errors import Conflict, NotFound
+from billing.metering.event_id import microseconds
 from billing.operations.metering import settle_batch
 from billing.operations.metering.ask_batch import batch_client
 from billing.operations.metering.settle_batch import (
@@ -23,6 +27,7 @@ from billing.operations.metering.settle_batch import (
     BatchSettler,
     reopen_batch,
 )
+from billing.operations.stored_objects.batches import is_awaited
 from billing.store.batch_runs import BatchState
 from billing.store.batch_settlement import Counted, batch_totals
 from billing.store.database import Role, query
@@ -337,3 +342,35 @@ def test_a_batch_is_rated_like_the_requests_that_it_is_made_of(bench: Bench) -> 
         "tokens.output": Decimal(21),
         "requests": Decimal(3),
     }
+
+
+def test_results_that_are_not_billed_are_awaited(bench: Bench) -> None:
+    bench.submit(submitted_at=bench.world.now)
+
+    def awaited(file_id: str, seconds: int, **changes: Any) -> bool:
+        binding = Binding(
+            kind=ObjectKind.FILE,
+            backend=BACKEND,
+            object_id=file_id,
+            tenant_id=bench.tenant.id,
+            project_id=1,
+            key_id=1,
+            model_id=None,
+            created_at_us=microseconds(bench.world.now) + seconds * 1_000_000,
+        )
+        with bench.database.transaction(Role.OPERATOR) as connection:
+            return is_awaited(connection, replace(binding, **changes))
+
+    assert awaited("file-any", 1), "a batch goes on, and this came to be known since"
+    assert not awaited("file-in", -1)
+    assert not awaited("file-any", 1, tenant_id=bench.tenant.id + 1)
+    assert not awaited("file-any", 1, backend="pool-b")
+    bench.engine.end(output=lines(1), errors=[failed_line("x")])
+    kept = bench.engine.files.pop("file-out-batch_1")
+    bench.settle()
+    assert not awaited("file-any", 1), "its files are known by now"
+    assert awaited("file-out-batch_1", 1)
+    assert awaited("file-err-batch_1", 1)
+    bench.engine.files["file-out-batch_1"] = kept
+    assert bench.settle().state is BatchState.BILLED
+    assert not awaited("file-out-batch_1", 1)

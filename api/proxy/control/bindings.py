@@ -27,7 +27,7 @@ from billing.admission.binding import Binding, ObjectKind
 from billing.errors import Conflict, UpstreamError
 from billing.metering.event_id import from_microseconds
 from billing.operations.stored_objects import bindings as operations
-from billing.operations.stored_objects.batches import record_batch
+from billing.operations.stored_objects.batches import is_awaited, record_batch
 from billing.store.batch_runs import BatchRun
 from billing.store.database import Database, Role
 
@@ -140,6 +140,14 @@ class Bindings:
             ),
         )
         return page.objects, page.more
+
+    async def is_awaited(self, binding: Binding) -> bool:
+        """Whether a file may hold results of a batch that are not billed yet.
+
+        Raises:
+            Unavailable: the database cannot be asked.
+        """
+        return await self._ask("awaited", lambda connection: is_awaited(connection, binding))
 
     async def forget(self, binding: Binding) -> None:
         """The backend has deleted it.

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from billing.admission.binding import Binding
 from billing.operations.stored_objects.bindings import bind
 from billing.store import batch_runs as store
+from billing.store import batch_settlement
 from billing.store.batch_runs import BatchRun
 
 
@@ -25,3 +26,8 @@ def record_batch(connection: sa.Connection, batch: BatchRun, bindings: Sequence[
     """
     bind(connection, bindings)
     store.insert_run(connection, batch)
+
+
+def is_awaited(connection: sa.Connection, binding: Binding) -> bool:
+    """Whether a file may hold results that are not billed yet: deleted, nobody could bill them."""
+    return batch_settlement.awaits_file(connection, binding)

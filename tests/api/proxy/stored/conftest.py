@@ -52,6 +52,7 @@ class MemoryBindings:
         self.away = False
         self.healthy = True
         self.found: list[str] = []
+        self.awaited: set[str] = set()
 
     async def _answer(self) -> None:
         self.waiting += 1
@@ -98,6 +99,10 @@ class MemoryBindings:
         ids = [binding.object_id for binding in found]
         start = 0 if after is None else ids.index(after) + 1 if after in ids else len(ids)
         return found[start : start + limit], len(found) > start + limit
+
+    async def is_awaited(self, binding: Binding) -> bool:
+        await self._answer()
+        return binding.object_id in self.awaited
 
     async def forget(self, binding: Binding) -> None:
         await self._answer()
@@ -209,11 +214,11 @@ class KeepBuilder:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
-    async def __call__(self, limits: Limits | None = None) -> Keep:
+    async def __call__(self, limits: Limits | None = None, *, bindings: Any = None) -> Keep:
         enter = self._stack.enter_async_context
         first, second = await enter(keeping_engine("a")), await enter(keeping_engine("b"))
         control = MemoryControl(snapshot_of(first.base_url, second.base_url))
-        journal, bindings = MemoryJournal(), MemoryBindings()
+        journal, bindings = MemoryJournal(), bindings or MemoryBindings()
         limits = limits or Limits(drain_ms=2_000)
         app = create_app(control, journal, limits=limits, bindings=bindings)
         port = await enter(serving(app))

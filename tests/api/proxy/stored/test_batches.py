@@ -122,6 +122,7 @@ async def test_a_batch_has_not_more_lines_than_the_limit(open_keep):
         ({"endpoint": 1}, 400),
         ({"input_file_id": 7}, 400),
         ({"zzz": 1}, 400),
+        ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, 400),
     ],
 )
 async def test_a_batch_that_is_none_is_refused(keep, members, status):

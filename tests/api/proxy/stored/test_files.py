@@ -168,6 +168,16 @@ async def test_a_deleted_file_is_nobodys(keep):
     assert len(keep.asked) == asked
 
 
+async def test_a_file_with_results_that_are_not_billed_is_not_deleted(keep):
+    file_id = (await keep.upload()).json()["id"]
+    keep.bindings.awaited.add(file_id)
+    answer = await keep.mine.delete(f"/v1/files/{file_id}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "conflict")
+    assert file_id in keep.first.files
+    keep.bindings.awaited.clear()
+    assert (await keep.mine.delete(f"/v1/files/{file_id}")).status_code == 200
+
+
 async def test_a_file_that_could_not_be_deleted_stays(keep):
     file_id = (await keep.upload()).json()["id"]
     keep.first.status = 500
