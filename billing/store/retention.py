@@ -303,8 +303,9 @@ def dropped_months(connection: sa.Connection) -> frozenset[date]:
 def drop_month(connection: sa.Connection, month: date, *, now: datetime) -> int:
     """Detach and drop a month, as the maintainer; how many events it held.
 
-    What the events carried for dimensions leaves with them; the totals by it stay. The owner's
-    function refuses a month that is not archived as it is now, or not the oldest.
+    What the events carried for dimensions leaves with them, as do steps and failed attempts; the
+    totals of all stay. The owner's functions refuse a month that is not archived as it is now, or
+    not the oldest.
     """
     events: int = only(
         connection,
@@ -312,7 +313,11 @@ def drop_month(connection: sa.Connection, month: date, *, now: datetime) -> int:
         month=month,
         now=now,
     ).events
-    run(connection, "SELECT drop_property_month(CAST(:month AS date))", month=month)
+    run(
+        connection,
+        "SELECT drop_property_month(CAST(:month AS date)), drop_detail_month(CAST(:month AS date))",
+        month=month,
+    )
     return events
 
 

@@ -31,6 +31,7 @@ from billing.outcomes.claim import Actor
 from billing.period import Period
 from billing.signing.ed25519 import SealKey
 from billing.store import costs, payments
+from billing.store.archive_details import DetailKind, DetailRow, insert_details
 from billing.store.batch_runs import BatchRun
 from billing.store.catalog import ensure_models
 from billing.store.database import Database, Role
@@ -97,7 +98,8 @@ def make_full_world(database: Database) -> FullWorld:
         move_cursor(connection, place, now=world.now)
         refuse(connection, _refused(world))
     with database.transaction(Role.OPERATOR) as connection:
-        insert_archive(connection, _archive(world))
+        archive = insert_archive(connection, _archive(world))
+        insert_details(connection, [_detail()], archive_id=archive.id, month=archive.month)
     _seal(world, tenants[0])
     return FullWorld(world=world, acme=tenants[0], birch=tenants[1])
 
@@ -232,6 +234,12 @@ def _archive(world: World) -> ArchiveRow:
         first_epoch=1,
         last_epoch=1,
         archived_at=world.now,
+    )
+
+
+def _detail() -> DetailRow:
+    return DetailRow(
+        kind=DetailKind.STEPS, url="steps-2026-11.1.parquet", bytes=1, sha256=bytes(32), rows=1
     )
 
 

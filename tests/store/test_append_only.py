@@ -136,11 +136,13 @@ def test_L2_a_partition_made_later_is_guarded_too(
 ) -> None:
     before = set(ledger_tables(owner))
     with database.transaction(Role.MAINTAINER) as connection:
-        for kind in ("usage", "property"):
+        for kind in ("usage", "property", "detail"):
             query(connection, f"SELECT ensure_{kind}_partitions('2031-01-31T23:59Z', 1)")
     made = set(ledger_tables(owner)) - before
     assert made == {
-        f"usage_{kind}_{month}" for kind in ("event", "property") for month in (203101, 203102)
+        f"usage_{kind}_{month}"
+        for kind in ("event", "property", "attempt", "step")
+        for month in (203101, 203102)
     }
     for table in sorted(made):
         with pytest.raises(IntegrityConstraintViolation, match="append-only"):

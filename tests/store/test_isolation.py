@@ -75,7 +75,7 @@ def test_T1_a_tenant_sees_its_own_rows_in_every_table(
     full: FullWorld, owner: psycopg.Connection
 ) -> None:
     tables = tables_of_tenants(owner)
-    parts = ("usage_event_", "usage_key_", "usage_property_")
+    parts = ("usage_event_", "usage_key_", "usage_property_", "usage_attempt_", "usage_step_")
     partitions = {name for name in tables if name.startswith(parts)}
     for table in tables:
         if table not in partitions:

@@ -21,9 +21,11 @@ from billing.archive.parquet import DamagedArchive, read_events, write_events
 from billing.archive.places import ArchivePlace, Bucket, archive_place, sha256_of
 from billing.errors import Conflict, InvalidInput, NotFound
 from billing.operations.deployment import data_dir
+from billing.operations.retention.archive_details import counted_details, write_details
 from billing.operations.retention.verify_archives import file_name, verify_archive
 from billing.settings import Settings
 from billing.store import retention
+from billing.store.archive_details import details_of, insert_details
 from billing.store.database import Database, Role, acting_as
 from billing.store.retention import ArchiveRow, MonthRow
 from billing.store.seal.folds import newest_fold
@@ -75,11 +77,13 @@ def archive_month(
         with database.transaction(Role.OPERATOR, snapshot=True) as connection:
             content = _closed_month(connection, month, now=now)
             known = retention.archives(connection, month=month)
-            if known and _holds(known[0], content):
+            if known and _holds(connection, known[0], content):
                 return known[0]
             ordinal = known[0].ordinal + 1 if known else 1
             draft = _write(connection, place, content, ordinal=ordinal, now=now, progress=progress)
             archive = retention.insert_archive(connection, draft)
+            details = write_details(connection, place, month, ordinal=ordinal)
+            insert_details(connection, details, archive_id=archive.id, month=month)
             findings = verify_archive(connection, place, archive)
             if findings:
                 raise DamagedArchive(f"{archive.url}: {findings[0].what}", field="archive")
@@ -239,8 +243,12 @@ def _archive_of(connection: sa.Connection, month: date) -> ArchiveRow:
     return known[0]
 
 
-def _holds(archive: ArchiveRow, content: MonthRow) -> bool:
-    return (archive.events, archive.last_epoch) == (content.events, content.last_epoch)
+def _holds(connection: sa.Connection, archive: ArchiveRow, content: MonthRow) -> bool:
+    if (archive.events, archive.last_epoch) != (content.events, content.last_epoch):
+        return False
+    archived = {detail.kind: detail.rows for detail in details_of(connection, archive.id)}
+    held = counted_details(connection, archive.month)
+    return archived == {kind: rows for kind, rows in held.items() if rows}
 
 
 def _refusal(error: DBAPIError) -> Exception:

@@ -20,7 +20,9 @@ from billing.archive.parquet import DamagedArchive, columns_of, read_events
 from billing.archive.places import ArchivePlace, ArchiveUnavailable, sha256_of
 from billing.errors import NotFound
 from billing.ledger.tree import HASH_BYTES
+from billing.operations.retention.archive_details import wrong_detail
 from billing.store import retention
+from billing.store.archive_details import details_of
 from billing.store.retention import ArchiveRow
 from billing.store.seal.folds import FoldRow, fold_of_epoch, heads_of_fold
 from billing.store.seal.hashes import StoredTree, split_hashes
@@ -82,6 +84,7 @@ def verify_archive(
                 return finding("the file is not the one that was written: its checksum differs")
             file.seek(0)
             what = _verify_rows(connection, archive, file, keep_leaves)
+        what = what or wrong_detail(place, details_of(connection, archive.id))
     except (NotFound, ArchiveUnavailable, DamagedArchive) as error:
         return finding(error.message)
     except OSError as error:

@@ -186,7 +186,12 @@ def ensure_usage_shape(connection: sa.Connection, paths: Sequence[str]) -> int:
 
 def ensure_partitions(connection: sa.Connection, *, now: datetime, months: int = 3) -> int:
     """Make the partitions for this month and the next ones; how many of events were missing."""
-    run(connection, "SELECT ensure_property_partitions(:now, :months)", now=now, months=months)
+    run(
+        connection,
+        "SELECT ensure_property_partitions(:now, :months), ensure_detail_partitions(:now, :months)",
+        now=now,
+        months=months,
+    )
     return only(
         connection, "SELECT ensure_usage_partitions(:now, :months) AS made", now=now, months=months
     ).made

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 import sqlalchemy as sa
+
+from billing.store.usage.kept_ids import kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +33,8 @@ class AttemptRow:
 
 
 def insert_attempts(connection: sa.Connection, rows: Sequence[AttemptRow]) -> None:
-    """Record failed attempts; those that are known change nothing."""
-    if rows:
+    """Record failed attempts; those that are known, or whose month has left, change nothing."""
+    if rows := kept(connection, rows, attrgetter("operation_id")):
         connection.execute(
             sa.text(
                 "INSERT INTO usage_attempt (operation_id, ordinal, at, tenant_id, model_id, "

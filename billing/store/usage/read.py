@@ -163,13 +163,16 @@ def event(connection: sa.Connection, *, tenant_id: int, event_id: UUID) -> Event
 def scrap(connection: sa.Connection, *, period: Period) -> list[tuple[str, int, int]]:
     """Dispatched and not billed: (model, tenant id, attempts) of a period.
 
-    Operations that bill nothing, and the failed attempts of all.
+    Operations that bill nothing, and the failed attempts of all; of months that have left, by
+    the quarter of an hour.
     """
     rows = query(
         connection,
-        "SELECT m.name AS model, s.tenant_id, count(*) AS attempts FROM ("
-        "SELECT at, tenant_id, model_id FROM scrap_attempt UNION ALL "
-        "SELECT at, tenant_id, model_id FROM usage_attempt) s "
+        "SELECT m.name AS model, s.tenant_id, CAST(sum(s.attempts) AS bigint) AS attempts FROM ("
+        "SELECT at, tenant_id, model_id, 1 AS attempts FROM scrap_attempt UNION ALL "
+        "SELECT at, tenant_id, model_id, 1 FROM usage_attempt UNION ALL "
+        "SELECT t.bucket, t.tenant_id, t.model_id, t.attempts FROM usage_archived_attempt_total t "
+        "JOIN usage_horizon h ON h.archive_id = t.archive_id) s "
         "JOIN model m ON m.id = s.model_id WHERE s.at >= :start AND s.at < :end "
         "GROUP BY 1, 2 ORDER BY 1, 2",
         start=period.start,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from operator import attrgetter
 from uuid import UUID
 
 import sqlalchemy as sa
+
+from billing.store.usage.kept_ids import kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +30,8 @@ class StepRow:
 
 
 def insert_steps(connection: sa.Connection, rows: Sequence[StepRow]) -> None:
-    """Record steps; those that are known change nothing."""
-    if rows:
+    """Record steps; those that are known, or whose month has left, change nothing."""
+    if rows := kept(connection, rows, attrgetter("event_id")):
         connection.execute(
             sa.text(
                 "INSERT INTO usage_step (event_id, at, tenant_id, run_id, step_id, agent_id) "
