@@ -27,10 +27,11 @@ from api.proxy.stored_responses import bind_answer
 from api.proxy.stream_errors import error_event
 from api.proxy.upstream import now_us
 from api.proxy.upstream_connection import UpstreamConnection
+from billing.admission.charged import charged_as_said
 from billing.engines.mark import NOTHING, Ending, Mark
 from billing.engines.reading import stream_reading
 from billing.errors import JournalError, UpstreamError, UpstreamUnavailable
-from billing.journal.records import Cause, Checkpoint, Counts
+from billing.journal.records import Cause, Checkpoint, Counts, Draw
 
 DELIVERY_POLL_SECONDS = 0.01
 
@@ -285,27 +286,32 @@ class StreamRelay:
 
     def sweep(self, now_us: int, *, stalled_us: int) -> None:
         """Journal a checkpoint if more was delivered; give up on a client that reads nothing."""
-        self.measure()
+        if self._marks:
+            self.measure()
         if self._settled or not self._started:
             return
         if self.flushed != self._checkpointed:
-            self._checkpointed = self.flushed
-            counts = self._exchange.counts(self.flushed.counts())
-            self._exchange.plant.tally.checkpoints += 1
-            self._exchange.plant.write_soon(
-                Checkpoint(
-                    self._exchange.id,
-                    now_us,
-                    Counts.of(counts),
-                    draws=self._exchange.draws(counts),
-                )
-            )
+            self._checkpoint(now_us)
         if not self._marks:
             self._stalled_since = None
         elif self._stalled_since is None:
             self._stalled_since = now_us
         elif now_us - self._stalled_since > stalled_us:
             self._exchange.leave()
+
+    def _checkpoint(self, now_us: int) -> None:
+        exchange, delivered = self._exchange, self.flushed
+        self._checkpointed = delivered
+        exchange.plant.tally.checkpoints += 1
+        prompt, cached, cache_write, completion, reasoning = delivered
+        draws: tuple[Draw, ...] = ()
+        if exchange.holding is None and not cache_write and charged_as_said(exchange.model):
+            # The common case, met five times a second for every stream.
+            counts = Counts(prompt - cached, cached, 0, completion, reasoning)
+        else:
+            tokens = exchange.counts(delivered.counts())
+            counts, draws = Counts.of(tokens), exchange.draws(tokens)
+        exchange.plant.write_soon(Checkpoint(exchange.id, now_us, counts, draws))
 
     async def _settle_complete(self) -> None:
         """Bill the whole stream."""

@@ -16,6 +16,11 @@ from billing.metering.unit_meter import UnitMeter
 _COMMON = frozenset({TokenClass.INPUT, TokenClass.CACHED_INPUT, TokenClass.OUTPUT})
 
 
+def charged_as_said(model: ServedModel) -> bool:
+    """Whether `charged_tokens` changes no counts but those of tokens written to a cache."""
+    return model.classes >= _COMMON
+
+
 def charged_tokens(model: ServedModel, tokens: TokenCounts) -> TokenCounts:
     """The counts in the classes that the model is registered with.
 
@@ -23,8 +28,8 @@ def charged_tokens(model: ServedModel, tokens: TokenCounts) -> TokenCounts:
     model has no price for them, and they must not fall out of the bill.
     """
     classes = model.classes
-    if classes >= _COMMON and not tokens.cache_write:
-        return tokens  # the common case, met once per checkpoint of every stream
+    if charged_as_said(model) and not tokens.cache_write:
+        return tokens  # the common case
     plain, cached, written = tokens.input, tokens.cached_input, tokens.cache_write
     if TokenClass.CACHED_INPUT not in classes:
         plain, cached = plain + cached, 0

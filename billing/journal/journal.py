@@ -33,6 +33,7 @@ from billing.journal.records import (
     Usage,
     Void,
     encode,
+    together,
 )
 from billing.journal.segment import FRAME_BYTES
 
@@ -75,6 +76,14 @@ class _OpenOperation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
+    """What goes to the disk at once.
+
+    Attributes:
+        payloads: of its frames; the checkpoints share some.
+    """
+
+    payloads: list[bytes]
+    checkpoints: dict[bytes, tuple[Checkpoint, bytes]]
     entries: list[_Entry]
     carried: list[bytes] | None
 
@@ -257,15 +266,17 @@ class Journal:
             self._loop.call_soon(self._start_batch)
 
     def _start_batch(self) -> None:
+        checkpoints, self._checkpoints = self._checkpoints, {}
+        entries, self._pending = self._pending, []
+        self._in_flight = len(entries) + len(checkpoints)
         # Checkpoints first, so that the trailer is last.
-        entries: list[_Entry] = [(*queued, None) for queued in self._checkpoints.values()]
-        self._checkpoints.clear()
-        entries += self._pending
-        self._pending = []
-        self._in_flight = len(entries)
-        size = sum(len(payload) for _, payload, _ in entries) + FRAME_BYTES * len(entries)
+        payloads = together([payload for _, payload in checkpoints.values()])
+        payloads += [payload for _, payload, _ in entries]
+        size = sum(map(len, payloads)) + FRAME_BYTES * len(payloads)
         carried = self._carried() if self._appender.is_full_for(size) else None
-        self._batch_queue.put(_Batch(entries=entries, carried=carried))
+        self._batch_queue.put(
+            _Batch(payloads=payloads, checkpoints=checkpoints, entries=entries, carried=carried)
+        )
 
     def _carried(self) -> list[bytes]:
         """The open operations, so that recovery needs no older segment than the next one."""
@@ -281,26 +292,26 @@ class Journal:
         while (batch := self._batch_queue.get()) is not None:
             failure: JournalError | None = None
             try:
-                self._appender.append([payload for _, payload, _ in batch.entries], batch.carried)
+                self._appender.append(batch.payloads, batch.carried)
             except JournalError as refused:
                 failure = refused
             except Exception as unexpected:  # noqa: BLE001 - nobody may wait for ever on a bug
                 self._appender.give_up()
                 failure = JournalError(f"the journal stopped: {type(unexpected).__name__}")
             try:
-                self._loop.call_soon_threadsafe(self._finish_batch, batch.entries, failure)
+                self._loop.call_soon_threadsafe(self._finish_batch, batch, failure)
             except RuntimeError:  # the loop was closed without closing the journal
                 return
 
-    def _finish_batch(self, entries: list[_Entry], failure: JournalError | None) -> None:
+    def _finish_batch(self, batch: _Batch, failure: JournalError | None) -> None:
         self._in_flight = 0
         self._failure = failure
         if failure is None:
             self._batches += 1
-            self._acknowledge(entries)
+            self._acknowledge(batch)
         else:
             self._refusals += 1
-            self._refuse(entries, failure)
+            self._refuse(batch, failure)
         if failure is not None or self._backlog_bytes < self._queue_bytes:
             self._room.set()
         # After a refusal only a waiting caller is a reason to try again at once.
@@ -313,39 +324,38 @@ class Journal:
         if wanted:
             self._loop.call_soon(self._start_batch)
 
-    def _acknowledge(self, entries: list[_Entry]) -> None:
-        for record, payload, future in entries:
+    def _acknowledge(self, batch: _Batch) -> None:
+        for operation_id, (_, payload) in batch.checkpoints.items():
             self._payload_bytes += len(payload)
+            if (operation := self._open.get(operation_id)) is not None:
+                operation.checkpoint = payload
+        for record, payload, future in batch.entries:
+            self._payload_bytes += len(payload)
+            self._backlog_bytes -= len(payload)
             if future is not None and not future.done():
                 future.set_result(None)
-            match record:
-                case Checkpoint():
-                    if (operation := self._open.get(record.id)) is not None:
-                        operation.checkpoint = payload
-                    continue  # its bytes were never in the backlog
-                case Intent():
-                    if (begun := self._open.get(record.id)) is not None:
-                        begun.intent = payload  # written again; what was delivered stays known
-                    else:
-                        self._open[record.id] = _OpenOperation(intent=payload)
-                case Usage() | Void():
-                    self._open.pop(record.id, None)
-                case Closed():
-                    pass
-            self._backlog_bytes -= len(payload)
-        self._records += len(entries)
+            if isinstance(record, Intent):
+                if (begun := self._open.get(record.id)) is not None:
+                    begun.intent = payload  # written again; what was delivered stays known
+                else:
+                    self._open[record.id] = _OpenOperation(intent=payload)
+            elif isinstance(record, Usage | Void):
+                self._open.pop(record.id, None)
+            elif isinstance(record, Checkpoint) and record.id in self._open:
+                self._open[record.id].checkpoint = payload
+        self._records += len(batch.entries) + len(batch.checkpoints)
 
-    def _refuse(self, entries: list[_Entry], failure: JournalError) -> None:
+    def _refuse(self, batch: _Batch, failure: JournalError) -> None:
+        for operation_id, queued in batch.checkpoints.items():
+            self._checkpoints.setdefault(operation_id, queued)
         kept: list[_Entry] = []
-        for record, payload, future in entries:
-            if future is not None:
-                self._backlog_bytes -= len(payload)
-                if not future.done():
-                    future.set_exception(_again(failure))
-            elif isinstance(record, Checkpoint):
-                self._checkpoints.setdefault(record.id, (record, payload))
-            else:
+        for record, payload, future in batch.entries:
+            if future is None:
                 kept.append((record, payload, None))
+                continue
+            self._backlog_bytes -= len(payload)
+            if not future.done():
+                future.set_exception(_again(failure))
         self._pending = kept + self._pending
 
 

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 from billing.errors import JournalError
 from billing.journal import instance
-from billing.journal.records import PAYLOAD_LIMIT, Closed, Record, decode
+from billing.journal.records import PAYLOAD_LIMIT, Checkpoints, Closed, Record, decode
 from billing.journal.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -203,7 +203,9 @@ def _page(content: bytes, offset: int, path: Path) -> Page:
             raise JournalError(
                 f"{path} at offset {offset + position}: {unknown.message}", remedy=unknown.remedy
             ) from None
-        if not isinstance(record, Closed):
+        if isinstance(record, Checkpoints):
+            records += record.items
+        elif not isinstance(record, Closed):
             records.append(record)
         position = frame.end
     return Page(records, offset + position, at_end=False)

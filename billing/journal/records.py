@@ -11,6 +11,7 @@ models, backends and routes only (P1).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -21,6 +22,8 @@ from billing.metering.token_class import TokenCounts
 ID_BYTES: Final = 16
 AMOUNT_BYTES: Final = 16
 PAYLOAD_LIMIT: Final = 1 << 20  # bytes; a longer length in a file can only be damage
+_TOGETHER_BYTES: Final = PAYLOAD_LIMIT // 4
+_TOGETHER_HEAD: Final = b"\x92\x06\xdd"  # an array of two: the tag, and an array of 32-bit length
 
 Cause: TypeAlias = Literal[
     "completed", "client_left", "upstream_broke", "timeout", "drained", "recovered"
@@ -229,6 +232,12 @@ class Void(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=4):
     draws: tuple[Draw, ...] = ()
 
 
+class Checkpoints(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """Checkpoints that were written together, in one frame: most frames would be theirs."""
+
+    items: tuple[Checkpoint, ...]
+
+
 class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
     """Trailer of an instance that ended in order: nothing was written behind it."""
 
@@ -236,7 +245,7 @@ class Closed(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=5):
 
 
 Record: TypeAlias = Intent | Checkpoint | Usage | Void
-AnyRecord: TypeAlias = Intent | Checkpoint | Usage | Void | Closed
+AnyRecord: TypeAlias = Intent | Checkpoint | Usage | Void | Closed | Checkpoints
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[AnyRecord] = msgspec.msgpack.Decoder(AnyRecord)
@@ -249,7 +258,7 @@ def encode(record: AnyRecord) -> bytes:
         JournalError: an integer beyond 64 bits, an id that is not 16 bytes, or a payload over
             the limit. Refused here because a reader could never get past such a frame.
     """
-    if not isinstance(record, Closed) and len(record.id) != ID_BYTES:
+    if not isinstance(record, Closed | Checkpoints) and len(record.id) != ID_BYTES:
         raise JournalError("a record's id is not 16 bytes", field="id")
     try:
         payload = _encoder.encode(record)
@@ -258,6 +267,29 @@ def encode(record: AnyRecord) -> bytes:
     if len(payload) > PAYLOAD_LIMIT:
         raise JournalError("a record is longer than 1 MiB", field="record")
     return payload
+
+
+def together(checkpoints: Iterable[bytes]) -> list[bytes]:
+    """Payloads of the fewest frames that hold encoded checkpoints."""
+    frames: list[bytes] = []
+    group: list[bytes] = []
+    size = 0
+    for payload in checkpoints:
+        if size + len(payload) > _TOGETHER_BYTES and group:
+            frames.append(_one_frame(group))
+            group, size = [], 0
+        group.append(payload)
+        size += len(payload)
+    if group:
+        frames.append(_one_frame(group))
+    return frames
+
+
+def _one_frame(payloads: list[bytes]) -> bytes:
+    """As `encode` of a Checkpoints would be, from what is encoded already."""
+    if len(payloads) == 1:
+        return payloads[0]
+    return _TOGETHER_HEAD + len(payloads).to_bytes(4) + b"".join(payloads)
 
 
 def decode(payload: bytes | memoryview) -> AnyRecord:

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import pytest
 
 from billing.journal.reader import is_closed, list_instances, segments
-from billing.journal.records import AnyRecord, Checkpoint, Closed, Intent, Usage, Void, decode
+from billing.journal.records import (
+    AnyRecord,
+    Checkpoint,
+    Checkpoints,
+    Closed,
+    Intent,
+    Usage,
+    Void,
+    decode,
+)
 from billing.journal.segment import HEADER_BYTES, frames
 from billing.metering.usage_event import Cause
 from tests.faults.conftest import Plant
@@ -118,3 +127,5 @@ async def test_streams_end_before_the_journal_closes(course):
             settled.add(record.id)
         elif isinstance(record, Checkpoint):
             assert record.id not in settled
+        elif isinstance(record, Checkpoints):
+            assert not settled & {checkpoint.id for checkpoint in record.items}

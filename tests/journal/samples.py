@@ -113,9 +113,10 @@ _ATTEMPTS = st.lists(
     max_size=3,
 ).map(tuple)
 _UNITS = st.dictionaries(st.text(max_size=20), _NUMBERS, max_size=3)
+CHECKPOINTS = st.builds(Checkpoint, _IDS, _NUMBERS, _COUNTS, _DRAWS, _UNITS)
 RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(Intent, _IDS, _NUMBERS, _ATTRIBUTIONS, _ATTEMPTS),
-    st.builds(Checkpoint, _IDS, _NUMBERS, _COUNTS, _DRAWS, _UNITS),
+    CHECKPOINTS,
     st.builds(
         Usage,
         id=_IDS,

@@ -175,14 +175,14 @@ async def test_leaving_clients_leave_nothing_behind(yard):
 
 async def test_a_defect_in_the_meter_leaves_no_operation_open(yard, monkeypatch):
     yard.engine.behaviour = Behaviour(tokens=10, pace_ms=20)
-    observe = StreamMeter.observe
+    grow = StreamMeter.grow
 
-    def broken(meter, event):
-        if b"w5" in event.text:
+    def broken(meter, steady):
+        if steady.completion == 6:
             raise ValueError("a defect")
-        observe(meter, event)
+        return grow(meter, steady)
 
-    monkeypatch.setattr(StreamMeter, "observe", broken)
+    monkeypatch.setattr(StreamMeter, "grow", broken)
     with pytest.raises(httpx.RemoteProtocolError):
         await yard.chat(stream=True)
     await yard.settled()
