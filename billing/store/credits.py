@@ -17,7 +17,7 @@ from billing.store.database import first, query, run
 
 _GRANT = """
 SELECT g.*, b.used, b.expired, b.remaining, b.version
-  FROM credit_grant g JOIN credit_balance b ON b.grant_id = g.id
+  FROM credit_grant g JOIN credit_balance b ON b.grant_id = g.id AND b.tenant_id = g.tenant_id
 """
 
 

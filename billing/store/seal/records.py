@@ -58,6 +58,8 @@ WITH fresh AS MATERIALIZED (
       LEFT JOIN usage_shape c ON c.id = p.shape_id
      WHERE p.event_id >= (SELECT id FROM fresh ORDER BY id LIMIT 1)
        AND p.event_id <= (SELECT id FROM fresh ORDER BY id DESC LIMIT 1)
+       -- A tenant's month lies among everybody's: his own index finds it.
+       AND (CAST(:tenant AS integer) IS NULL OR p.tenant_id = :tenant)
 ), named AS (
     SELECT s.id, array_agg(v.code ORDER BY n) AS codes
       FROM meter_set s
