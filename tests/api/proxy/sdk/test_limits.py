@@ -21,7 +21,15 @@ __all__ = ["limited"]
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 MONEY = limit_of(PICO // 2, Unit.MONEY, Window.DAY)
-SHOWN = {"name": "budget", "unit": "money", "limit": "0.50", "used": "0.00", "resets_at": None}
+SHOWN = {
+    "name": "budget",
+    "unit": "money",
+    "currency": "USD",
+    "window": "day",
+    "limit": "0.50",
+    "used": "0.00",
+    "resets_at": None,
+}
 ERROR = {"error": {"message": "engine died", "type": "server_error", "code": None}}
 ROUTES = ("/v1/chat/completions", "/v1/messages")
 DIED = Behaviour(status=500, answer=json.dumps(ERROR).encode())
