@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -190,6 +190,12 @@ def batches_named(connection: sa.Connection, batch_id: str) -> list[str]:
         batch_id=batch_id,
     )
     return [row.backend for row in rows]
+
+
+def model_names(connection: sa.Connection, ids: Collection[int]) -> dict[int, str]:
+    """Names of models by row id; ids of none are left out."""
+    rows = query(connection, "SELECT id, name FROM model WHERE id = ANY(:ids)", ids=sorted(ids))
+    return {row.id: row.name for row in rows}
 
 
 def batch_totals(connection: sa.Connection) -> list[BatchTotals]:

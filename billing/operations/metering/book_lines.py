@@ -38,7 +38,7 @@ _DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Charged:
+class Charged:
     """An answered line as it is charged for.
 
     Attributes:
@@ -69,6 +69,18 @@ class _Charged:
         return self.estimated or not self.known or bool(self.line.reading.anomalies)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booked:
+    """What became of lines.
+
+    Attributes:
+        billed: those that were answered, and not billed before.
+    """
+
+    billed: Sequence[Charged]
+    counted: Counted
+
+
 class Models:
     """The names that a batch's lines can be billed under.
 
@@ -82,14 +94,14 @@ class Models:
         self._kind = route.spec.model_kind or ModelKind.TEXT
         self._served = served
 
-    def charge(self, connection: sa.Connection, lines: Sequence[Answered]) -> list[_Charged]:
+    def charge(self, connection: sa.Connection, lines: Sequence[Answered]) -> list[Charged]:
         """What lines are charged for, in their order."""
         told = {line.model for line in lines if line.model is not None}
         names = {model.name for model in self._served} | told
         ids = catalog.ensure_models(connection, names)
         return [self._charge(line, ids) for line in lines]
 
-    def _charge(self, line: Answered, ids: Mapping[str, int]) -> _Charged:
+    def _charge(self, line: Answered, ids: Mapping[str, int]) -> Charged:
         models = {ids[each.name]: each for each in self._served}
         candidates = [
             id_ for id_, each in models.items() if line.model == (each.upstream or each.name)
@@ -110,7 +122,7 @@ class Models:
             classes=classes_of(kind, cache_write=served is not None and bool(served.cache_write)),
             units=YIELDS[kind][1],
         )
-        return _Charged(
+        return Charged(
             line=line,
             model_id=model_id,
             # A backend without a list of models serves whatever it says.
@@ -128,8 +140,8 @@ def book_lines(
     models: Models,
     occurred_at: datetime,
     now: datetime,
-) -> Counted:
-    """Append the lines' usage in the ingest role's transaction; what became of the lines.
+) -> Booked:
+    """Append the lines' usage in the ingest role's transaction.
 
     A line whose custom id was billed before, in these lines or ever, is not billed again: it
     counts as unreadable, because a batch has each id once.
@@ -150,19 +162,22 @@ def book_lines(
     events = _events(connection, batch, charged, occurred_at=occurred_at, now=now)
     appended = usage_store.append(connection, events) if events else None
     repeated: set[int] = set() if appended is None else set(appended.known)
-    kept = [each for number, each in enumerate(charged) if number not in repeated]
-    return Counted(
-        events=len(kept),
-        errors=errors,
-        unreadable=unreadable + len(repeated),
-        anomalies=sum(each.anomalous for each in kept),
+    billed = [each for number, each in enumerate(charged) if number not in repeated]
+    return Booked(
+        billed=billed,
+        counted=Counted(
+            events=len(billed),
+            errors=errors,
+            unreadable=unreadable + len(repeated),
+            anomalies=sum(each.anomalous for each in billed),
+        ),
     )
 
 
 def _events(
     connection: sa.Connection,
     batch: BatchRun,
-    charged: Sequence[_Charged],
+    charged: Sequence[Charged],
     *,
     occurred_at: datetime,
     now: datetime,
@@ -207,7 +222,7 @@ def _events(
     return rows
 
 
-def _quantities(each: _Charged, units: Sequence[UnitMeter]) -> tuple[Decimal | int, ...]:
+def _quantities(each: Charged, units: Sequence[UnitMeter]) -> tuple[Decimal | int, ...]:
     """In the order of the meter set: token classes, requests, units."""
     counts = each.counts
     return (
@@ -230,7 +245,7 @@ def _foreign_id(batch: BatchRun, custom_id: str) -> str:
         return f"{batch.batch_id}:sha256:{digest}"
 
 
-def _body_hash(each: _Charged) -> bytes:
+def _body_hash(each: Charged) -> bytes:
     """Equal for equal lines, whatever the configuration makes of them by now."""
     reading = each.line.reading
     members = [

@@ -25,6 +25,7 @@ from billing.engines.batch_status import BatchStatus, Outcome
 from billing.errors import Conflict, NotFound, UpstreamError
 from billing.operations.metering.ask_batch import ask_batch, read_results
 from billing.operations.metering.book_lines import Models, book_lines
+from billing.operations.metering.draw_lines import draw_lines
 from billing.planfiles.backend_file import BackendSpec
 from billing.store import batch_settlement as store
 from billing.store import retention
@@ -190,11 +191,11 @@ def _count_page(
     if current.state is not BatchState.OPEN or current.passed[file] != passed:
         raise Conflict("another process settles this batch", field="batch_id")
     assert current.ended is not None
+    ended_at = current.ended.at
     with acting_as(connection, Role.INGEST):
-        counted = book_lines(
-            connection, batch, page, models=models, occurred_at=current.ended.at, now=now
-        )
-    store.add_lines(connection, batch, file, counted)
+        booked = book_lines(connection, batch, page, models=models, occurred_at=ended_at, now=now)
+    draw_lines(connection, batch, booked.billed, at=ended_at, now=now)
+    store.add_lines(connection, batch, file, booked.counted)
 
 
 def _close(connection: sa.Connection, *, settlement: Settlement, now: datetime) -> None:
