@@ -107,7 +107,11 @@ async def ask(fleet: ProxyFleet, who: Buyer, numbers: list[int]) -> Counter[int]
 
         async def one(number: int) -> int:
             url = f"{fleet.url(number)}/v1/chat/completions"
-            return (await client.post(url, json=BODY, headers=headers)).status_code
+            answer = await client.post(url, json=BODY, headers=headers)
+            while answer.status_code == 503:  # a busy database did not answer within a second
+                await asyncio.sleep(0.1)
+                answer = await client.post(url, json=BODY, headers=headers)
+            return answer.status_code
 
         return Counter(await asyncio.gather(*(one(number) for number in numbers)))
 
