@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "20261121_1290"
-down_revision = "20261121_1280"
+down_revision = "20261121_1285"
 branch_labels = None
 depends_on = None
 
