@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import anthropic
@@ -28,7 +29,6 @@ SHOWN = {
     "window": "day",
     "limit": "0.50",
     "used": "0.00",
-    "resets_at": None,
 }
 ERROR = {"error": {"message": "engine died", "type": "server_error", "code": None}}
 ROUTES = ("/v1/chat/completions", "/v1/messages")
@@ -52,19 +52,26 @@ def told(error: openai.APIError | anthropic.APIStatusError) -> Any:
     return error.body
 
 
+def require_shown(limit: dict[str, str]) -> None:
+    """What a client reads of the limit: its figures, and an instant at which it begins anew."""
+    resets_at = datetime.fromisoformat(limit["resets_at"])
+    assert timedelta(0) < resets_at - datetime.now(UTC) <= timedelta(days=1)
+    assert {**limit, "resets_at": ""} == {**SHOWN, "resets_at": ""}
+
+
 async def test_a_budget_that_is_spent_is_402_with_its_figures(limited: LimitedYards) -> None:
     yard = (await limited(MONEY)).yard
     async with openai_of(yard, retries=2) as client:
         with pytest.raises(openai.APIStatusError) as refused:
             await client.chat.completions.create(model="tiny", messages=MESSAGES, max_tokens=10**6)
     assert (refused.value.status_code, refused.value.code) == (402, "insufficient_quota")
-    assert told(refused.value)["limit"] == SHOWN
+    require_shown(told(refused.value)["limit"])
     async with anthropic_of(yard, retries=2) as client:
         with pytest.raises(anthropic.APIStatusError) as denied:
             await client.messages.create(model="tiny", messages=MESSAGES, max_tokens=10**6)
     body = told(denied.value)
     assert (denied.value.status_code, denied.value.type) == (402, "billing_error")
-    assert body["error"]["limit"] == SHOWN
+    require_shown(body["error"]["limit"])
     assert body["request_id"] == denied.value.response.headers["x-steelyard-request-id"]
     # Neither client has asked again, since waiting does not help.
     assert [yard.app.tally.answers[path, 402] for path in ROUTES] == [1, 1]
