@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "20261121_1295"
-down_revision = "20261121_1290"
+revision = "20261121_1285"
+down_revision = "20261121_1280"
 branch_labels = None
 depends_on = None
 
