@@ -151,7 +151,8 @@ def size_of(request: InferenceRequest) -> RequestSize:
         max_tokens=request.max_tokens,
         choices=max(request.choices, request.best_of) * _prompts(request),
         generates=request.route.generates,
-        stored_prompt=request.references.previous_response_id is not None,
+        stored_prompt=request.references.previous_response_id is not None
+        or bool(request.references.file_ids),
         units=request.most_units,
     )
 

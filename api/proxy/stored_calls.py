@@ -6,6 +6,7 @@ client never sees of a backend's answer. Nothing is kept: content waits for whoe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -142,23 +143,34 @@ class StoredCalls:
             headers=self._headers,
             attach=self._attach,
         )
+        answering = asyncio.create_task(connection.head())
         try:
             sent = 0
-            # A backend that answers in the middle wants no more of it.
-            while not connection.answered and (part := await self._request.part()):
+            while part := await self._part(answering):
                 sent += len(part)
                 if sent > limit_bytes:
                     raise TooLarge(f"The file is larger than {limit_bytes} bytes.")
                 framed = part if length is not None else b"%x\r\n%b\r\n" % (len(part), part)
                 await connection.send(framed)
-            if not connection.answered and length is None:
+            if not answering.done() and length is None:
                 await connection.send(b"0\r\n\r\n")
-            await connection.head()
+            await answering
             return await _read(connection, answer_bytes)
         finally:
+            answering.cancel()
             self._open.discard(connection)
             connection.abort()
             self._upstream.release(backend, connection)
+
+    async def _part(self, answering: asyncio.Task[int]) -> bytes:
+        """More of the client's body; empty at its end, and once the backend wants no more of it,
+        which it may say, or break, while the client is silent."""
+        arriving = asyncio.create_task(self._request.part())
+        try:
+            await asyncio.wait({arriving, answering}, return_when=asyncio.FIRST_COMPLETED)
+            return b"" if answering.done() else arriving.result()
+        finally:
+            arriving.cancel()
 
     def answer(self, answer: Answer) -> None:
         """Pass a whole answer on, unchanged."""

@@ -45,7 +45,14 @@ from billing.admission.decision import authenticate, models_for
 from billing.admission.route import RouteSpec
 from billing.engines.stored_answer import object_id
 from billing.engines.unsupported import UnsupportedParameter
-from billing.errors import Conflict, Forbidden, InvalidInput, NotFound, SteelyardError
+from billing.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    SteelyardError,
+    UpstreamError,
+)
 
 log = logging.getLogger("steelyard.proxy")
 
@@ -168,6 +175,10 @@ class StoredObjects:
         self._live.add(calls)
         try:
             await self._answer(asked, client)
+        except UpstreamError:
+            if self.draining:
+                raise Unavailable("The server is stopping; please retry.") from None
+            raise
         finally:
             client.watch(None)
             self._live.discard(calls)
@@ -259,6 +270,9 @@ async def _upload(asked: StoredRequest) -> None:
             )
     except TimeoutError:
         raise TooSlow("The file did not arrive in time.") from None
+    finally:
+        if not asked.received.body_complete:
+            asked.received.keeps_alive = False  # nobody wants the rest, however much it is
     if answer.good:
         await asked.port.bind([asked.binding(object_id(answer.body), backend)])
     asked.calls.answer(answer)

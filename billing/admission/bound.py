@@ -22,6 +22,9 @@ TEMPLATE_TOKENS: Final = 256
 MEDIA_TOKENS: Final = 4096
 """What one image, clip or document of a message can become, whatever its bytes."""
 
+STORED_TOKENS: Final = 1 << 20
+"""What a prompt can become with what a backend keeps, where the model's context is not told."""
+
 ROOM_TOKENS: Final = 256
 """With less room than this beside the bound of its prompt, an answer is bounded by the context."""
 
@@ -40,8 +43,8 @@ class RequestSize:
         max_tokens: the client's bound per choice; None: it set none.
         choices: answers that are generated, over all prompts of the request.
         generates: whether it generates text at all.
-        stored_prompt: it goes on from an answer that a backend keeps: the prompt is longer than
-            the body.
+        stored_prompt: it goes on from an answer, or has a file, that a backend keeps: the
+            prompt is longer than the body.
         units: the most that it can have beside tokens.
     """
 
@@ -86,8 +89,10 @@ def bound_of(rates: Rates, model: ServedModel, size: RequestSize) -> Bound:
         rates: the highest prices that can apply.
     """
     prompt = size.prompt_bytes + TEMPLATE_TOKENS + MEDIA_TOKENS * size.media_parts
-    if model.context is not None:
-        prompt = model.context if size.stored_prompt else min(prompt, model.context)
+    if size.stored_prompt:
+        prompt = model.context or max(prompt, STORED_TOKENS)
+    elif model.context is not None:
+        prompt = min(prompt, model.context)
     choice, cover = _answer(model, size, prompt)
     return Bound(
         prompt_tokens=prompt,

@@ -38,6 +38,8 @@ Result = TypeVar("Result")
 CALL_SECONDS = 2
 PAUSE_SECONDS = 1
 REMEMBERED = 10_000
+SOUGHT_AT_ONCE = 32
+"""Look-ups that may wait for one tenant, so that one that tries ids keeps nobody else waiting."""
 
 
 class Bindings:
@@ -53,6 +55,7 @@ class Bindings:
         # Threads of their own: calls that hang must not keep look-ups of keys from theirs.
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="bindings")
         self._found: OrderedDict[tuple[int, ObjectKind, str], Binding] = OrderedDict()
+        self._sought: Counter[int] = Counter()
         self._pausing_until = 0  # monotonic ns
         self.calls: Counter[tuple[str, str]] = Counter()
 
@@ -98,18 +101,28 @@ class Bindings:
         """An object of a tenant; None for an unknown one and anybody else's.
 
         Raises:
-            Unavailable: it is not remembered, and the database cannot be asked.
+            Unavailable: it is not remembered, and the database cannot be asked, or too many
+                look-ups wait for this tenant.
         """
         name = tenant_id, kind, object_id
         if name in self._found:
             self._found.move_to_end(name)
             return self._found[name]
-        found = await self._ask(
-            "find",
-            lambda connection: operations.find(
-                connection, tenant_id=tenant_id, kind=kind, object_id=object_id
-            ),
-        )
+        if self._sought[tenant_id] >= SOUGHT_AT_ONCE:
+            self.calls["find", "crowded"] += 1
+            raise _unavailable()
+        self._sought[tenant_id] += 1
+        try:
+            found = await self._ask(
+                "find",
+                lambda connection: operations.find(
+                    connection, tenant_id=tenant_id, kind=kind, object_id=object_id
+                ),
+            )
+        finally:
+            self._sought[tenant_id] -= 1
+            if not self._sought[tenant_id]:
+                del self._sought[tenant_id]
         if found is not None:
             self._remember(found)
         return found

@@ -93,6 +93,30 @@ async def test_a_batch_is_recorded_with_its_ids(database, bindings, now: datetim
     ) == ((own,), False)
 
 
+async def test_one_tenant_that_tries_ids_keeps_nobody_else_waiting(
+    bindings, postgres: ServerAddress, database_name: str, monkeypatch
+):
+    monkeypatch.setattr(module, "SOUGHT_AT_ONCE", 3)
+    with psycopg.connect(postgres.owner_conninfo(database_name)) as owner:
+        owner.execute("LOCK backend_object")
+        tries = [
+            asyncio.create_task(found(bindings, replace(FILE, object_id=f"file-{number}")))
+            for number in range(8)
+        ]
+        await until(lambda: bindings.calls["find", "crowded"] == 5)
+        assert bindings.healthy
+        others = asyncio.create_task(found(bindings, replace(FILE, tenant_id=2)))
+        await asyncio.sleep(0.05)
+        assert not others.done()
+    assert await others is None
+    outcomes = await asyncio.gather(*tries, return_exceptions=True)
+    assert [outcome for outcome in outcomes if outcome is not None] == [
+        outcome for outcome in outcomes if isinstance(outcome, Unavailable)
+    ]
+    assert outcomes.count(None) == 3
+    assert await found(bindings, FILE) is None
+
+
 async def test_what_is_remembered_is_bounded(bindings, monkeypatch):
     monkeypatch.setattr(module, "REMEMBERED", 3)
     made = [replace(FILE, object_id=f"file-{number}") for number in range(5)]

@@ -15,6 +15,7 @@ from tests.api.proxy.stored.conftest import file_of, request_line
 from tests.fake_engine.files_shapes import uploaded
 
 CONTENT = bytes(range(256)) * 5_000 + "ü€\r\n--x\n".encode()
+FORM = b'--b\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\nabc\r\n--b--\r\n'
 
 
 async def test_a_file_passes_both_ways_untouched(keep):
@@ -34,11 +35,7 @@ async def test_a_file_passes_both_ways_untouched(keep):
 
 
 async def test_a_file_whose_length_is_not_known_passes_in_chunks(keep):
-    form = (
-        b'--b\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\n'
-        + CONTENT
-        + b"\r\n--b--\r\n"
-    )
+    form = FORM.replace(b"abc", CONTENT)
 
     async def parts():
         for start in range(0, len(form), 50_000):
@@ -96,17 +93,79 @@ async def test_a_file_is_never_whole_in_memory(keep):
 
 
 async def test_a_client_that_leaves_in_the_middle_leaves_no_file(keep):
-    client = await keep.raw()
-    await client.send(
-        b"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
-        b"content-type: multipart/form-data; boundary=b\r\ncontent-length: 1000\r\n\r\nabc"
-        % KEY.encode()
-    )
-    await until(lambda: keep.first.received)
+    client = await begun_upload(keep)
     client.leave()
     await keep.settled()
     assert keep.first.asked == []
     assert keep.bindings.bound == {}
+
+
+async def begun_upload(keep):
+    """A raw client that has sent the half of a file, which the backend has."""
+    client, before = await keep.raw(), keep.first.received
+    await client.send(
+        b"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
+        b"content-type: multipart/form-data; boundary=b\r\ncontent-length: %d\r\n\r\n%b"
+        % (KEY.encode(), len(FORM), FORM[:40])
+    )
+    await until(lambda: keep.first.received == before + 40)
+    return client
+
+
+@pytest.mark.parametrize("bound", [{"upload_ms": 200}, {"body_ms": 200}])
+async def test_a_file_that_does_not_arrive_is_given_up(open_keep, bound):
+    keep = await open_keep(Limits(drain_ms=2_000, **bound))
+    client = await begun_upload(keep)
+    assert (await client.rest()).startswith(b"HTTP/1.1 408")
+    await keep.settled()
+    assert keep.first.asked == []
+    assert keep.first.files == {}
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 X\r\ncontent-length: 2\r\n\r\nno", b""])
+async def test_a_backend_that_wants_no_more_is_heard_while_the_client_is_silent(keep, says):
+    client = await begun_upload(keep)
+    (writer,) = keep.first.writers
+    writer.write(says)
+    writer.close()
+    status = b"400" if says else b"502"
+    assert (await client.rest()).startswith(b"HTTP/1.1 " + status)
+
+
+async def test_a_stop_waits_for_uploads_and_then_cuts_them(open_keep):
+    keep = await open_keep(Limits(drain_ms=400))
+    first, second = await begun_upload(keep), await begun_upload(keep)
+    stopping = asyncio.create_task(keep.app.drain())
+    await asyncio.sleep(0.05)
+    assert (await keep.upload()).status_code == 503
+    await first.send(FORM[40:])
+    assert (await first.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    await stopping
+    await keep.settled()
+    assert (await second.until(b"\r\n")).startswith(b"HTTP/1.1 503")
+    assert len(keep.first.asked) == 1
+
+
+async def test_a_client_that_waits_to_be_asked_is_asked(keep):
+    client = await keep.raw()
+    await client.send(
+        b"POST /v1/files HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
+        b"expect: 100-continue\r\ncontent-type: multipart/form-data; boundary=b\r\n"
+        b"content-length: %d\r\n\r\n" % (KEY.encode(), len(FORM))
+    )
+    assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.send(FORM)
+    assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    assert list(keep.first.files.values()) == [b"abc"]
+
+
+async def test_not_more_requests_than_the_limit_wait_at_once(open_keep):
+    keep = await open_keep(Limits(drain_ms=2_000, stored_in_flight=1))
+    client = await begun_upload(keep)
+    assert (await keep.mine.get("/v1/files")).status_code == 503
+    client.leave()
+    await keep.settled()
+    assert (await keep.mine.get("/v1/files")).status_code == 200
 
 
 async def test_a_content_that_breaks_off_is_seen_to(keep):
