@@ -38,7 +38,7 @@ from api.proxy.telemetry.counted import pool_gauges
 from api.proxy.telemetry.course import Course
 from api.proxy.telemetry.recorder import Ended, Recorder
 from api.proxy.telemetry.run_ids import run_ids
-from api.proxy.telemetry.trace_context import Trace, passed_on, read_trace_context
+from api.proxy.telemetry.trace_context import Trace, passed_on
 from api.proxy.unbilled import relay_unbilled
 from api.proxy.upstream import Upstream, now_us
 from api.proxy.whole import relay_refusal, relay_whole
@@ -130,9 +130,10 @@ class Inference:
                 self._refuse(SteelyardError("internal"), operation_id, route, request)
         finally:
             self._tally.in_flight -= 1
-            self._tally.answers[route.spec.path, request.status or CLIENT_LEFT_STATUS] += 1
+            path = route.spec.path
+            self._tally.answers[path, request.status or CLIENT_LEFT_STATUS] += 1
             if self._recorder is not None:
-                ended = Ended(operation_id, began_at_us, self._clock(), route, failure)
+                ended = Ended(operation_id, began_at_us, self._clock(), path, failure)
                 self._recorder.end(ended, request, exchange)
 
     async def drain(self) -> None:
@@ -186,7 +187,7 @@ class Inference:
 
     def _trace(self, operation_id: bytes, received: ClientRequest) -> Trace | None:
         if self._recorder is None:
-            return passed_on(read_trace_context(received))
+            return passed_on(received)
         return self._recorder.trace(operation_id, received)
 
     def _refuse_if_closed(self) -> None:

@@ -6,6 +6,7 @@ that begin with `steelyard.` are ours.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from billing.admission.route import Route
@@ -50,16 +51,17 @@ OVERHEAD_DURATION: Final = "steelyard.proxy.overhead.duration"
 OWN_PROVIDER: Final = "steelyard"
 """Who serves the client; each attempt names the engine."""
 
-OPERATION_OF: Final = {
-    Route.CHAT_COMPLETIONS: "chat",
-    Route.RESPONSES: "chat",
-    Route.MESSAGES: "chat",
-    Route.COMPLETIONS: "text_completion",
-    Route.EMBEDDINGS: "embeddings",
-    Route.COUNT_TOKENS: "count_tokens",
-    Route.RERANK: "rerank",
-    Route.TRANSCRIPTIONS: "transcription",
-    Route.TRANSLATIONS: "translation",
-    Route.SPEECH: "speech",
-    Route.IMAGES: "generate_content",
+OPERATION_OF: Final[Mapping[str, str]] = {
+    Route.CHAT_COMPLETIONS.value: "chat",
+    Route.RESPONSES.value: "chat",
+    Route.MESSAGES.value: "chat",
+    Route.COMPLETIONS.value: "text_completion",
+    Route.EMBEDDINGS.value: "embeddings",
+    Route.COUNT_TOKENS.value: "count_tokens",
+    Route.RERANK.value: "rerank",
+    Route.TRANSCRIPTIONS.value: "transcription",
+    Route.TRANSLATIONS.value: "translation",
+    Route.SPEECH.value: "speech",
+    Route.IMAGES.value: "generate_content",
 }
+"""By the path of the route."""

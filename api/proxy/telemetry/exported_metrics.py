@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 from api.proxy.telemetry import conventions as names
 from api.proxy.telemetry.histograms import BOUNDS_US, Durations, Histogram
 from api.proxy.telemetry.spans import in_seconds, text
-from billing.admission.route import Route
 
 _TOKEN_BOUNDS: Final = tuple(4**power for power in range(14))
+_TOKEN_CELLS: Final = len(_TOKEN_BOUNDS) + 2
 _SECOND_BOUNDS: Final = b",".join(in_seconds(bound) for bound in BOUNDS_US)
 _CUMULATIVE: Final = 2
 
@@ -32,30 +32,29 @@ class TokenUsage:
     """Tokens per request, by route, model and direction."""
 
     def __init__(self) -> None:
-        self._series: dict[tuple[str, str, str], list[int]] = {}
-        self._sums: dict[tuple[str, str, str], int] = {}
+        self._series: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
 
     def add(self, route: str, model: str, input_tokens: int, output_tokens: int) -> None:
         """Count one request that was billed."""
-        self._observe((route, model, "input"), input_tokens)
+        series = self._series.get((route, model))
+        if series is None:
+            # Behind the last bucket stands the sum.
+            series = self._series[route, model] = [0] * _TOKEN_CELLS, [0] * _TOKEN_CELLS
+        taken, given = series
+        taken[bisect_left(_TOKEN_BOUNDS, input_tokens)] += 1
+        taken[-1] += input_tokens
         if output_tokens:
-            self._observe((route, model, "output"), output_tokens)
-
-    def _observe(self, key: tuple[str, str, str], tokens: int) -> None:
-        counts = self._series.get(key)
-        if counts is None:
-            counts = self._series[key] = [0] * (len(_TOKEN_BOUNDS) + 1)
-            self._sums[key] = 0
-        counts[bisect_left(_TOKEN_BOUNDS, tokens)] += 1
-        self._sums[key] += tokens
+            given[bisect_left(_TOKEN_BOUNDS, output_tokens)] += 1
+            given[-1] += output_tokens
 
     def points(self, interval: Interval) -> Iterator[bytes]:
         """One of each series."""
         bounds = b",".join(b"%d" % bound for bound in _TOKEN_BOUNDS)
-        for (route, model, direction), counts in self._series.items():
-            attributes = [*_attributes(route, model), text(names.TOKEN_TYPE, direction)]
-            total = b"%d" % self._sums[route, model, direction]
-            yield _point(attributes, counts, total, bounds, interval)
+        for (route, model), directions in self._series.items():
+            for direction, (*counts, total) in zip(("input", "output"), directions, strict=True):
+                if any(counts):
+                    attributes = [*_attributes(route, model), text(names.TOKEN_TYPE, direction)]
+                    yield _point(attributes, counts, b"%d" % total, bounds, interval)
 
 
 def metrics_of(durations: Durations, usage: TokenUsage, interval: Interval) -> bytes:
@@ -89,7 +88,7 @@ def _points(histogram: Histogram, interval: Interval) -> Iterator[bytes]:
 
 def _attributes(route: str, model: str) -> list[bytes]:
     return [
-        text(names.OPERATION, names.OPERATION_OF[Route(route)]),
+        text(names.OPERATION, names.OPERATION_OF[route]),
         text(names.PROVIDER, names.OWN_PROVIDER),
         text(names.REQUEST_MODEL, model),
         text(names.HTTP_ROUTE, route),

@@ -7,8 +7,8 @@ begin here, a share. Metrics count every request. Does not decide how either is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from decimal import Decimal
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -18,12 +18,14 @@ from api.proxy.exchange import Exchange
 from api.proxy.telemetry.exported_metrics import TokenUsage
 from api.proxy.telemetry.otlp import Exporter
 from api.proxy.telemetry.spans import TracedAttempt, TracedRequest
-from api.proxy.telemetry.trace_context import Trace, begun, continued, read_trace_context
+from api.proxy.telemetry.trace_context import Trace, read_trace_context
 from api.proxy.upstream import now_us
 from billing.admission.backend import Backend, ServedModel
-from billing.admission.route import Route
+from billing.journal.records import Attempted
 
 _RANDOM_BITS: Final = 56
+_NO_FAILURES: Final = frozenset({"", "client_left"})
+_GOOD_CAUSES: Final = frozenset({"completed", "client_left"})
 
 
 class Ended(msgspec.Struct, frozen=True, gc=False):
@@ -31,13 +33,14 @@ class Ended(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         began_at_us, at_us: µs since 1970 UTC.
+        route: its path.
         failure: code of the error that the client was told, or empty.
     """
 
     operation_id: bytes
     began_at_us: int
     at_us: int
-    route: Route
+    route: str
     failure: str
 
 
@@ -58,80 +61,83 @@ class Recorder:
         """A request's place in a trace. Nothing in the headers is an error."""
         context = read_trace_context(asked)
         if context is not None:
-            return continued(context, operation_id)
+            return Trace(operation_id, context, context.sampled)
         # The same bits decide everywhere, so that a trace is whole or not there.
-        recorded = int.from_bytes(operation_id[9:]) >= self._rejected
-        return begun(operation_id, recorded=recorded)
+        return Trace(operation_id, None, int.from_bytes(operation_id[9:]) >= self._rejected)
 
     def end(self, ended: Ended, asked: ClientRequest, exchange: Exchange | None) -> None:
         """Count it, and keep what its spans need; `exchange` is None if it was refused before
         there was one."""
-        if exchange is not None and exchange.told is not None:
-            counts = exchange.told.counts
+        if exchange is None:
+            trace = self.trace(ended.operation_id, asked)
+            if trace.recorded:
+                self._exporter.offer(_refused(ended, asked, trace))
+            return
+        told = exchange.told
+        if told is not None:
+            counts = told.counts
             self._usage.add(
-                ended.route.spec.path,
+                ended.route,
                 exchange.model.name,
                 counts.input + counts.cached_input + counts.cache_write,
                 counts.output,
             )
-        trace = exchange.trace if exchange is not None else None
-        if trace is None:
-            trace = self.trace(ended.operation_id, asked)
-        if not trace.recorded:
+        trace = exchange.trace
+        if trace is None or not trace.recorded:
             return
         error, status = ended.failure or _error_of(exchange, asked.status), asked.status
         self._exporter.offer(
             TracedRequest(
-                operation_id=ended.operation_id,
                 trace=trace,
                 began_at_us=ended.began_at_us,
                 duration_us=max(0, ended.at_us - ended.began_at_us),
                 route=ended.route,
-                model="" if exchange is None else exchange.admission.model.name,
-                served="" if exchange is None or exchange.told is None else exchange.model.name,
-                stream=exchange is not None and exchange.request.stream,
+                model=exchange.admission.model.name,
+                served="" if told is None else exchange.model.name,
+                stream=exchange.request.stream,
                 status=status,
                 error=error,
                 # What the client did or could have avoided is no failure of a server.
-                failed=error not in {"", "client_left"} and not 400 <= status < 500,
-                told=None if exchange is None else exchange.told,
-                run=None if exchange is None else exchange.run,
-                attempts=() if exchange is None else tuple(_attempts(exchange, ended.began_at_us)),
+                failed=error not in _NO_FAILURES and not 400 <= status < 500,
+                told=told,
+                run=exchange.run,
+                attempts=_attempts(exchange, ended.began_at_us),
             )
         )
 
 
-def _error_of(exchange: Exchange | None, status: int) -> str:
+def _refused(ended: Ended, asked: ClientRequest, trace: Trace) -> TracedRequest:
+    return TracedRequest(
+        trace=trace,
+        began_at_us=ended.began_at_us,
+        duration_us=max(0, ended.at_us - ended.began_at_us),
+        route=ended.route,
+        status=asked.status,
+        error=ended.failure,
+        failed=ended.failure not in _NO_FAILURES and not 400 <= asked.status < 500,
+    )
+
+
+def _error_of(exchange: Exchange, status: int) -> str:
     """What went wrong with a request that was answered; empty for nothing."""
-    if exchange is not None:
-        if exchange.told is not None:
-            return "" if exchange.told.cause == "completed" else exchange.told.cause
-        if exchange.voided and exchange.voided != "upstream_refused":
-            return exchange.voided
+    if exchange.told is not None:
+        return "" if exchange.told.cause == "completed" else exchange.told.cause
+    if exchange.voided and exchange.voided != "upstream_refused":
+        return exchange.voided
     return str(status) if status >= 400 else ""
 
 
-def _attempts(exchange: Exchange, began_at_us: int) -> Iterator[TracedAttempt]:
+def _attempts(exchange: Exchange, began_at_us: int) -> tuple[TracedAttempt, ...]:
     """Those that failed, then the last one."""
     course = exchange.course
-    for failed in exchange.attempts:
-        model, backend = _found(exchange, failed.model_id, failed.backend)
-        yield TracedAttempt(
-            "" if model is None else model.name,
-            failed.backend,
-            "" if backend is None else backend.engine,
-            "" if backend is None else backend.base_url,
-            failed.at_us,
-            failed.duration_us,
-            failed.reason,
-        )
+    failed = tuple(map(partial(_failed, exchange), exchange.attempts)) if exchange.attempts else ()
     if not course.attempt_us:
-        return
+        return failed
     ended_us = max(course.heard_us or now_us(), course.attempt_us)
     error = exchange.voided
-    if exchange.told is not None and exchange.told.cause not in {"completed", "client_left"}:
+    if exchange.told is not None and exchange.told.cause not in _GOOD_CAUSES:
         error = exchange.told.cause
-    yield TracedAttempt(
+    last = TracedAttempt(
         exchange.model.name,
         exchange.backend.name,
         exchange.backend.engine,
@@ -139,6 +145,20 @@ def _attempts(exchange: Exchange, began_at_us: int) -> Iterator[TracedAttempt]:
         began_at_us + course.attempt_us - course.received_us,
         ended_us - course.attempt_us,
         error,
+    )
+    return (*failed, last)
+
+
+def _failed(exchange: Exchange, attempt: Attempted) -> TracedAttempt:
+    model, backend = _found(exchange, attempt.model_id, attempt.backend)
+    return TracedAttempt(
+        "" if model is None else model.name,
+        attempt.backend,
+        "" if backend is None else backend.engine,
+        "" if backend is None else backend.base_url,
+        attempt.at_us,
+        attempt.duration_us,
+        attempt.reason,
     )
 
 

@@ -20,8 +20,7 @@ import msgspec
 from api.proxy.ids import shown
 from api.proxy.telemetry import conventions as names
 from api.proxy.telemetry.course import INTER_TOKEN, OVERHEAD, QUEUE
-from api.proxy.telemetry.trace_context import Trace
-from billing.admission.route import Route
+from api.proxy.telemetry.trace_context import Place, Trace, attempt_id
 from billing.engines.read_request import RunIds
 from billing.journal.records import Usage
 
@@ -48,25 +47,25 @@ class TracedRequest(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What is kept of a request until its spans are exported; nothing in it is the body's.
 
     Attributes:
+        route: its path.
         model, served: asked for and answering; empty where it was refused before that was known.
         error: empty where nothing went wrong; `failed` if that was not the client's doing.
         told: its usage event; None where nothing was billed.
     """
 
-    operation_id: bytes
     trace: Trace
     began_at_us: int
     duration_us: int
-    route: Route
-    model: str
-    served: str
-    stream: bool
+    route: str
+    model: str = ""
+    served: str = ""
+    stream: bool = False
     status: int
     error: str
     failed: bool
-    told: Usage | None
-    run: RunIds | None
-    attempts: tuple[TracedAttempt, ...]
+    told: Usage | None = None
+    run: RunIds | None = None
+    attempts: tuple[TracedAttempt, ...] = ()
 
 
 def text(key: str, value: str) -> bytes:
@@ -108,18 +107,17 @@ _STATUS: Final = _slot(names.STATUS)
 
 def spans_of(request: TracedRequest) -> bytes:
     """Its spans, with commas between them."""
-    spans = [_request_span(request)]
-    trace = request.trace
+    place = request.trace.place
+    spans = [_request_span(request, place)]
     for ordinal, attempt in enumerate(request.attempts):
-        spans.append(_attempt_span(request, trace, ordinal, attempt))
+        spans.append(_attempt_span(request, place, ordinal, attempt))
     return b",".join(spans)
 
 
-def _request_span(request: TracedRequest) -> bytes:
-    trace = request.trace
+def _request_span(request: TracedRequest, place: Place) -> bytes:
     attributes = [
         _of_route(request.route, request.model, request.served, request.stream),
-        _ID % shown(request.operation_id),
+        _ID % shown(request.trace.operation_id),
     ]
     if request.status:
         attributes.append(_STATUS % request.status)
@@ -130,8 +128,8 @@ def _request_span(request: TracedRequest) -> bytes:
     if request.run:
         attributes += _of_run(request.run)
     return _span(
-        trace,
-        (trace.span_id, trace.parent_id, SERVER),
+        place,
+        (place.span_id, place.parent_id, SERVER),
         _name(request.route, request.model),
         (request.began_at_us, request.duration_us),
         attributes,
@@ -140,7 +138,7 @@ def _request_span(request: TracedRequest) -> bytes:
 
 
 def _attempt_span(
-    request: TracedRequest, trace: Trace, ordinal: int, attempt: TracedAttempt
+    request: TracedRequest, place: Place, ordinal: int, attempt: TracedAttempt
 ) -> bytes:
     attributes = [
         _of_backend(request.route, attempt.model, attempt.backend, attempt.engine, attempt.base_url)
@@ -148,8 +146,8 @@ def _attempt_span(
     if attempt.error:
         attributes.append(text(names.ERROR_TYPE, attempt.error))
     return _span(
-        trace,
-        (trace.attempt_id(ordinal), b"%016x" % trace.span_id, CLIENT),
+        place,
+        (attempt_id(place.span_id, ordinal), b"%016x" % place.span_id, CLIENT),
         _name(request.route, attempt.model),
         (attempt.began_at_us, attempt.duration_us),
         attributes,
@@ -158,25 +156,25 @@ def _attempt_span(
 
 
 def _span(
-    trace: Trace,
-    place: tuple[int, bytes, int],
+    place: Place,
+    ids: tuple[int, bytes, int],
     name: bytes,
     time_us: tuple[int, int],
     attributes: Iterable[bytes],
     *,
     failed: bool,
 ) -> bytes:
-    """One span; `place` is its id, its parent's and its kind, `time_us` beginning and duration."""
-    (span_id, parent_id, kind), (began_at_us, duration_us) = place, time_us
+    """One span; `ids` is its id, its parent's and its kind, `time_us` beginning and duration."""
+    (span_id, parent_id, kind), (began_at_us, duration_us) = ids, time_us
     return (
         b'{"traceId":"%b","spanId":"%016x","parentSpanId":"%b","traceState":%b,"flags":%d,'
         b'"name":%b,"kind":%d,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",%b"attributes":[%b]}'
     ) % (
-        trace.trace_id,
+        place.trace_id,
         span_id,
         parent_id,
-        msgspec.json.encode(trace.state.decode("ascii")) if trace.state else b'""',
-        trace.flags,
+        msgspec.json.encode(place.state.decode("ascii")) if place.state else b'""',
+        place.flags,
         name,
         kind,
         began_at_us * 1000,
@@ -221,18 +219,18 @@ def _of_run(run: RunIds) -> Iterable[bytes]:
 
 
 @lru_cache(_CACHED)
-def _name(route: Route, model: str) -> bytes:
+def _name(route: str, model: str) -> bytes:
     operation = names.OPERATION_OF[route]
     return msgspec.json.encode(f"{operation} {model}" if model else operation)
 
 
 @lru_cache(_CACHED)
-def _of_route(route: Route, model: str, served: str, stream: bool) -> bytes:
+def _of_route(route: str, model: str, served: str, stream: bool) -> bytes:
     attributes = [
         text(names.OPERATION, names.OPERATION_OF[route]),
         text(names.PROVIDER, names.OWN_PROVIDER),
         text(names.METHOD, "POST"),
-        text(names.HTTP_ROUTE, route.value),
+        text(names.HTTP_ROUTE, route),
     ]
     if model:
         attributes.append(text(names.REQUEST_MODEL, model))
@@ -243,7 +241,7 @@ def _of_route(route: Route, model: str, served: str, stream: bool) -> bytes:
 
 
 @lru_cache(_CACHED)
-def _of_backend(route: Route, model: str, backend: str, engine: str, base_url: str) -> bytes:
+def _of_backend(route: str, model: str, backend: str, engine: str, base_url: str) -> bytes:
     attributes = [
         text(names.OPERATION, names.OPERATION_OF[route]),
         text(names.PROVIDER, engine),

@@ -15,6 +15,8 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
+import msgspec
+
 from api.proxy.client_request import ClientRequest
 from api.proxy.headers import Headers
 
@@ -96,14 +98,14 @@ def _checked_state(values: list[bytes]) -> bytes:
     return state if 0 < len(keys) <= _STATE_MEMBERS else b""
 
 
-class Trace(NamedTuple):
-    """A request's place in a trace.
+class Place(NamedTuple):
+    """Where a request's own span stands.
 
     Attributes:
-        span_id: of its own span.
+        trace_id: 32 hexadecimal digits.
         parent_id: 16 hexadecimal digits; empty where the trace begins with it.
-        recorded: its spans are exported.
-        passed: what backends are told if they are not.
+        flags: of the trace.
+        state: as the client sent it, or empty.
     """
 
     trace_id: bytes
@@ -111,53 +113,51 @@ class Trace(NamedTuple):
     parent_id: bytes
     flags: int
     state: bytes
-    recorded: bool
-    passed: Headers
 
-    def attempt_id(self, ordinal: int) -> int:
-        """The span of an attempt."""
-        return (self.span_id + 1 + ordinal) % _SPAN_IDS or 1
+
+class Trace(msgspec.Struct, frozen=True, gc=False):
+    """The trace of one request; made for each, so that whatever can wait is left for later.
+
+    Attributes:
+        context: what the client said of it; None where it begins here.
+        recorded: its spans are exported.
+    """
+
+    operation_id: bytes
+    context: TraceContext | None
+    recorded: bool
+
+    @property
+    def place(self) -> Place:
+        """Its ids, for the spans of a recorded one."""
+        span_id, context = int.from_bytes(self.operation_id[8:]), self.context
+        if context is None:
+            trace_id = self.operation_id.hex().encode("ascii")
+            return Place(trace_id, span_id, b"", SAMPLED | RANDOM, b"")
+        return Place(context.trace_id, span_id, context.parent_id, context.flags, context.state)
 
     def for_backend(self, ordinal: int) -> Headers:
-        """What the backend of an attempt is told: that it is the parent, or what came."""
+        """What the backend of an attempt is told: who its parent is, or that nobody records it."""
+        context = self.context
         if not self.recorded:
-            return self.passed
-        parent = b"00-%b-%016x-%02x" % (self.trace_id, self.attempt_id(ordinal), self.flags)
-        told = [(TRACEPARENT, parent)]
-        if self.state:
-            told.append((TRACESTATE, self.state))
-        return told
+            if context is not None:
+                return context.headers
+            digits = self.operation_id.hex()
+            return [(TRACEPARENT, f"00-{digits}-{digits[16:]}-{RANDOM:02x}".encode("ascii"))]
+        place = self.place
+        span_id = attempt_id(place.span_id, ordinal)
+        parent = b"00-%b-%016x-%02x" % (place.trace_id, span_id, place.flags)
+        if place.state:
+            return [(TRACEPARENT, parent), (TRACESTATE, place.state)]
+        return [(TRACEPARENT, parent)]
 
 
-def passed_on(context: TraceContext | None) -> Trace | None:
-    """The trace of a proxy that records none: what came passes."""
-    if context is None:
-        return None
-    return Trace(
-        context.trace_id, 0, context.parent_id, context.flags, context.state, False, context.headers
-    )
+def attempt_id(span_id: int, ordinal: int) -> int:
+    """The span of an attempt of the request that has `span_id`."""
+    return (span_id + 1 + ordinal) % _SPAN_IDS or 1
 
 
-def continued(context: TraceContext, operation_id: bytes) -> Trace:
-    """A trace of the client's; recorded if the client records it."""
-    span_id = int.from_bytes(operation_id[8:])
-    return Trace(
-        context.trace_id,
-        span_id,
-        context.parent_id,
-        context.flags,
-        context.state,
-        context.sampled,
-        context.headers,
-    )
-
-
-def begun(operation_id: bytes, *, recorded: bool) -> Trace:
-    """A trace that begins here; a backend is told, too, that nobody records it."""
-    trace_id = operation_id.hex().encode("ascii")
-    span_id = int.from_bytes(operation_id[8:])
-    flags = RANDOM | (SAMPLED if recorded else 0)
-    passed: Headers = []
-    if not recorded:
-        passed.append((TRACEPARENT, b"00-%b-%016x-%02x" % (trace_id, span_id, flags)))
-    return Trace(trace_id, span_id, b"", flags, b"", recorded, passed)
+def passed_on(request: ClientRequest) -> Trace | None:
+    """The trace of a request where none is recorded: what came passes."""
+    context = read_trace_context(request)
+    return None if context is None else Trace(b"", context, False)

@@ -23,8 +23,7 @@ from api.proxy.telemetry.otlp import (
     read_headers,
 )
 from api.proxy.telemetry.spans import TracedAttempt, TracedRequest, spans_of
-from api.proxy.telemetry.trace_context import begun
-from billing.admission.route import Route
+from api.proxy.telemetry.trace_context import Trace
 from billing.engines.read_request import RunIds
 from billing.errors import ConfigurationError
 from billing.journal.records import Attribution, Counts, Usage
@@ -39,11 +38,10 @@ MINT = Mint()
 def a_request(run: str = "") -> TracedRequest:
     operation = MINT(1_700_000_000_000_000)
     return TracedRequest(
-        operation_id=operation,
-        trace=begun(operation, recorded=True),
+        trace=Trace(operation, None, True),
         began_at_us=1_700_000_000_000_000,
         duration_us=1_000,
-        route=Route.CHAT_COMPLETIONS,
+        route="/v1/chat/completions",
         model="m",
         served="m",
         stream=False,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from api.proxy.client_request import ClientRequest
 from api.proxy.headers import Headers
 from api.proxy.ids import Mint
-from api.proxy.telemetry.trace_context import begun, continued, read_trace_context
+from api.proxy.telemetry.trace_context import Trace, attempt_id, read_trace_context
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -131,26 +131,27 @@ def test_attempts_have_spans_of_their_own_under_the_requests():
     operation = Mint()(1_700_000_000_000_000)
     context = read_trace_context(asked(("traceparent", VALID), ("tracestate", "a=1")))
     assert context is not None
-    trace = continued(context, operation)
+    trace = Trace(operation, context, True)
     told = [dict(trace.for_backend(ordinal)) for ordinal in range(3)]
     assert len({headers[b"traceparent"] for headers in told}) == 3
     for ordinal, headers in enumerate(told):
         version, trace_id, parent, flags = headers[b"traceparent"].split(b"-")
         assert (version, trace_id, flags) == (b"00", TRACE.encode(), b"01")
-        assert int(parent, 16) == trace.attempt_id(ordinal) != trace.span_id
+        assert int(parent, 16) == attempt_id(trace.place.span_id, ordinal)
+        assert int(parent, 16) != trace.place.span_id
         assert headers[b"tracestate"] == b"a=1"
 
 
 def test_the_last_id_of_a_span_is_followed_by_the_first():
-    trace = begun(b"\xff" * 16, recorded=True)
-    assert trace.attempt_id(0) == 1  # 0 is no id
+    last = Trace(b"\xff" * 16, None, True).place.span_id
+    assert attempt_id(last, 0) == 1  # 0 is no id
 
 
 def test_a_trace_that_its_client_does_not_record_passes_as_it_came():
     unsampled = VALID[:-2] + "00"
     context = read_trace_context(asked(("traceparent", unsampled), ("tracestate", "a=1")))
     assert context is not None
-    trace = continued(context, Mint()(0))
+    trace = Trace(Mint()(0), context, context.sampled)
     assert not trace.recorded
     assert trace.for_backend(0) == context.headers
 
@@ -158,7 +159,7 @@ def test_a_trace_that_its_client_does_not_record_passes_as_it_came():
 @pytest.mark.parametrize("recorded", [False, True])
 def test_a_trace_that_begins_here_has_the_operations_id(*, recorded):
     operation = Mint()(1_700_000_000_000_000)
-    trace = begun(operation, recorded=recorded)
+    trace = Trace(operation, None, recorded)
     ((_, parent),) = trace.for_backend(0)
     told = read_trace_context(asked(("traceparent", parent.decode())))
     assert told is not None
