@@ -178,7 +178,7 @@ def _bound(
 ) -> None:
     """Bound the answer by what the hold covers, and let no second bound exceed the first."""
     if request.max_tokens is not None:
-        if request.members.values.keys() >= set(_BOUNDS):
+        if request.members.values.keys() >= _BOUNDS:
             # Engines differ in which of the two counts; a hold was taken for one.
             text = b"%d" % request.max_tokens
             put.update(dict.fromkeys(_BOUNDS, text))

@@ -28,7 +28,7 @@ from billing.metering.token_class import TokenClass
 KEY = "sk-sy-benchmar-0123456789abcdef0123456789abcdef"
 
 
-class _FixedControl:
+class FixedControl:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
 
@@ -88,7 +88,7 @@ def run_proxy(
 
     async def main() -> None:
         journal = await Journal.open(folder)
-        app = create_app(_FixedControl(snapshot(engine_ports, whose)), journal)
+        app = create_app(FixedControl(snapshot(engine_ports, whose)), journal)
         await serve(app, "127.0.0.1", port)
 
     tune_interpreter()
