@@ -29,6 +29,12 @@ class ProxyFleet:
 
     def start(self) -> None:
         """Start every process that does not run, side by side, and wait for all of them."""
+        self.spawn()
+        for number in range(self.size):
+            wait_until_ready(self.system.children[f"proxy-{number}"], f"{self.url(number)}/healthz")
+
+    def spawn(self) -> None:
+        """Start every process that does not run, and wait for none."""
         for number in range(self.size):
             if (name := f"proxy-{number}") not in self.system.children:
                 child = Child(
@@ -43,8 +49,6 @@ class ProxyFleet:
                 )
                 self.system.children[name] = child
                 child.start()
-        for number in range(self.size):
-            wait_until_ready(self.system.children[f"proxy-{number}"], f"{self.url(number)}/healthz")
 
     def url(self, number: int) -> str:
         return f"http://127.0.0.1:{self.ports[number]}"
