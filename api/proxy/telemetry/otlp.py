@@ -135,7 +135,7 @@ class Exporter:
         """What was dropped, for Prometheus."""
         yield counter(
             "steelyard_proxy_telemetry_dropped",
-            "Requests whose spans were dropped: the queue was full, or the collector refused them.",
+            "Requests whose spans were dropped, by reason.",
             ("reason",),
             self.dropped,
         )
@@ -167,7 +167,7 @@ class Exporter:
         batch = [self._queue.popleft() for _ in range(min(BATCH_REQUESTS, len(self._queue)))]
         parts: list[bytes] = []
         for start in range(0, len(batch), SLICE_REQUESTS):
-            parts += [spans_of(request) for request in batch[start : start + SLICE_REQUESTS]]
+            parts += filter(None, map(self._written, batch[start : start + SLICE_REQUESTS]))
             await asyncio.sleep(0)
         content = (
             b'{"resourceSpans":[{"resource":%b,"scopeSpans":[{"scope":%b,"spans":[%b]}]}]}'
@@ -184,6 +184,14 @@ class Exporter:
                 return
             await self._wait(self._stopping, pause_ms)
             pause_ms = min(2 * pause_ms, self.pace.longest_pause)
+
+    def _written(self, request: TracedRequest) -> bytes:
+        try:
+            return spans_of(request)
+        except Exception as error:  # noqa: BLE001  # one request's spans, not the export of all
+            log.error("spans cannot be written: %s", type(error).__name__)  # noqa: TRY400
+            self.dropped["unwritable"] += 1
+            return b""
 
     async def _run_metrics(self, client: httpx.AsyncClient) -> None:
         while self._metrics is not None:

@@ -12,6 +12,7 @@ import pytest
 
 from api.proxy.app import system_clock
 from api.proxy.ids import Mint
+from api.proxy.telemetry.conventions import OPERATION_OF
 from api.proxy.telemetry.course import Course
 from api.proxy.telemetry.otlp import (
     BATCH_REQUESTS,
@@ -24,6 +25,7 @@ from api.proxy.telemetry.otlp import (
 )
 from api.proxy.telemetry.spans import TracedAttempt, TracedRequest, spans_of
 from api.proxy.telemetry.trace_context import Trace
+from billing.admission.route import Route
 from billing.engines.read_request import RunIds
 from billing.errors import ConfigurationError
 from billing.journal.records import Attribution, Counts, Usage
@@ -135,6 +137,22 @@ async def test_a_full_queue_drops_and_counts_and_takes_no_more_memory():
     assert exporter.queued == QUEUED_REQUESTS
     assert exporter.dropped == {"queue_full": 5_000}
     assert grown < 256 << 10  # each of them would be 1 KiB
+
+
+async def test_spans_that_cannot_be_written_stop_no_others(caplog):
+    async with fake_collector() as collector:
+        exporter = an_exporter(collector.endpoint)
+        async with exporting(exporter):
+            exporter.offer(a_request())
+            exporter.offer(msgspec.structs.replace(a_request(), route="/v1/what-nobody-named"))
+            exporter.offer(a_request())
+        assert len(collector.requests) == 2
+        assert exporter.dropped == {"unwritable": 1}
+    assert "spans cannot be written: KeyError" in caplog.text
+
+
+def test_every_route_has_a_name_as_an_operation():
+    assert set(OPERATION_OF) == {route.value for route in Route}
 
 
 async def test_what_waits_at_the_end_is_sent_once_more_and_no_longer():
