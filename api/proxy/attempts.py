@@ -165,7 +165,8 @@ class Attempts:
             first_by_us=self._deadline_us,
         )
         try:
-            await connection.first()
+            if connection.waits_for_first:
+                await connection.first()
         except BaseException:
             upstream.release(backend, connection)
             raise

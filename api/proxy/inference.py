@@ -218,9 +218,10 @@ class Inference:
         try:
             if client.lost:
                 return
-            exchange.holding = await self._hold(exchange)
-            if client.lost:
-                return
+            if self._holds is not None:
+                exchange.holding = await self._hold(exchange, self._holds)
+                if client.lost:
+                    return
             attempts = self._attempts(exchange, request)
             attempts.begin()
             await self._dispatch(exchange, attempts, request)
@@ -233,11 +234,9 @@ class Inference:
             self._live.discard(exchange)
             exchange.close()
 
-    async def _hold(self, exchange: Exchange) -> Holding | None:
+    async def _hold(self, exchange: Exchange, holds: Holds) -> Holding | None:
         """What the tenant's limits have to leave for it; nobody has to wait if none applies."""
-        if self._holds is None:
-            return None
-        holding = await self._holds.hold(exchange.admission, exchange.request)
+        holding = await holds.hold(exchange.admission, exchange.request)
         if holding is not None:
             for limit in holding.exceeded:
                 self._tally.limits_reached[limit.unit.value, told_kind(limit)] += 1

@@ -90,6 +90,8 @@ async def read_body(
             if size > limit_bytes:
                 raise UpstreamUnavailable("The inference backend's answer is too large.")
             parts.append(part)
+            if connection.ended:
+                break
     except UpstreamError as failure:
         exchange.void(exchange.reason(failure))
         raise
