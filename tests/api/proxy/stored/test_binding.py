@@ -89,6 +89,7 @@ async def test_T1_a_foreign_id_is_404_before_dispatch_in_a_body(keep, member):
     answers = [await keep.respond(**reference(name)) for name in names]
     assert {answer.status_code for answer in answers} == {404}, [each.text for each in answers]
     assert len({answer.content for answer in answers}) == 1
+    assert keep.bindings.found[-5:] == [theirs, *UNKNOWN]  # no text that can be no id is looked up
     assert everything_asked(keep) == asked
     assert len(keep.journal.records) == records
     assert (await keep.respond(keep.theirs, **reference(theirs))).status_code == 200
