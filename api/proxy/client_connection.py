@@ -220,6 +220,8 @@ class ClientConnection(asyncio.Protocol):
         self.resume_writing()
         if self._on_lost is not None:
             self._on_lost()
+        # The parser knows its connection: a circle that would wait for the garbage collector.
+        del self._parser
 
     def pause_writing(self) -> None:
         self._writable = asyncio.Event()

@@ -16,7 +16,6 @@ whose whole usage the engine has told, is billed whole.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
@@ -42,6 +41,28 @@ class StreamRelay:
     Attributes:
         flushed: counts up to the last event whose bytes have left the process.
     """
+
+    __slots__ = (
+        "_bound",
+        "_checkpointed",
+        "_client",
+        "_connection",
+        "_exchange",
+        "_failure",
+        "_intent",
+        "_marks",
+        "_passed_last",
+        "_reading",
+        "_settled",
+        "_stalled_since",
+        "_started",
+        "_sweep",
+        "_write_lost",
+        "_written",
+        "_written_at_us",
+        "_written_mark",
+        "flushed",
+    )
 
     def __init__(
         self,
@@ -69,7 +90,7 @@ class StreamRelay:
         self._written = 0
         self._written_at_us = 0
         self._written_mark = NOTHING
-        self._marks: deque[tuple[int, Mark]] = deque()  # written, not yet taken by the kernel
+        self._marks: list[tuple[int, Mark]] = []  # written, not yet taken by the kernel
         self._write_lost = False  # something was written to a client that had gone
         self._checkpointed = NOTHING
         self._stalled_since: int | None = None
@@ -281,7 +302,7 @@ class StreamRelay:
             return
         gone = self._written - self._exchange.client.unsent_bytes()
         while self._marks and self._marks[0][0] <= gone:
-            self.flushed = self._marks.popleft()[1]
+            self.flushed = self._marks.pop(0)[1]
             self._stalled_since = None
 
     def sweep(self, now_us: int, *, stalled_us: int) -> None:

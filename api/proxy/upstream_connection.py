@@ -257,6 +257,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        # The parser knows its connection: a circle that would wait for the garbage collector.
+        del self._parser
         self.reusable = False
         if self._has_head and not self._framed and exc is None and not self._complete:
             self._complete = True  # the end of the connection is the end of this body
