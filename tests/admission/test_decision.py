@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from billing.admission.backend import Backend, ModelKind, ServedModel
@@ -107,3 +109,17 @@ def test_plain_model_names_are():
     with pytest.raises(NotFound) as refused:
         admit(world(ALL), KEY, "org/model-8b:v1", CHAT, 5)
     assert "`org/model-8b:v1` does not exist" in refused.value.message
+
+
+def test_what_was_admitted_once_is_so_until_the_key_expires_or_the_picture_changes():
+    picture = world(ALL)
+    first = admit(picture, OLD, "chat", CHAT, 998)
+    assert admit(picture, OLD, "chat", CHAT, 999) is first
+    with pytest.raises(Unauthenticated):
+        admit(picture, OLD, "chat", CHAT, 1_000)
+    with pytest.raises(InvalidInput):
+        admit(picture, OLD, "chat", Route.EMBEDDINGS, 999)
+    with pytest.raises(Unauthenticated):
+        admit(replace(picture, keys={}), OLD, "chat", CHAT, 999)
+    with pytest.raises(UnpricedModel):
+        admit(replace(picture, terms={}), OLD, "chat", CHAT, 999)

@@ -20,6 +20,7 @@ from billing.engines.usage import (
     read_figures,
     read_named_figures,
     usage_of,
+    usual_figures,
 )
 from billing.metering.token_class import TokenCounts
 from tests.strategies import PATIENT
@@ -296,3 +297,41 @@ def test_lost_cache_figures_of_messages_leave_a_lower_bound():
     assert figures is not None
     assert (figures.prompt, figures.complete) == (9, False)
     assert figures.anomalies == ("detail_unreadable",)
+
+
+@pytest.mark.parametrize(
+    ("usage", "usual"),
+    [
+        ({"prompt_tokens": 3, "total_tokens": 5, "completion_tokens": 2}, True),
+        (
+            {
+                "prompt_tokens": 3,
+                "total_tokens": 5,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": 1},
+            },
+            True,
+        ),
+        ({"prompt_tokens": 3, "total_tokens": 6, "completion_tokens": 2}, False),
+        ({"prompt_tokens": -3, "total_tokens": -1, "completion_tokens": 2}, False),
+        ({"prompt_tokens": 3, "total_tokens": 5, "completion_tokens": 2, "more": 1}, False),
+        ({"prompt_tokens": 3, "total_tokens": None, "completion_tokens": 2}, False),
+        (
+            {
+                "prompt_tokens": 3,
+                "total_tokens": 5,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": 4},
+            },
+            False,
+        ),
+    ],
+)
+def test_what_is_read_with_the_answer_is_what_is_read_one_by_one(usage, usual):
+    answer = json.dumps({"id": "a", "usage": usage}).encode()
+    found = usual_figures(answer)
+    assert (found is not None) == usual
+    if found is not None:
+        raw = usage_of(answer)
+        assert raw is not None
+        assert found == (read_figures(raw, generates=True), raw_figures(raw))
