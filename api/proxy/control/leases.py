@@ -44,6 +44,7 @@ class _Refusal:
 
     Attributes:
         free: of the lease then; with more than that another answer is possible.
+        ends_us: of the window that refused it, in µs since 1970 UTC; the next one may admit.
     """
 
     at_us: int
@@ -51,6 +52,7 @@ class _Refusal:
     free: int
     used: int
     capacity: int
+    ends_us: int | None
 
 
 class LeaseKeeper:
@@ -229,12 +231,14 @@ class LeaseKeeper:
             each = by_id[row.limit_id]
             free = self._book.free_of(row.limit_id)
             if last or row.capacity - row.used + row.elsewhere < each.amount - free:
+                window = each.limit.window_at(now_us)
                 self._refusals[row.limit_id] = refusal = _Refusal(
                     at_us=monotonic_us(),
                     amount=each.amount,
                     free=free,
                     used=row.used,
                     capacity=row.capacity,
+                    ends_us=None if window is None else window[1],
                 )
                 return _reached(each.limit, refusal, now_us)
         return None
@@ -245,6 +249,7 @@ class LeaseKeeper:
             if (
                 refusal is not None
                 and each.blocks
+                and (refusal.ends_us is None or now_us < refusal.ends_us)
                 and monotonic_us() - refusal.at_us < AGAIN_US
                 and each.amount >= refusal.amount
                 and self._book.free_of(each.limit.id) <= refusal.free
@@ -313,11 +318,10 @@ class LeaseKeeper:
 
 
 def _reached(limit: Limit, refusal: _Refusal, now_us: int) -> LimitReached:
-    window = limit.window_at(now_us)
     return LimitReached(
         limit,
         used=refusal.used,
         capacity=refusal.capacity,
-        resets_us=None if window is None else window[1],
+        resets_us=refusal.ends_us,
         now_us=now_us,
     )

@@ -162,6 +162,18 @@ async def test_a_refusal_says_how_it_stands_and_is_not_asked_twice(
     assert await keepers.tries(keeper, [Wanted(limit=limit, amount=2)]) is not None
 
 
+async def test_a_refusal_ends_with_its_window(world: World, acme: Tenant, keepers: Keepers) -> None:
+    """Remembered any longer it would refuse what the new minute has room for."""
+    limit = requests_limit(world, acme, 1, span=Window.MINUTE)
+    keeper = keepers("p-1")
+    one = [Wanted(limit=limit, amount=1)]
+    assert await keepers.tries(keeper, one) is not None
+    for _ in range(5):
+        assert await keepers.tries(keeper, one) is None
+        keepers.clock.ahead += timedelta(minutes=1)
+        assert await keepers.tries(keeper, one) is not None
+
+
 async def test_a_request_updates_no_row(world: World, acme: Tenant, keepers: Keepers) -> None:
     limit = requests_limit(world, acme, 1_000_000)
     keeper = keepers("p-1")

@@ -17,6 +17,7 @@ from tests.operations.lease_world import require_leases_tie
 
 __all__ = ["two_processes"]  # the fixture
 
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
 AT = datetime(2026, 11, 15, 12, 0, 50, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
 
@@ -176,3 +177,26 @@ async def test_a_soft_budget_tells_and_refuses_nothing(
 def told(two: TwoProcesses) -> int:
     """How many requests found the soft limit reached."""
     return sum(each.app.tally.limits_reached["money", "soft"] for each in two.processes)
+
+
+async def test_what_was_exposed_counts_once_the_database_is_back(two_processes: Opener) -> None:
+    budget = LimitTerms(unit=Unit.MONEY, window=Window.DAY, capacity=Decimal(5), currency="USD")
+    policies = 'on_database_loss: open, max_exposure: "3"'
+    two = await two_processes(AT, policies=policies, cut_off=True, daily=budget)
+    away, there = two.processes
+    two.processes = [there, there]
+    assert await two.statuses(4) == {200: 4}
+    # The budget has one left; what the other process admits unasked is its exposure.
+    two.processes = [away, away]
+    admitted = [
+        (await away.client.post("/v1/chat/completions", json=BODY, headers=two.headers()))
+        for _ in range(6)
+    ]
+    assert [answer.status_code for answer in admitted] == [200] * 3 + [503] * 3
+    two.processes = [away, there]
+    two.ship()
+    two.processes = [there, there]
+    assert await two.statuses(4) == {402: 4}
+    limit = two.limit("daily")
+    assert limit.used == 7  # exceeded by no more than what was exposed
+    require_leases_tie(two.database)

@@ -20,9 +20,10 @@ from billing.admission.backend import Backend, ServedModel
 from billing.metering.event_id import microseconds
 from billing.operations.admission.leases import draw
 from billing.operations.admission.take_snapshot import take_snapshot
-from billing.operations.holds.define_limit import LimitTerms, define_limit
+from billing.operations.holds.define_limit import LimitTerms, define_limit, require_named_limit
 from billing.operations.tenancy.keys import IssuedKey, issue_key
 from billing.store.database import Database, Role
+from billing.store.limits import LimitRow
 from billing.tenancy.api_key import Role as KeyRole
 from billing.tenancy.tenant import Tenant
 from tests.api.proxy.conftest import CHAT, MemoryControl, MemoryJournal, until
@@ -33,7 +34,7 @@ PLAN = """
 slug: standard
 name: Standard
 currency: USD
-policies: {on_database_loss: closed}
+policies: {%s}
 price_list:
   models:
     tiny: {input: "0", cached_input: "0", output: "0"}
@@ -82,6 +83,17 @@ class TwoProcesses:
     keys: dict[str, IssuedKey]
     processes: list[Side] = field(default_factory=list[Side])
 
+    def headers(self, project: str = "default") -> dict[str, str]:
+        """Of a request with the key of a project."""
+        return {"authorization": f"Bearer {self.keys[project].text}"}
+
+    def limit(self, name: str) -> LimitRow:
+        """A limit as it stands."""
+        with self.database.transaction(Role.OPERATOR) as connection:
+            return require_named_limit(
+                connection, tenant=self.tenant, name=name, now=self.clock.at
+            ).row
+
     async def ask(
         self, count: int, *, project: str = "default", model: str = "tiny", **members: object
     ) -> list[httpx.Response]:
@@ -92,7 +104,7 @@ class TwoProcesses:
             "max_tokens": 5,
             **members,
         }
-        headers = {"authorization": f"Bearer {self.keys[project].text}"}
+        headers = self.headers(project)
 
         async def one(number: int) -> httpx.Response:
             client = self.processes[number % 2].client
@@ -124,13 +136,26 @@ class Opener:
     """Opens the two over a tenant in a zone, at an instant, with limits."""
 
     def __init__(self, database: Database, now: datetime, stack: AsyncExitStack) -> None:
-        self._world = make_world(database, now, plan=PLAN)
+        self._database = database
+        self._now = now
         self._stack = stack
 
     async def __call__(
-        self, at: datetime, *, zone: str = "UTC", **limits: LimitTerms
+        self,
+        at: datetime,
+        *,
+        zone: str = "UTC",
+        policies: str = "on_database_loss: closed",
+        cut_off: bool = False,
+        **limits: LimitTerms,
     ) -> TwoProcesses:
-        world, database = self._world, self._world.database
+        """
+        Args:
+            policies: of the tenant's plan.
+            cut_off: the first process does not reach the database.
+        """
+        database = self._database
+        world = make_world(database, self._now, plan=PLAN % policies)
         tenant = world.tenant("acme", zone=zone)
         keys = _keys(world, tenant)
         engine = await self._stack.enter_async_context(fake_engine())
@@ -146,7 +171,10 @@ class Opener:
             snapshot = take_snapshot(connection, models=models, version=2, now=at)
         two = TwoProcesses(database, tenant, engine, clock, keys)
         for number in range(2):
-            keeper = LeaseKeeper(database, database.conninfo(), f"p-{number}", now=clock)
+            of = Database("postgresql+psycopg://nobody@127.0.0.1:9/none")
+            if number or not cut_off:
+                of = database
+            keeper = LeaseKeeper(of, database.conninfo(), f"p-{number}", now=clock)
             self._stack.push_async_callback(keeper.stop)
             journal = MemoryJournal()
             app = create_app(
