@@ -13,6 +13,7 @@ from enum import Enum, auto
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from billing.engines.answer_usage import with_timings
 from billing.engines.splice import locate, splice
 from billing.errors import InvalidInput, UpstreamUnavailable
 
@@ -99,6 +100,7 @@ class _Chunk(msgspec.Struct, frozen=True):
     choices: list[_Choice] | None = None
     usage: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
+    timings: Raw | UnsetType = UNSET
 
 
 class _Step(msgspec.Struct, frozen=True, gc=False):
@@ -168,7 +170,7 @@ def read_event(text: bytes) -> Event:
     member = chunk.usage is not UNSET
     usage = None
     if chunk.usage is not UNSET and bytes(chunk.usage) != b"null":
-        usage = chunk.usage
+        usage = with_timings(chunk.usage, chunk.timings)
     if not chunk.choices:
         if usage is None:
             return Event(EventKind.OTHER, text, usage_member=member)

@@ -19,6 +19,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from billing.engines.answer_usage import Figure, Timings
 from billing.metering.token_class import TokenCounts
 
 MAX_RAW_FIGURES = 64
@@ -27,26 +28,25 @@ MAX_COUNT = 1 << 53
 _SAFE_KEY = re.compile(r"[A-Za-z0-9_.-]{1,96}\Z")
 _USUAL_PATHS = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
 
-_Figure = int | None | UnsetType
-
 
 class _PromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: _Figure = UNSET
-    cache_write_tokens: _Figure = UNSET
-    cache_creation_tokens: _Figure = UNSET
+    cached_tokens: Figure = UNSET
+    cache_write_tokens: Figure = UNSET
+    cache_creation_tokens: Figure = UNSET
 
 
 class _CompletionDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: _Figure = UNSET
+    reasoning_tokens: Figure = UNSET
 
 
 class _UsageObject(msgspec.Struct, frozen=True):
-    prompt_tokens: _Figure = UNSET
-    completion_tokens: _Figure = UNSET
-    total_tokens: _Figure = UNSET
-    reasoning_tokens: _Figure = UNSET
+    prompt_tokens: Figure = UNSET
+    completion_tokens: Figure = UNSET
+    total_tokens: Figure = UNSET
+    reasoning_tokens: Figure = UNSET
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
+    timings: Timings | None = None
 
 
 _DECODER = msgspec.json.Decoder(_UsageObject)
@@ -55,6 +55,7 @@ _COUNT = msgspec.json.Decoder(int)
 _ANY = msgspec.json.Decoder(strict=True)
 _NO_PROMPT_DETAILS = _PromptDetails()
 _NO_COMPLETION_DETAILS = _CompletionDetails()
+_NO_TIMINGS = Timings()
 
 
 class Figures(msgspec.Struct):
@@ -106,6 +107,7 @@ class _UsualUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _UsualAnswer(msgspec.Struct, frozen=True):
     usage: _UsualUsage
+    timings: msgspec.Raw | UnsetType = UNSET
 
 
 _USUAL_ANSWER = msgspec.json.Decoder(_UsualAnswer)
@@ -119,8 +121,11 @@ def usual_figures(answer: bytes) -> tuple[Figures, dict[str, int]] | None:
         means is to be read from it one by one, at three times the cost.
     """
     try:
-        usage = _USUAL_ANSWER.decode(answer).usage
+        usual = _USUAL_ANSWER.decode(answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    usage = usual.usage
+    if usage.prompt_tokens_details is None and usual.timings is not UNSET:
         return None
     prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
     details = usage.prompt_tokens_details
@@ -133,22 +138,6 @@ def usual_figures(answer: bytes) -> tuple[Figures, dict[str, int]] | None:
     if details is not None:
         raw["prompt_tokens_details.cached_tokens"] = cached
     return Figures(prompt, cached, 0, completion, 0, complete=True), raw
-
-
-class _Answer(msgspec.Struct, frozen=True):
-    usage: msgspec.Raw | UnsetType = UNSET
-
-
-_ANSWER = msgspec.json.Decoder(_Answer)
-
-
-def usage_of(answer: bytes) -> msgspec.Raw | None:
-    """The usage object of a whole (not streamed) answer, as JSON text; None if there is none."""
-    try:
-        usage = _ANSWER.decode(answer).usage
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    return None if usage is UNSET or bytes(usage) == b"null" else usage
 
 
 def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None:
@@ -170,6 +159,7 @@ def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None
     if (
         usage.prompt_tokens_details is None
         and usage.completion_tokens_details is None
+        and usage.timings is None
         and usage.reasoning_tokens is UNSET
         and isinstance(prompt, int)
         and isinstance(completion, int)
@@ -180,11 +170,12 @@ def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None
         return Figures(prompt, 0, 0, completion, 0, complete=True)
     prompt_details = usage.prompt_tokens_details or _NO_PROMPT_DETAILS
     completion_details = usage.completion_tokens_details or _NO_COMPLETION_DETAILS
+    timings = usage.timings or _NO_TIMINGS
     written = _first(prompt_details.cache_write_tokens, prompt_details.cache_creation_tokens)
     reasoning = _first(completion_details.reasoning_tokens, usage.reasoning_tokens)
     figures = Figures(
         prompt=usage.prompt_tokens or 0,
-        cached=prompt_details.cached_tokens or 0,
+        cached=_first(prompt_details.cached_tokens, timings.cache_n) or 0,
         cache_write=written or 0,
         completion=usage.completion_tokens or 0,
         reasoning=reasoning or 0,
@@ -324,7 +315,7 @@ def _details(
     return {}
 
 
-def _first(preferred: _Figure, other: _Figure) -> _Figure:
+def _first(preferred: Figure, other: Figure) -> Figure:
     return preferred if isinstance(preferred, int) else other
 
 
@@ -339,7 +330,7 @@ def _plausible(figures: Figures) -> bool:
     return min(counts) >= 0 and max(counts) <= MAX_COUNT
 
 
-def _clamp(figures: Figures, total: _Figure) -> None:
+def _clamp(figures: Figures, total: Figure) -> None:
     """Make the parts fit their wholes: a class must never be negative.
 
     SGLang once reported more cached than prompt tokens after a retraction.

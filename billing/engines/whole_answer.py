@@ -18,6 +18,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from billing.admission.route import Dialect, Route
+from billing.engines.answer_usage import usage_of
 from billing.engines.capabilities import Capabilities
 from billing.engines.mark import Ending
 from billing.engines.read_request import InferenceRequest
@@ -32,7 +33,6 @@ from billing.engines.usage import (
     raw_figures,
     read_figures,
     read_named_figures,
-    usage_of,
     usual_figures,
 )
 from billing.metering.token_class import TokenCounts

@@ -66,7 +66,7 @@ def test_what_is_no_number_of_tokens_is_refused(value):
         parse_counters(page, engine="vllm")
 
 
-@pytest.mark.parametrize("engine", ["vllm", "openai", "simulated"])
+@pytest.mark.parametrize("engine", ["vllm", "openai"])
 def test_a_page_without_totals_is_refused(engine):
     page = "vllm:prompt_tokens_total 3\n" if engine == "vllm" else VLLM
     with pytest.raises(UpstreamError, match="no token counters"):

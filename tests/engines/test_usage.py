@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.engines.answer_usage import usage_of
 from billing.engines.capabilities import engine_named
 from billing.engines.sse import read_event
 from billing.engines.stream_meter import StreamMeter
@@ -19,7 +20,6 @@ from billing.engines.usage import (
     raw_figures,
     read_figures,
     read_named_figures,
-    usage_of,
     usual_figures,
 )
 from billing.metering.token_class import TokenCounts
