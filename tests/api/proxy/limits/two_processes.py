@@ -171,9 +171,10 @@ class Opener:
             snapshot = take_snapshot(connection, models=models, version=2, now=at)
         two = TwoProcesses(database, tenant, engine, clock, keys)
         for number in range(2):
-            of = Database("postgresql+psycopg://nobody@127.0.0.1:9/none")
-            if number or not cut_off:
-                of = database
+            of = database
+            if cut_off and not number:
+                of = Database("postgresql+psycopg://nobody@127.0.0.1:9/none")
+                self._stack.callback(of.close)
             keeper = LeaseKeeper(of, database.conninfo(), f"p-{number}", now=clock)
             self._stack.push_async_callback(keeper.stop)
             journal = MemoryJournal()
