@@ -7,6 +7,7 @@ import contextlib
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Generator
 
 import structlog
@@ -18,7 +19,7 @@ from api.deployment import utc_now
 from api.http_limits import LimitedConnection
 from api.interpreter import tune_interpreter
 from billing.errors import SteelyardError
-from billing.operations.deployment import opened_database
+from billing.operations.deployment import opened_database, wait_for_database
 from billing.settings import read_settings
 
 log = structlog.get_logger("steelyard.api")
@@ -89,17 +90,23 @@ def log_json(level: str) -> None:
 
 
 def main() -> None:
-    """Start from the environment."""
+    """Start from the environment, once the database answers."""
     try:
         settings = read_settings()
         if not structlog.is_configured():
             log_json(settings.log_level)
+        # SIGTERM ends the wait as it ends any process: nothing is open yet.
+        wait_for_database(settings, threading.Event(), told=_tell_waiting)
         with opened_database(settings) as database:
             app = create_app(database, settings, utc_now)
             tune_interpreter()
             server_of(app, settings.api_host, settings.api_port).run()
     except SteelyardError as error:
         sys.exit(f"error: {error}")
+
+
+def _tell_waiting(pause_ms: int) -> None:
+    log.error("the database does not answer; the API waits for it", pause_ms=pause_ms)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ PROCESSES = {
     "workers.writer": "writer ships",
     "workers": "worker runs jobs",
     "api.proxy": "proxy listens",
+    "api": "api listens",
 }
 
 
@@ -62,6 +63,7 @@ def late(database: Database, postgres: ServerAddress, tmp_path: Path) -> Late:
             "STEELYARD_BACKENDS": str(backends),
             "STEELYARD_PROXY_PORT": str(free_port()),
             "STEELYARD_PROXY_METRICS_PORT": "0",
+            "STEELYARD_API_PORT": str(free_port()),
         },
         answers=lambda: silent_relay(postgres.endpoint, port),
         folder=tmp_path,
