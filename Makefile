@@ -82,8 +82,9 @@ endif
 soak: $(VENV_STAMP) ## half of what the machine can do for MINUTES=60, with memory watched
 	@MINUTES=$(or $(MINUTES),60) $(BIN)/python -m tests.benchmarks.soak
 
-openapi: $(VENV_STAMP) ## write the committed OpenAPI documents anew
+openapi: $(VENV_STAMP) ## write the committed OpenAPI document and the schema of plan files anew
 	@$(BIN)/python -m api.openapi
+	@$(BIN)/steelyard plan schema --json > openapi/plan.schema.json
 
 lock: $(UV_STAMP) ## resolve pyproject.toml into both lock files
 	@$(with_uv) pip compile --quiet $(LOCK) --group dev --output-file requirements.lock

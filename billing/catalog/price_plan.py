@@ -13,6 +13,7 @@ from billing.catalog.adjustment import Coupon, SpendCommitment
 from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.selector import require_slug
+from billing.catalog.window import Window
 from billing.errors import InvalidPlan
 from billing.metering.token_class import TokenClass
 from billing.money import Currency
@@ -103,12 +104,25 @@ class PricePlan:
         if len(self.charges) > CHARGES_MAX:
             raise InvalidPlan("too many charges", field="charges", remedy=f"at most {CHARGES_MAX}")
         self._require_keys()
+        self._require_windows()
         for overlap in find_overlaps(self.charges):
             raise InvalidPlan(
                 "two charges price the same usage",
                 field=f"charges[{overlap.second}]",
                 remedy=f"narrow this charge or {self.charges[overlap.first].key}",
             )
+
+    def _require_windows(self) -> None:
+        """A window is known by its name, so one name is one window."""
+        windows: dict[str, Window] = {}
+        for position, charge in enumerate(self.charges):
+            window = None if charge.selector is None else charge.selector.window
+            if window is not None and windows.setdefault(window.name, window) != window:
+                raise InvalidPlan(
+                    "two windows have the same name",
+                    field=f"charges[{position}].during",
+                    remedy="give each window a name of its own",
+                )
 
     def _require_keys(self) -> None:
         """Every line of an invoice has a key of its own, so everything that makes one does."""

@@ -62,13 +62,13 @@ def apply(
 ) -> None:
     """Store plan files as new versions, all or none; an unchanged plan stores nothing."""
     from billing.cli.connect import as_operator
-    from billing.operations.catalog.plans import AppliedPlan, apply_plan
+    from billing.operations.catalog.plans import AppliedPlan, apply_price_books
 
     applied: list[AppliedPlan] = []
     with as_operator() as connection:
         for path in paths:
             with refused_in(path):
-                applied.append(apply_plan(connection, read_bytes(path), now=clock()))
+                applied += apply_price_books(connection, read_bytes(path), now=clock())
     if as_json:
         documents = [{**plan_summary(each.plan), "created": each.created} for each in applied]
         show_json({"plans": documents})

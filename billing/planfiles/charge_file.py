@@ -6,8 +6,9 @@ decided by the catalog; a refusal names the field below the charge.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, assert_never
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, assert_never
 
 from billing.catalog.adjustment import (
     NO_ADJUSTMENT,
@@ -16,6 +17,7 @@ from billing.catalog.adjustment import (
     Coupon,
     SpendCommitment,
 )
+from billing.catalog.bounds import require_percent, require_price
 from billing.catalog.charge import Charge
 from billing.catalog.price import (
     FlatFee,
@@ -31,28 +33,38 @@ from billing.catalog.price import (
 )
 from billing.catalog.selector import OUTCOME_PREFIX, Condition, Selector, require_slug
 from billing.catalog.tier import Tier
+from billing.catalog.window import Window
 from billing.errors import InvalidPlan
+from billing.money import EXACT
 from billing.planfiles.plan_document import (
-    ChargeDocument,
+    CostPlusDocument,
     CouponDocument,
     FlatFeeDocument,
     GraduatedDocument,
+    GraduatedPercentageDocument,
     HeadDocument,
     OthersDocument,
     OutcomeDocument,
     PackageDocument,
     PercentageDocument,
+    PercentTierDocument,
     PerUnitDocument,
     ReservedDocument,
+    SelectingDocument,
+    ShareOfValueDocument,
     SpendCommitmentDocument,
     TierDocument,
-    UsageDocument,
     VolumeDocument,
 )
 
+_HUNDRED = 100
 
-def read_charge(document: ChargeDocument) -> Charge:
+
+def read_charge(document: SingleCharge, windows: Mapping[str, Window]) -> Charge:
     """The charge that a document stands for.
+
+    Args:
+        windows: of the plan, by name.
 
     Raises:
         InvalidPlan: `field` is below the charge, like `tiers[1].up_to`.
@@ -74,10 +86,20 @@ def read_charge(document: ChargeDocument) -> Charge:
                 selector=Selector(meter=f"{OUTCOME_PREFIX}{document.outcome}"),
                 price=PerUnit(price=document.price),
             )
+        case GraduatedPercentageDocument() | ShareOfValueDocument() | CostPlusDocument():
+            price, per = _value_price(document)
+            return Charge(
+                **head,
+                selector=_selector(document, windows),
+                price=price,
+                per=per,
+                included=document.included,
+                split_by=tuple(document.split_by),
+            )
         case _:
             return Charge(
                 **head,
-                selector=_selector(document),
+                selector=_selector(document, windows),
                 price=_price(document),
                 per=document.per,
                 round_units=None
@@ -111,7 +133,7 @@ def read_coupon(document: CouponDocument) -> Coupon:
     )
 
 
-UsageCharge = (
+UsageCharge: TypeAlias = (
     PerUnitDocument
     | GraduatedDocument
     | VolumeDocument
@@ -119,6 +141,38 @@ UsageCharge = (
     | PercentageDocument
     | ReservedDocument
 )
+ValueCharge: TypeAlias = GraduatedPercentageDocument | ShareOfValueDocument | CostPlusDocument
+SingleCharge: TypeAlias = UsageCharge | ValueCharge | FlatFeeDocument | OutcomeDocument
+"""Every written charge that stands for one charge; a matrix stands for several."""
+
+
+def _value_price(document: ValueCharge) -> tuple[Price, int]:
+    """The price of a share of money, and the units that it is for: percents are per hundred."""
+    match document:
+        case GraduatedPercentageDocument():
+            return Graduated(tiers=tuple(_percent_tiers(document.tiers))), _HUNDRED
+        case ShareOfValueDocument():
+            require_percent(document.percent, field="percent")
+            return PerUnit(price=document.percent), _HUNDRED
+        case CostPlusDocument():
+            require_price(document.markup_percent, field="markup_percent")
+            price = EXACT.add(_HUNDRED, document.markup_percent)
+            return PerUnit(price=price), _HUNDRED
+        case _:
+            assert_never(document)
+
+
+def _percent_tiers(documents: Sequence[PercentTierDocument]) -> Iterator[Tier]:
+    for position, tier in enumerate(documents):
+        with _below(f"tiers[{position}]"):
+            require_percent(tier.percent, field="percent")
+            yield Tier(
+                up_to=tier.up_to,
+                unit=tier.percent,
+                flat=tier.flat,
+                cap=tier.cap,
+                minimum=tier.minimum,
+            )
 
 
 def _price(document: UsageCharge) -> Price:
@@ -172,8 +226,9 @@ def _adjustments(document: HeadDocument) -> Adjustments:
     return NO_ADJUSTMENT if found == NO_ADJUSTMENT else found
 
 
-def _selector(document: UsageDocument) -> Selector:
+def _selector(document: SelectingDocument, windows: Mapping[str, Window]) -> Selector:
     return Selector(
+        window=window_of(document.during, windows),
         meter=document.meter,
         models=None if document.models is None else frozenset(document.models),
         where=tuple(
@@ -187,9 +242,24 @@ def _selector(document: UsageDocument) -> Selector:
     )
 
 
+def window_of(name: str | None, windows: Mapping[str, Window]) -> Window | None:
+    """The window of a name; None if none is named.
+
+    Raises:
+        InvalidPlan: the plan has no such window.
+    """
+    if name is None:
+        return None
+    if name not in windows:
+        raise InvalidPlan(
+            "no such window", field="during", remedy="name one under windows, or add it there"
+        )
+    return windows[name]
+
+
 def _tiers(documents: Sequence[TierDocument]) -> Iterator[Tier]:
     for position, tier in enumerate(documents):
-        try:
+        with _below(f"tiers[{position}]"):
             yield Tier(
                 up_to=tier.up_to,
                 unit=tier.unit,
@@ -198,6 +268,13 @@ def _tiers(documents: Sequence[TierDocument]) -> Iterator[Tier]:
                 cap=tier.cap,
                 minimum=tier.minimum,
             )
-        except InvalidPlan as refused:
-            field = f"tiers[{position}].{refused.field}"
-            raise InvalidPlan(refused.message, field=field, remedy=refused.remedy) from None
+
+
+@contextmanager
+def _below(place: str) -> Generator[None]:
+    """Name the place of what is refused within a charge."""
+    try:
+        yield
+    except InvalidPlan as refused:
+        field = f"{place}.{refused.field}"
+        raise InvalidPlan(refused.message, field=field, remedy=refused.remedy) from None

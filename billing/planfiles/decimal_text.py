@@ -1,14 +1,16 @@
 """Decimal numbers in files: quoted text or whole numbers, never floats.
 
-Decides: how an amount or a quantity is written in a file and in a stored document.
+Decides: how an amount or a quantity is written in a file and in a stored document, and that an
+amount may be written once per currency.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
-from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, PlainSerializer, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from billing.errors import InvalidInput
@@ -36,15 +38,63 @@ def _read(value: object) -> Decimal:
         ) from None
 
 
+def read_amount(value: object, currency: str | None) -> Decimal:
+    """An amount as it is written in one of a plan's currencies.
+
+    Raises:
+        PydanticCustomError: not a number, or none in this currency.
+    """
+    if not isinstance(value, dict):
+        return _read(value)
+    amounts = cast("Mapping[str, object]", value)
+    if currency is None or currency not in amounts:
+        raise PydanticCustomError(
+            "decimal_text",
+            "no amount in one of the plan's currencies",
+            {"remedy": "write one number, or one for each of currency and currencies"},
+        )
+    return _read(amounts[currency])
+
+
+def _read_in_currency(value: object, info: ValidationInfo) -> Decimal:
+    context = cast("Mapping[str, Any]", info.context or {})
+    return read_amount(value, context.get("currency"))
+
+
+_NUMBER: list[dict[str, Any]] = [{"type": "string", "pattern": _PATTERN}, {"type": "integer"}]
+
 DecimalText: TypeAlias = Annotated[
     Decimal,
     BeforeValidator(_read),
     PlainSerializer(plain, return_type=str),
     WithJsonSchema(
         {
-            "anyOf": [{"type": "string", "pattern": _PATTERN}, {"type": "integer"}],
+            "anyOf": _NUMBER,
             "description": "An exact decimal number: quoted text, or a whole number.",
         }
     ),
 ]
 """A field that holds an exact decimal."""
+
+AmountText: TypeAlias = Annotated[
+    Decimal,
+    BeforeValidator(_read_in_currency),
+    PlainSerializer(plain, return_type=str),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                *_NUMBER,
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": "^[A-Z]{3}$"},
+                    "additionalProperties": {"anyOf": _NUMBER},
+                },
+            ],
+            "description": (
+                "An exact amount in major units: quoted text, a whole number, or one of these "
+                'for each currency of the plan, like {USD: "0.10", EUR: "0.09"}.'
+            ),
+        }
+    ),
+]
+"""A field that holds an exact amount of money, in one currency or one of each."""

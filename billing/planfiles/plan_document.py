@@ -7,12 +7,13 @@ the catalog.
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from billing.planfiles.decimal_text import DecimalText
+from billing.planfiles.decimal_text import AmountText, DecimalText
 from billing.planfiles.validation import Document
+from billing.planfiles.window_file import WindowDocument
 
 _ZERO = Decimal(0)
 _ONE = Decimal(1)
@@ -30,7 +31,7 @@ class OthersDocument(Document):
 class CommitmentDocument(Document):
     """An amount that the charge was promised to reach in every `window`."""
 
-    amount: DecimalText
+    amount: AmountText
     window: Literal["period", "day", "hour", "quarter_hour"] = "period"
     overage_factor: DecimalText = _ONE
     true_up: bool = True
@@ -45,22 +46,39 @@ class HeadDocument(Document):
     key: str
     description: str
     discount_percent: DecimalText = _ZERO
-    maximum: DecimalText | None = None
-    minimum: DecimalText = _ZERO
+    maximum: AmountText | None = None
+    minimum: AmountText = _ZERO
     commitment: CommitmentDocument | None = None
 
 
-class UsageDocument(HeadDocument):
-    """What a charge for usage says: what it counts.
-
-    Prices are for `per` units of the meter; `round_units` makes whole ones of them. `included`
-    units are free in every billing period. `split_by` counts tiers and included usage by the
-    values of dimensions, `restart` by spans of time.
-    """
+class SelectingDocument(HeadDocument):
+    """Which usage a charge is for: `meter` counts it, the rest narrows it."""
 
     meter: str
     models: list[str] | None = None
     where: Where = Field(default_factory=Where)
+    during: str | None = None
+
+
+class ValueDocument(SelectingDocument):
+    """What a charge for a share of money says: the meter sums the value.
+
+    `included` is the value of which nothing is due.
+    """
+
+    included: DecimalText = _ZERO
+    split_by: list[str] = Field(default_factory=list[str])
+
+
+class UsageDocument(SelectingDocument):
+    """What a charge for usage says: what it counts.
+
+    Prices are for `per` units of the meter; `round_units` makes whole ones of them. `included`
+    units are free in every billing period. `split_by` counts tiers and included usage by the
+    values of dimensions, `restart` by spans of time. `during` names the window of the plan in
+    which the charge applies; left out, it always does.
+    """
+
     per: int = 1
     round_units: Literal["up", "down"] | None = None
     included: DecimalText = _ZERO
@@ -72,7 +90,7 @@ class FlatFeeDocument(HeadDocument):
     """A fixed amount per billing period."""
 
     type: Literal["flat_fee"]
-    amount: DecimalText
+    amount: AmountText
     in_advance: bool = False
 
 
@@ -80,18 +98,18 @@ class PerUnitDocument(UsageDocument):
     """One price for every `per` units."""
 
     type: Literal["per_unit"]
-    price: DecimalText
+    price: AmountText
 
 
 class TierDocument(Document):
     """A stretch of quantity: up to and including `up_to`, open where it is left out."""
 
     up_to: DecimalText | None = None
-    unit: DecimalText
-    flat: DecimalText = _ZERO
+    unit: AmountText
+    flat: AmountText = _ZERO
     package: DecimalText | None = None
-    cap: DecimalText | None = None
-    minimum: DecimalText = _ZERO
+    cap: AmountText | None = None
+    minimum: AmountText = _ZERO
 
 
 class GraduatedDocument(UsageDocument):
@@ -113,7 +131,7 @@ class PackageDocument(UsageDocument):
 
     type: Literal["package"]
     size: DecimalText
-    price: DecimalText
+    price: AmountText
     rounding: Literal["up", "down"] = "up"
 
 
@@ -122,11 +140,42 @@ class PercentageDocument(UsageDocument):
 
     type: Literal["percentage"]
     percent: DecimalText
-    fixed: DecimalText = _ZERO
+    fixed: AmountText = _ZERO
     free_transactions: int | None = None
     free_value: DecimalText | None = None
-    transaction_minimum: DecimalText = _ZERO
-    transaction_maximum: DecimalText | None = None
+    transaction_minimum: AmountText = _ZERO
+    transaction_maximum: AmountText | None = None
+
+
+class PercentTierDocument(Document):
+    """A stretch of value: up to and including `up_to`, open where it is left out."""
+
+    up_to: DecimalText | None = None
+    percent: DecimalText
+    flat: AmountText = _ZERO
+    cap: AmountText | None = None
+    minimum: AmountText = _ZERO
+
+
+class GraduatedPercentageDocument(ValueDocument):
+    """A share of a period's value, each part of it by the tier that it falls into."""
+
+    type: Literal["graduated_percentage"]
+    tiers: list[PercentTierDocument]
+
+
+class ShareOfValueDocument(ValueDocument):
+    """A share of a period's whole value: of what outcomes were worth, of what was sold."""
+
+    type: Literal["share_of_value"]
+    percent: DecimalText
+
+
+class CostPlusDocument(ValueDocument):
+    """A cost that the events carry, passed on with a markup in percent."""
+
+    type: Literal["cost_plus"]
+    markup_percent: DecimalText = _ZERO
 
 
 class ReservedDocument(UsageDocument):
@@ -139,9 +188,28 @@ class ReservedDocument(UsageDocument):
     type: Literal["reserved"]
     committed: DecimalText
     window: Literal["period", "day", "hour", "quarter_hour"]
-    price: DecimalText
-    overage: DecimalText
-    shortfall: DecimalText = _ZERO
+    price: AmountText
+    overage: AmountText
+    shortfall: AmountText = _ZERO
+
+
+class MatrixDocument(Document):
+    """Prices by model, token class and dimensions: short form of one per-unit charge per cell.
+
+    `by` names the axes, outermost first: `model`, `class` (of the token meters, or of those in
+    `meters`) and dimensions. `prices` nests by them; a name may be several values, separated by
+    commas, and `others` stands for all values of a dimension that are not listed beside it.
+    """
+
+    type: Literal["matrix"]
+    key: str
+    description: str
+    by: list[str]
+    prices: dict[str, Any]
+    per: int = 1
+    meter: str | None = None
+    meters: dict[str, str] | None = None
+    during: str | None = None
 
 
 class OutcomeDocument(HeadDocument):
@@ -149,7 +217,7 @@ class OutcomeDocument(HeadDocument):
 
     type: Literal["outcome"]
     outcome: str
-    price: DecimalText
+    price: AmountText
 
 
 ChargeDocument: TypeAlias = Annotated[
@@ -160,6 +228,10 @@ ChargeDocument: TypeAlias = Annotated[
     | PackageDocument
     | PercentageDocument
     | ReservedDocument
+    | GraduatedPercentageDocument
+    | ShareOfValueDocument
+    | CostPlusDocument
+    | MatrixDocument
     | OutcomeDocument,
     Field(discriminator="type"),
 ]
@@ -170,7 +242,7 @@ class SpendCommitmentDocument(Document):
 
     key: str
     description: str
-    amount: DecimalText
+    amount: AmountText
     charges: list[str] | None = None
     overage_factor: DecimalText = _ONE
 
@@ -181,17 +253,17 @@ class CouponDocument(Document):
     key: str
     description: str
     percent_off: DecimalText = _ZERO
-    amount_off: DecimalText = _ZERO
+    amount_off: AmountText = _ZERO
     charges: list[str] | None = None
 
 
 class ClassPricesDocument(Document):
     """Prices of one model, per token class; a class left out is not sold."""
 
-    input: DecimalText | None = None
-    cached_input: DecimalText | None = None
-    cache_write: DecimalText | None = None
-    output: DecimalText | None = None
+    input: AmountText | None = None
+    cached_input: AmountText | None = None
+    cache_write: AmountText | None = None
+    output: AmountText | None = None
 
 
 class PriceListDocument(Document):
@@ -213,7 +285,7 @@ class PoliciesDocument(Document):
     payment: Literal["postpaid", "prepaid"] = "postpaid"
     hold: Literal["worst_case", "likely"] = "worst_case"
     on_database_loss: Literal["open", "closed"] | None = None
-    max_exposure: DecimalText = Decimal(100)
+    max_exposure: AmountText = Decimal(100)
     on_client_left: Literal["close", "drain"] = "close"
     drain_ms: int = 30_000
     unpriced: Literal["refuse", "free"] = "refuse"
@@ -221,13 +293,18 @@ class PoliciesDocument(Document):
 
 
 class PlanDocument(Document):
-    """A price plan."""
+    """A price plan.
+
+    Amounts are in `currency`, or written once for it and for each of `currencies`.
+    """
 
     slug: str
     name: str
     currency: str
+    currencies: list[str] = Field(default_factory=list[str])
     payment_terms_days: int = 30
     policies: PoliciesDocument = PoliciesDocument()
+    windows: dict[str, WindowDocument] = Field(default_factory=dict[str, WindowDocument])
     charges: list[ChargeDocument] = Field(default_factory=list[ChargeDocument])
     price_list: PriceListDocument | None = None
     commitments: list[SpendCommitmentDocument] = Field(

@@ -28,6 +28,7 @@ from billing.catalog.selector import OUTCOME_PREFIX, Selector
 from billing.catalog.tier import Tier
 from billing.money import plain
 from billing.planfiles.plan_document import PoliciesDocument
+from billing.planfiles.window_file import dump_windows
 
 
 def dump(plan: PricePlan) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def dump(plan: PricePlan) -> dict[str, Any]:
         "currency": plan.currency.code,
         "payment_terms_days": plan.payment_terms_days,
         "policies": _dump_policies(plan.policies),
+        **({"windows": windows} if (windows := dump_windows(plan)) else {}),
         "charges": [_dump_charge(charge) for charge in plan.charges],
         **_dump_together(plan),
     }
@@ -187,6 +189,8 @@ def _dump_selector(selector: Selector) -> dict[str, Any]:
             else sorted(condition.values)
             for condition in selector.where
         }
+    if selector.window is not None:
+        said["during"] = selector.window.name
     return said
 
 

@@ -1,77 +1,87 @@
 """Price plans as YAML files and as stored documents.
 
-Decides: how a plan is written down, which meters it may name, how a stored version is serialised
-and identified. What makes a plan valid is decided by the catalog; this module adds the line.
+Decides: how a plan is written down, which meters it may name, how a file of several currencies
+becomes one plan of each. What makes a plan valid is decided by the catalog; this module and
+`plan_reading` add the line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from decimal import Decimal
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
-from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
-from billing.catalog.admission_policy import AdmissionPolicy
-from billing.catalog.charge import Charge
-from billing.catalog.price_list import token_charge
-from billing.catalog.price_plan import (
-    AllowanceInVolume,
-    Policies,
-    PricePlan,
-    ZeroUsageFirstFlat,
-)
-from billing.catalog.selector import BUILT_IN_METERS, is_built_in
-from billing.errors import InvalidInput, InvalidPlan
-from billing.metering.token_class import TokenClass
-from billing.money import currency
-from billing.planfiles.charge_file import read_charge, read_commitment, read_coupon
-from billing.planfiles.plan_document import (
-    PlanDocument,
-    PoliciesDocument,
-    PriceListDocument,
-    UsageDocument,
-)
-from billing.planfiles.validation import read_document
-from billing.planfiles.yaml_source import (
-    YamlPath,
-    YamlSource,
-    YamlValue,
-    field_name,
-    field_path,
-    read_yaml,
-)
+from billing.catalog.price_plan import PricePlan
+from billing.errors import InvalidPlan
+from billing.planfiles.plan_document import PlanDocument
+from billing.planfiles.plan_reading import KnownMeters, Reading
+from billing.planfiles.validation import read_document, validated
+from billing.planfiles.yaml_source import YamlSource, YamlValue, read_yaml
 
 EXAMPLES = Path(__file__).with_name("examples")
 """Plans that work as they stand."""
 
-_Document = TypeVar("_Document")
-_Value = TypeVar("_Value")
+CURRENCIES_MAX = 20
+"""Most currencies of one file."""
 
 
-def read_plan(text: str | bytes, *, known_meters: Collection[str] = ()) -> PricePlan:
-    """Read a plan file.
+def read_plan(
+    text: str | bytes,
+    *,
+    known_meters: Collection[str] = (),
+    dimensions: Mapping[str, Collection[str]] | None = None,
+) -> PricePlan:
+    """Read a plan file; one of several currencies in its first.
 
     Args:
         text: YAML.
         known_meters: codes of declared meters, besides the built-in ones.
+        dimensions: of those meters whose dimensions are known.
 
     Raises:
         InvalidPlan: names the line and field of what is wrong, and what to do about it.
     """
-    source = read_yaml(text)
-    document = read_document(PlanDocument, source)
-    for position, charge in enumerate(document.charges):
-        if isinstance(charge, UsageDocument) and not (
-            is_built_in(charge.meter) or charge.meter in known_meters
-        ):
-            raise source.refuse(
-                "unknown meter",
-                path=("charges", position, "meter"),
-                remedy=f"use outcome.<slug>, {', '.join(sorted(BUILT_IN_METERS))}, or declare it",
-            )
-    return _plan(document, source, version=None)
+    plans, refusals = read_price_books(text, known_meters=known_meters, dimensions=dimensions)
+    if refusals:
+        raise refusals[0]
+    return plans[0]
+
+
+def read_price_books(
+    text: str | bytes,
+    *,
+    known_meters: Collection[str] = (),
+    dimensions: Mapping[str, Collection[str]] | None = None,
+) -> tuple[tuple[PricePlan, ...], tuple[InvalidPlan, ...]]:
+    """A plan file as one plan for each currency, or everything that is wrong with it.
+
+    The plan of `currency` has the file's slug; the slug of another ends in its code, like
+    `inference-eur`. A contract names one of them, and each has versions of its own.
+
+    Returns:
+        The plans and no refusals, or no plans and the refusals in the order of the file.
+    """
+    try:
+        source = read_yaml(text)
+    except InvalidPlan as refused:
+        return (), (refused,)
+    known = KnownMeters(codes=known_meters, dimensions=dimensions or {})
+    plans: list[PricePlan] = []
+    for code in _codes(source):
+        document = validated(PlanDocument, source, currency=code)
+        if isinstance(document, tuple):
+            return (), document
+        if repeated := _repeated(document, source):
+            return (), (repeated,)
+        slug, at = document.slug, ("currency",)
+        if position := len(plans):
+            slug, at = f"{slug}-{code.lower()}", ("currencies", position - 1)
+        reading = Reading(source=source, code=code, code_at=at, slug=slug, known=known)
+        plan = reading.plan(document)
+        if plan is None:
+            return (), tuple(sorted(reading.refusals, key=lambda refusal: refusal.line or 0))
+        plans.append(plan)
+    return tuple(plans), ()
 
 
 def load_document(document: Mapping[str, Any], *, version: int | None = None) -> PricePlan:
@@ -81,118 +91,42 @@ def load_document(document: Mapping[str, Any], *, version: int | None = None) ->
         InvalidPlan: not such a document.
     """
     source = YamlSource(content=cast("YamlValue", dict(document)), lines={})
-    return _plan(read_document(PlanDocument, source), source, version=version)
+    written = read_document(PlanDocument, source)
+    reading = Reading(source=source, code=written.currency, slug=written.slug, known=None)
+    plan = reading.plan(written, version=version)
+    if plan is None:
+        raise reading.refusals[0]
+    return plan
 
 
 def plan_schema() -> dict[str, Any]:
     """JSON Schema of plan files, for editors."""
-    return PlanDocument.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **PlanDocument.model_json_schema(),
+    }
 
 
-def _plan(document: PlanDocument, source: YamlSource, *, version: int | None) -> PricePlan:
-    charges: list[Charge] = []
-    origins: list[YamlPath] = []
-    for position, charge in enumerate(document.charges):
-        with _located(source, path := ("charges", position)):
-            charges.append(read_charge(charge))
-        origins.append(path)
-    for path, listed in _price_list(document.price_list, source):
-        charges.append(listed)
-        origins.append(path)
-    with _located(source, ("currency",)):
-        plan_currency = currency(document.currency, field="")
-    with _located(source, ("policies",)):
-        policies = _policies(document.policies)
-    commitments = tuple(_written(source, "commitments", document.commitments, read_commitment))
-    coupons = tuple(_written(source, "coupons", document.coupons, read_coupon))
-    with _located(source, (), origins):
-        return PricePlan(
-            slug=document.slug,
-            version=version,
-            name=document.name,
-            currency=plan_currency,
-            charges=tuple(charges),
-            policies=policies,
-            payment_terms_days=document.payment_terms_days,
-            commitments=commitments,
-            coupons=coupons,
+def _codes(source: YamlSource) -> list[str]:
+    """The currencies that the file names, first the plan's own, before anything is validated."""
+    content = source.content
+    if not isinstance(content, dict):
+        return [""]
+    others = content.get("currencies")
+    named = [content.get("currency"), *(others if isinstance(others, list) else [])]
+    return [code if isinstance(code, str) else "" for code in named][: CURRENCIES_MAX + 1]
+
+
+def _repeated(document: PlanDocument, source: YamlSource) -> InvalidPlan | None:
+    for position, code in enumerate(document.currencies):
+        if code == document.currency or code in document.currencies[:position]:
+            return source.refuse(
+                "a currency is named twice",
+                path=("currencies", position),
+                remedy="name each once; the plan's own is not repeated",
+            )
+    if len(document.currencies) > CURRENCIES_MAX:
+        return source.refuse(
+            "too many currencies", path=("currencies",), remedy=f"at most {CURRENCIES_MAX}"
         )
-
-
-def _written(
-    source: YamlSource,
-    member: str,
-    documents: Sequence[_Document],
-    read: Callable[[_Document], _Value],
-) -> Iterator[_Value]:
-    for position, document in enumerate(documents):
-        with _located(source, (member, position)):
-            yield read(document)
-
-
-def _policies(document: PoliciesDocument) -> Policies:
-    loss = document.on_database_loss
-    return Policies(
-        zero_usage_first_flat=ZeroUsageFirstFlat(document.zero_usage_first_flat),
-        allowance_in_volume=AllowanceInVolume(document.allowance_in_volume),
-        admission=AdmissionPolicy(
-            payment=Payment(document.payment),
-            hold=HoldSize(document.hold),
-            on_database_loss=None if loss is None else OnLoss(loss),
-            max_exposure=document.max_exposure,
-            on_client_left=OnClientLeft(document.on_client_left),
-            drain_ms=document.drain_ms,
-            unpriced=Unpriced(document.unpriced),
-            shadow=document.shadow,
-        ),
-    )
-
-
-def _price_list(
-    document: PriceListDocument | None, source: YamlSource
-) -> Iterator[tuple[YamlPath, Charge]]:
-    if document is None:
-        return
-    for model, prices in document.models.items():
-        path: YamlPath = ("price_list", "models", model)
-        sold = [
-            (token_class, price)
-            for token_class in TokenClass
-            if (price := cast("Decimal | None", getattr(prices, token_class.value))) is not None
-        ]
-        if not sold:
-            raise source.refuse("a model without prices", path=path, remedy="price input or output")
-        for token_class, price in sold:
-            try:
-                yield (
-                    (*path, token_class.value),
-                    token_charge(model, token_class, price, per=document.per),
-                )
-            except InvalidPlan as refused:
-                at = {"per": ("price_list", "per"), "price": (*path, token_class.value)}
-                raise source.refuse(
-                    refused.message, path=at.get(refused.field or "", path), remedy=refused.remedy
-                ) from None
-
-
-@contextmanager
-def _located(
-    source: YamlSource, path: YamlPath, origins: list[YamlPath] | None = None
-) -> Generator[None]:
-    """Give errors of the catalog the line and the full path of what they are about.
-
-    Args:
-        source: the file.
-        path: where the value being built stands; the catalog's field is below it.
-        origins: for the plan as a whole, where each of its charges was written.
-    """
-    try:
-        yield
-    except InvalidInput as refused:
-        below = field_path(refused.field or "")
-        full = (*path, *below)
-        if origins and len(full) > 1 and full[0] == "charges":
-            full = (*origins[cast("int", full[1])], *full[2:])
-        raise source.refuse(
-            refused.message, path=full, field=field_name(full), remedy=refused.remedy
-        ) from None
+    return None

@@ -42,11 +42,25 @@ def read_document(document_type: type[DocumentT], source: YamlSource) -> Documen
     Raises:
         InvalidPlan: the refused value that stands first in the file, with line and field.
     """
+    found = validated(document_type, source)
+    if isinstance(found, tuple):
+        raise found[0]
+    return found
+
+
+def validated(
+    document_type: type[DocumentT], source: YamlSource, *, currency: str | None = None
+) -> DocumentT | tuple[InvalidPlan, ...]:
+    """A file's document, or everything that is wrong with it, in the order of the file.
+
+    Args:
+        currency: which amounts are read where a field has one for each currency.
+    """
     try:
-        return document_type.model_validate(source.content)
+        return document_type.model_validate(source.content, context={"currency": currency})
     except ValidationError as error:
         refusals = [_refusal(source, details) for details in error.errors(include_url=False)]
-    raise min(refusals, key=lambda refusal: refusal.line or 0)
+    return tuple(sorted(refusals, key=lambda refusal: refusal.line or 0))
 
 
 def _refusal(source: YamlSource, details: ErrorDetails) -> InvalidPlan:

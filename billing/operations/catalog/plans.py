@@ -10,11 +10,12 @@ import sqlalchemy as sa
 from billing.catalog.charge import Charge
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.selector import OUTCOME_PREFIX
-from billing.errors import NotFound
+from billing.errors import InvalidPlan, NotFound
 from billing.metering.meter import outcome_meter
 from billing.planfiles.plan_dump import digest, dump
-from billing.planfiles.plan_file import load_document, read_plan
+from billing.planfiles.plan_file import load_document, read_price_books
 from billing.store import catalog as store
+from billing.store import meters as meter_store
 from billing.store import outcomes as outcome_store
 from billing.store.catalog import PlanVersionRow
 
@@ -36,7 +37,49 @@ def apply_plan(connection: sa.Connection, text: str | bytes, *, now: datetime) -
     Raises:
         InvalidPlan: the file is refused; names line, field and remedy.
     """
-    plan = read_plan(text, known_meters=store.meters(connection).keys())
+    plan, *others = _read(connection, text)
+    if others:
+        raise InvalidPlan(
+            "a file of several currencies is several plans",
+            field="currencies",
+            remedy="apply it with steelyard plan apply, or one file per currency",
+        )
+    return _apply(connection, plan, now=now)
+
+
+def apply_price_books(
+    connection: sa.Connection, text: str | bytes, *, now: datetime
+) -> tuple[AppliedPlan, ...]:
+    """`apply_plan` for a file of any number of currencies: one plan for each, its own first.
+
+    Raises:
+        InvalidPlan: the file is refused; names line, field and remedy.
+    """
+    plans = _read(connection, text)
+    return tuple(_apply(connection, plan, now=now) for plan in plans)
+
+
+def _read(connection: sa.Connection, text: str | bytes) -> tuple[PricePlan, ...]:
+    # The newest version of a meter decides; rows come by code and version.
+    readings = {
+        row.defined.meter.code: row.defined.reading
+        for row in meter_store.meter_versions(connection)
+    }
+    plans, refusals = read_price_books(
+        text,
+        known_meters=readings,
+        dimensions={
+            code: [each.name for each in reading.dimensions]
+            for code, reading in readings.items()
+            if reading is not None
+        },
+    )
+    if refusals:
+        raise refusals[0]
+    return plans
+
+
+def _apply(connection: sa.Connection, plan: PricePlan, *, now: datetime) -> AppliedPlan:
     newest = store.newest_plan_version(connection, plan.slug)
     fingerprint = bytes.fromhex(digest(plan))
     if newest is not None and bytes(newest.digest) == fingerprint:

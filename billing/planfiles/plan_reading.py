@@ -1,0 +1,258 @@
+"""From a plan's document to the catalog's plan, with everything that is wrong on the way.
+
+Decides: where each refused value stands, and what a written plan must have beyond what makes any
+plan valid: meters and dimensions that exist, windows that are used, input with its output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+
+from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
+from billing.catalog.admission_policy import AdmissionPolicy
+from billing.catalog.charge import Charge
+from billing.catalog.price_list import token_charge
+from billing.catalog.price_plan import (
+    AllowanceInVolume,
+    Policies,
+    PricePlan,
+    ZeroUsageFirstFlat,
+    prices_model,
+)
+from billing.catalog.selector import BUILT_IN_METERS, is_built_in
+from billing.catalog.window import Window
+from billing.errors import InvalidInput, InvalidPlan
+from billing.metering.token_class import TokenClass
+from billing.money import currency
+from billing.planfiles.charge_file import read_charge, read_commitment, read_coupon, window_of
+from billing.planfiles.matrix_file import Place, expand_matrix
+from billing.planfiles.plan_document import (
+    MatrixDocument,
+    PlanDocument,
+    PoliciesDocument,
+    PriceListDocument,
+)
+from billing.planfiles.window_file import read_windows
+from billing.planfiles.yaml_source import YamlPath, YamlSource, field_name, field_path
+
+_Document = TypeVar("_Document")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownMeters:
+    """What a plan may refer to.
+
+    Attributes:
+        codes: of declared meters, besides the built-in ones.
+        dimensions: by meter, where they are known; built-in meters have none.
+    """
+
+    codes: Collection[str] = ()
+    dimensions: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
+
+
+@dataclass(slots=True, kw_only=True)
+class Reading:
+    """A plan being read.
+
+    Attributes:
+        source: the file.
+        code, code_at: currency in which it is read, and where the file names it.
+        slug: of the plan in that currency.
+        known: what it may refer to; None for a stored plan, which was checked when it was written.
+        refusals: what is wrong so far.
+    """
+
+    source: YamlSource
+    code: str
+    code_at: YamlPath = ("currency",)
+    slug: str
+    known: KnownMeters | None
+    refusals: list[InvalidPlan] = field(default_factory=list[InvalidPlan])
+    charges: list[Charge] = field(default_factory=list[Charge])
+    origins: list[YamlPath] = field(default_factory=list[YamlPath])
+
+    def plan(self, document: PlanDocument, *, version: int | None = None) -> PricePlan | None:
+        """The plan; None where something is refused."""
+        money = self._attempt(self.code_at, lambda: currency(self.code, field=""))
+        policies = self._attempt(("policies",), lambda: _policies(document.policies))
+        windows = self._attempt(("windows",), lambda: read_windows(document.windows))
+        self._read_charges(document, windows or {})
+        commitments = tuple(self._written("commitments", document.commitments, read_commitment))
+        coupons = tuple(self._written("coupons", document.coupons, read_coupon))
+        if self.refusals or money is None or policies is None:
+            return None
+        plan = self._attempt(
+            (),
+            lambda: PricePlan(
+                slug=self.slug,
+                version=version,
+                name=document.name,
+                currency=money,
+                charges=tuple(self.charges),
+                policies=policies,
+                payment_terms_days=document.payment_terms_days,
+                commitments=commitments,
+                coupons=coupons,
+            ),
+            whole=True,
+        )
+        if plan is not None and self.known is not None:
+            self._require_use(document, plan)
+        return None if self.refusals else plan
+
+    def _read_charges(self, document: PlanDocument, windows: Mapping[str, Window]) -> None:
+        for position, written in enumerate(document.charges):
+            path: YamlPath = ("charges", position)
+            with self._located(path):
+                if isinstance(written, MatrixDocument):
+                    window = window_of(written.during, windows)
+                    place = Place(source=self.source, path=path, currency=self.code)
+                    for origin, cell in expand_matrix(written, window, place):
+                        self._add(cell, origin, meter_at=origin, where_at=(*path, "by"))
+                else:
+                    charge = read_charge(written, windows)
+                    where_at = (*path, "where")
+                    self._add(charge, path, meter_at=(*path, "meter"), where_at=where_at)
+        if document.price_list is not None:
+            self._read_price_list(document.price_list)
+
+    def _add(
+        self, charge: Charge, origin: YamlPath, *, meter_at: YamlPath, where_at: YamlPath
+    ) -> None:
+        self.charges.append(charge)
+        self.origins.append(origin)
+        if self.known is None or (selector := charge.selector) is None:
+            return
+        meter = selector.meter
+        if not is_built_in(meter) and meter not in self.known.codes:
+            raise self.source.refuse(
+                "unknown meter",
+                path=meter_at,
+                remedy=f"use outcome.<slug>, {', '.join(sorted(BUILT_IN_METERS))}, or declare it",
+            )
+        dimensions = () if is_built_in(meter) else self.known.dimensions.get(meter)
+        asked = [condition.dimension for condition in selector.where]
+        if dimensions is not None:
+            for path, names in ((where_at, asked), ((*origin, "split_by"), charge.split_by)):
+                if unknown := sorted(set(names) - set(dimensions)):
+                    raise self.source.refuse(
+                        f"the meter {meter} has no dimension {unknown[0]}",
+                        path=path,
+                        remedy="declare it with the meter, or use another meter",
+                    )
+
+    def _read_price_list(self, document: PriceListDocument) -> None:
+        for model, prices in document.models.items():
+            path: YamlPath = ("price_list", "models", model)
+            sold = {
+                token_class: price
+                for token_class in TokenClass
+                if (price := getattr(prices, token_class.value)) is not None
+            }
+            if not sold:
+                self.refusals.append(
+                    self.source.refuse(
+                        "a model without prices", path=path, remedy="price input or output"
+                    )
+                )
+            for token_class, price in sold.items():
+                origin = (*path, token_class.value)
+                try:
+                    charge = token_charge(model, token_class, price, per=document.per)
+                except InvalidPlan as refused:
+                    at = {"per": ("price_list", "per"), "price": origin}
+                    self._refuse(refused, at.get(refused.field or "", path))
+                    break
+                self.charges.append(charge)
+                self.origins.append(origin)
+
+    def _require_use(self, document: PlanDocument, plan: PricePlan) -> None:
+        """Refuse what a plan says without effect, or sells so that it cannot be billed whole."""
+        used = {
+            charge.selector.window.name
+            for charge in plan.charges
+            if charge.selector is not None and charge.selector.window is not None
+        }
+        referred = {each.rest_of for each in document.windows.values()}
+        for name in document.windows:
+            if name not in used | referred:
+                self.refusals.append(
+                    self.source.refuse(
+                        "no charge is for this window",
+                        path=("windows", name),
+                        remedy="name it in a charge with during, or remove it",
+                    )
+                )
+        models = {} if document.price_list is None else document.price_list.models
+        for model, prices in models.items():
+            if prices.output is not None and TokenClass.INPUT not in prices_model(plan, model):
+                self.refusals.append(
+                    self.source.refuse(
+                        "output is sold here and input is not",
+                        path=("price_list", "models", model, "output"),
+                        remedy="give input a price too",
+                    )
+                )
+
+    def _written(
+        self, member: str, documents: Sequence[_Document], read: Callable[[_Document], _Value]
+    ) -> Iterator[_Value]:
+        for position, document in enumerate(documents):
+            with self._located((member, position)):
+                yield read(document)
+
+    def _attempt(
+        self, path: YamlPath, make: Callable[[], _Value], *, whole: bool = False
+    ) -> _Value | None:
+        with self._located(path, whole=whole):
+            return make()
+        return None
+
+    @contextmanager
+    def _located(self, path: YamlPath, *, whole: bool = False) -> Generator[None]:
+        """Note errors with the line and the full path of what they are about.
+
+        Args:
+            path: where the value being made stands; the catalog's field is below it.
+            whole: the value is the plan, whose charges stand where they were written.
+        """
+        try:
+            yield
+        except InvalidInput as refused:
+            if isinstance(refused, InvalidPlan) and refused.line is not None:
+                self.refusals.append(refused)
+                return
+            full = (*path, *field_path(refused.field or ""))
+            if whole and len(full) > 1 and full[0] == "charges":
+                full = (*self.origins[cast("int", full[1])], *full[2:])
+            self._refuse(refused, full)
+
+    def _refuse(self, refused: InvalidInput, path: YamlPath) -> None:
+        self.refusals.append(
+            self.source.refuse(
+                refused.message, path=path, field=field_name(path), remedy=refused.remedy
+            )
+        )
+
+
+def _policies(document: PoliciesDocument) -> Policies:
+    loss = document.on_database_loss
+    return Policies(
+        zero_usage_first_flat=ZeroUsageFirstFlat(document.zero_usage_first_flat),
+        allowance_in_volume=AllowanceInVolume(document.allowance_in_volume),
+        admission=AdmissionPolicy(
+            payment=Payment(document.payment),
+            hold=HoldSize(document.hold),
+            on_database_loss=None if loss is None else OnLoss(loss),
+            max_exposure=document.max_exposure,
+            on_client_left=OnClientLeft(document.on_client_left),
+            drain_ms=document.drain_ms,
+            unpriced=Unpriced(document.unpriced),
+            shadow=document.shadow,
+        ),
+    )
