@@ -39,7 +39,7 @@ define with_uv
 	$(UV)
 endef
 
-.PHONY: help venv run demo test test-long test-engine test-node lint bench soak openapi lock clean
+.PHONY: help venv run demo test test-long test-engine test-node lint bench soak openapi examples lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -85,6 +85,9 @@ soak: $(VENV_STAMP) ## half of what the machine can do for MINUTES=60, with memo
 openapi: $(VENV_STAMP) ## write the committed OpenAPI document and the schema of plan files anew
 	@$(BIN)/python -m api.openapi
 	@$(BIN)/steelyard plan schema --json > openapi/plan.schema.json
+
+examples: $(VENV_STAMP) ## rate the example plans anew and write their page
+	@$(BIN)/python -m billing.planfiles.rated_examples
 
 lock: $(UV_STAMP) ## resolve pyproject.toml into both lock files
 	@$(with_uv) pip compile --quiet $(LOCK) --group dev --output-file requirements.lock

@@ -142,6 +142,8 @@ def example(
     if name not in names:
         raise NotFound("no such example", field="name", remedy=f"use {', '.join(names)}")
     text = EXAMPLES.joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    # In the copy, the schema is beside it: `steelyard plan schema > plan.schema.json`.
+    text = text.replace("$schema=../../../openapi/", "$schema=", 1)
     if as_json:
         show_json({"name": name, "text": text})
     else:

@@ -6,27 +6,34 @@ quantity, or carries token counts by class:
     {"meter": "requests", "model": "sim-small", "quantity": "3"}
     {"tokens": "output", "model": "sim-small", "quantity": 1200}
     {"model": "sim-small", "input": 900, "cached_input": 100, "output": 1200}
+    {"meter": "gpu.hours", "quantity": "2.5", "dimensions": {"slice": "1g.10gb"},
+     "at": "2026-11-02T09:00:00Z"}
 
-Rows are summed by meter and model.
+Rows are summed by meter, model, dimensions and quarter hour; the last two may be left out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from decimal import Decimal, localcontext
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from billing.catalog.selector import require_model
 from billing.errors import InvalidInput
+from billing.metering.dimension import require_dimension
 from billing.metering.token_class import TokenClass
 from billing.money import EXACT, QUANTITY_DECIMALS_MAX, QUANTITY_MAX, exact_decimal
+from billing.period import bucket_of, parse_instant
 from billing.rating.quantity import MeteredQuantity
 
 LINE_CHARACTERS_MAX = 10_000
 
 _CLASSES = {token_class.value: token_class for token_class in TokenClass}
 _ZERO = Decimal(0)
+
+_Place: TypeAlias = tuple[str, str | None, tuple[tuple[str, str], ...], datetime | None]
 
 
 def read_usage(lines: Iterable[str]) -> tuple[MeteredQuantity, ...]:
@@ -39,24 +46,25 @@ def read_usage(lines: Iterable[str]) -> tuple[MeteredQuantity, ...]:
         InvalidInput: `field` names line and member, like `line 3: quantity`.
         AmountOutOfRange: a quantity beyond 10^18.
     """
-    summed: dict[tuple[str, str | None], Decimal] = {}
+    summed: dict[_Place, Decimal] = {}
     with localcontext(EXACT):
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            for meter, model, quantity in _row(line, number):
-                place = (meter, model)
+            for place, quantity in _row(line, number):
                 summed[place] = summed.get(place, _ZERO) + quantity
     return tuple(
-        MeteredQuantity(meter=meter, model=model, quantity=quantity)
-        for (meter, model), quantity in summed.items()
+        MeteredQuantity(meter=meter, model=model, quantity=quantity, dimensions=dimensions, at=at)
+        for (meter, model, dimensions, at), quantity in summed.items()
     )
 
 
-def _row(line: str, number: int) -> Iterator[tuple[str, str | None, Decimal]]:
+def _row(line: str, number: int) -> Iterator[tuple[_Place, Decimal]]:
     """The quantities of one row; each is checked before it is handed on."""
     row = _parse(line, number)
     model = _model(row.pop("model", None), number)
+    dimensions = _dimensions(row.pop("dimensions", {}), number)
+    at = _instant(row.pop("at", None), number)
     if "meter" in row or "tokens" in row:
         meter = _meter(row, number)
         if "quantity" not in row:
@@ -73,7 +81,7 @@ def _row(line: str, number: int) -> Iterator[tuple[str, str | None, Decimal]]:
     if row:
         raise _refused("unknown member", number, min(row), "remove it or correct its spelling")
     for meter, count in counts.items():
-        yield meter, model, _quantity(count, number, meter)
+        yield (meter, model, dimensions, at), _quantity(count, number, meter)
 
 
 def _parse(line: str, number: int) -> dict[str, Any]:
@@ -132,6 +140,29 @@ def _model(named: object, number: int) -> str | None:
         return require_model(named, field="model")
     except InvalidInput as refused:
         raise _refused(refused.message, number, "model", refused.remedy) from None
+
+
+def _dimensions(named: object, number: int) -> tuple[tuple[str, str], ...]:
+    if not isinstance(named, dict):
+        raise _refused("not dimensions", number, "dimensions", 'write {"region": "eu"}')
+    pairs = cast("dict[str, object]", named)
+    for name, value in pairs.items():
+        if not isinstance(value, str):
+            raise _refused("not text", number, f"dimensions.{name}", "put it in quotes")
+        try:
+            require_dimension(name, field="dimensions")
+        except InvalidInput as refused:
+            raise _refused(refused.message, number, "dimensions", refused.remedy) from None
+    return tuple(sorted((name, str(value)) for name, value in pairs.items()))
+
+
+def _instant(written: object, number: int) -> datetime | None:
+    """The quarter hour that holds an instant."""
+    if written is None:
+        return None
+    if not isinstance(written, str):
+        raise _refused("not a time", number, "at", "write it like 2026-11-02T09:00:00Z")
+    return bucket_of(parse_instant(written, field=f"line {number}: at"))
 
 
 def _quantity(count: object, number: int, meter: str) -> Decimal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -34,7 +35,47 @@ def test_all_forms_of_a_row_are_summed():
     }
 
 
+def test_rows_are_summed_by_dimensions_and_quarter_hour():
+    rows = read_usage(
+        [
+            (
+                '{"meter": "gpu.hours", "quantity": "1.5", "dimensions": {"g": "b", "slice": "a"},'
+                ' "at": "2026-11-02T10:44:59+01:00"}'
+            ),
+            (
+                '{"meter": "gpu.hours", "quantity": 2, "dimensions": {"slice": "a", "g": "b"},'
+                ' "at": "2026-11-02T09:30:00Z"}'
+            ),
+            '{"meter": "gpu.hours", "quantity": 4, "at": "2026-11-02T09:45:00Z"}',
+        ]
+    )
+    assert [(row.quantity, row.dimensions, row.at) for row in rows] == [
+        (
+            Decimal("3.5"),
+            (("g", "b"), ("slice", "a")),
+            datetime(2026, 11, 2, 9, 30, tzinfo=UTC),
+        ),
+        (Decimal(4), (), datetime(2026, 11, 2, 9, 45, tzinfo=UTC)),
+    ]
+
+
 REFUSED = {
+    "dimensions as a list": (
+        '{"meter": "requests", "quantity": 1, "dimensions": ["a"]}',
+        "line 2: dimensions",
+    ),
+    "a number for a dimension": (
+        '{"meter": "requests", "quantity": 1, "dimensions": {"a": 1}}',
+        "line 2: dimensions.a",
+    ),
+    "a malformed dimension": (
+        '{"meter": "requests", "quantity": 1, "dimensions": {"A b": "1"}}',
+        "line 2: dimensions",
+    ),
+    "a time without a zone": (
+        '{"meter": "requests", "quantity": 1, "at": "2026-11-02T09:00:00"}',
+        "line 2: at",
+    ),
     "not JSON": ("{", "line 2"),
     "a list": ("[]", "line 2"),
     "nested deeply": ("[" * 9000, "line 2"),
