@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
 
+from billing.catalog.contract_terms import NO_TERMS, ContractTerms
 from billing.metering.usage_event import EventKind, UsageReport, Verdict
 from billing.operations.catalog.contracts import bind_contract
 from billing.operations.catalog.plans import apply_plan
@@ -66,7 +67,14 @@ class World:
     database: Database
     now: datetime
 
-    def tenant(self, slug: str = "acme", *, plan: str | None = "standard", **extra: str) -> Tenant:
+    def tenant(
+        self,
+        slug: str = "acme",
+        *,
+        plan: str | None = "standard",
+        terms: ContractTerms = NO_TERMS,
+        **extra: str,
+    ) -> Tenant:
         """A tenant bound to a plan from the start of the month."""
         with self.database.transaction(Role.OPERATOR) as connection:
             tenant = create_tenant(
@@ -74,7 +82,14 @@ class World:
             )
             if plan is not None:
                 start = tenant.billing_period(self.now).start
-                bind_contract(connection, tenant=slug, plan=plan, valid_from=start, now=self.now)
+                bind_contract(
+                    connection,
+                    tenant=slug,
+                    plan=plan,
+                    valid_from=start,
+                    terms=terms,
+                    now=self.now,
+                )
         return tenant
 
     def plan(self, text: str = PLAN) -> None:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from billing.admission.binding import Binding, ObjectKind
+from billing.catalog.contract_terms import ChargeOverride, ContractTerms, TermLayer
 from billing.journal.records import Attempted, Attribution, Counts, Record, Usage, Void
 from billing.metering.cloud_event import CloudEvent
 from billing.metering.correction import Correction
@@ -55,6 +56,8 @@ informational: true
 dimensions:
   - {name: size, path: data.pages, edges: [10]}
 """
+TERMS = ContractTerms(always=TermLayer(overrides=(ChargeOverride(charge="input"),)))
+"""Terms that change no price."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,7 @@ def make_full_world(database: Database) -> FullWorld:
     world = make_world(database, MONTH_START + timedelta(days=14))
     with database.transaction(Role.OPERATOR) as connection:
         define_meter(connection, METER, now=world.now)
-    tenants = [world.tenant("acme"), world.tenant("birch")]
+    tenants = [world.tenant(slug, terms=TERMS) for slug in ("acme", "birch")]
     for number, tenant in enumerate(tenants):
         _fill(world, tenant, number)
     with database.transaction(Role.OPERATOR) as connection:

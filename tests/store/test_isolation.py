@@ -21,8 +21,8 @@ from tests.store.full_world import FullWorld, make_full_world
 from tests.world import PLAN, make_world
 
 TENANT_READS = {
-    "account", "account_balance", "api_key", "contract", "invoice", "invoice_line",
-    "invoice_mirror",
+    "account", "account_balance", "api_key", "contract", "contract_terms", "invoice",
+    "invoice_line", "invoice_mirror",
     "invoice_quantity", "invoice_scope", "invoice_settlement", "ledger_transaction",
     "outcome_claim", "outcome_transition", "parked_usage", "posting", "price_version",
     "project", "usage_correction", "usage_event", "usage_rollup", "usage_rollup_day",

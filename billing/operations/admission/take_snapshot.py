@@ -18,6 +18,7 @@ from billing.admission.backend import ServedModel
 from billing.admission.snapshot import KeyGrant, Snapshot
 from billing.admission.terms import AdmissionPolicy, Payment, TenantTerms, Unpriced
 from billing.catalog.admission_policy import strictest
+from billing.catalog.contract_terms import NO_TERMS
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.rates import proxy_rates, rates_of
 from billing.metering.event_id import microseconds
@@ -107,7 +108,7 @@ def take_snapshot(
 def _in_force(connection: sa.Connection, now: datetime) -> Mapping[int, list[BoundPlan]]:
     """The contracts in force, by tenant."""
     bound: defaultdict[int, list[BoundPlan]] = defaultdict(list)
-    for entry in bound_plans(connection):
+    for entry in bound_plans(connection, at=now):
         if entry.contract.in_force(now):
             bound[entry.contract.tenant_id].append(entry)
     return bound
@@ -131,16 +132,21 @@ def take_keys(connection: sa.Connection, *, now: datetime) -> dict[bytes, KeyGra
 def _plan_terms(
     bound: Mapping[int, Sequence[BoundPlan]], models: Sequence[ServedModel]
 ) -> dict[int, _PlanTerms]:
-    shared: dict[tuple[tuple[str, int], ...], _PlanTerms] = {}
+    shared: dict[tuple[tuple[str, int, int], ...], _PlanTerms] = {}
     said: dict[int, _PlanTerms] = {}
     for tenant_id, entries in bound.items():
-        plans = tuple(
-            sorted((entry.contract.plan_slug, entry.contract.plan_version) for entry in entries)
-        )
+        plans = tuple(sorted(_prices_of(entry) for entry in entries))
         if plans not in shared:
             shared[plans] = _read_plans([entry.plan for entry in entries], models)
         said[tenant_id] = shared[plans]
     return said
+
+
+def _prices_of(entry: BoundPlan) -> tuple[str, int, int]:
+    """What names a contract's prices: its plan version, and the contract if it has terms."""
+    contract = entry.contract
+    own = 0 if entry.terms == NO_TERMS else contract.id
+    return contract.plan_slug, contract.plan_version, own
 
 
 def _read_plans(plans: Sequence[PricePlan], models: Sequence[ServedModel]) -> _PlanTerms:

@@ -10,22 +10,32 @@ import sqlalchemy as sa
 
 from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.contract import Contract
+from billing.catalog.contract_terms import NO_TERMS, ContractTerms, apply_terms, require_fit
 from billing.catalog.price_plan import PricePlan
 from billing.errors import Conflict, InvalidInput, NotFound, OverlappingCharges
 from billing.operations.catalog.plans import plan_of, require_plan, require_plan_row
 from billing.operations.tenancy.tenants import require_tenant
-from billing.period import BUCKET, require_on_grid
+from billing.period import BUCKET, local_midnight, require_on_grid, zone
+from billing.planfiles.contract_file import dump_terms, load_terms, terms_digest
 from billing.store import catalog as store
+from billing.store import contract_terms as terms_store
 from billing.store import limits
 from billing.store.invoices import last_invoiced_end, lock_invoicing
+from billing.tenancy.tenant import Tenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoundPlan:
-    """A contract with the plan that it binds to."""
+    """A contract with the plan that it binds to.
+
+    Attributes:
+        plan: with the terms of the billing period that was asked for; else as it was written.
+        terms: what was agreed beside the plan.
+    """
 
     contract: Contract
     plan: PricePlan
+    terms: ContractTerms = NO_TERMS
 
 
 def bind_contract(
@@ -36,6 +46,7 @@ def bind_contract(
     version: int | None = None,
     valid_from: datetime,
     valid_until: datetime | None = None,
+    terms: ContractTerms = NO_TERMS,
     now: datetime,
 ) -> BoundPlan:
     """Bind a tenant to a plan version.
@@ -43,10 +54,13 @@ def bind_contract(
     Args:
         version: the newest version if left out.
         valid_from, valid_until: half-open, on the 15-minute grid; without an end until ended.
+        terms: what is agreed beside the plan; it stays as long as the contract does.
 
     Raises:
         NotFound: no such tenant, plan or version.
-        InvalidInput: dates off the grid or in the wrong order.
+        InvalidInput: dates off the grid or in the wrong order, or a phase that does not begin
+            with a billing period.
+        InvalidPlan: the terms do not fit the plan.
         OverlappingCharges: a contract in force at the same time prices the same usage (D16).
         Conflict: a contract of the same billing period, or a limit on money, is in another
             currency.
@@ -58,6 +72,8 @@ def bind_contract(
     row = require_plan_row(connection, plan, version)
     store.lock_contracts(connection, owner.id)
     new_plan = plan_of(row)
+    require_fit(new_plan, terms)
+    _require_whole_periods(owner, terms)
     billed_from = owner.billing_period(valid_from).start
     billed_until = valid_until and owner.billing_period(valid_until - BUCKET).end
     for other in bound_plans(connection, tenant_id=owner.id):
@@ -74,6 +90,7 @@ def bind_contract(
         valid_until=valid_until,
         now=now,
     )
+    _store_terms(connection, contract_id, owner.id, terms, now=now)
     bound = bound_plans(connection, tenant_id=owner.id)
     return next(entry for entry in bound if entry.contract.id == contract_id)
 
@@ -104,15 +121,30 @@ def list_contracts(connection: sa.Connection, *, tenant_id: int | None = None) -
     return store.contracts(connection, tenant_id=tenant_id)
 
 
-def bound_plans(connection: sa.Connection, *, tenant_id: int | None = None) -> list[BoundPlan]:
-    """Contracts with their plans, of one tenant or of everybody if None."""
+def bound_plans(
+    connection: sa.Connection, *, tenant_id: int | None = None, at: datetime | None = None
+) -> list[BoundPlan]:
+    """Contracts with their plans, of one tenant or of everybody if None.
+
+    Args:
+        at: an instant of the billing period whose terms the plans have; None: plans as written,
+            for who asks what is priced and not at which price.
+    """
+    agreed = {
+        row.contract_id: load_terms(row.document)
+        for row in terms_store.contract_terms(connection, tenant_id=tenant_id)
+    }
     plans: dict[tuple[str, int], PricePlan] = {}
     bound: list[BoundPlan] = []
     for contract in store.contracts(connection, tenant_id=tenant_id):
         key = (contract.plan_slug, contract.plan_version)
         if key not in plans:
             plans[key] = require_plan(connection, *key)
-        bound.append(BoundPlan(contract=contract, plan=plans[key]))
+        plan, terms = plans[key], agreed.get(contract.id, NO_TERMS)
+        if at is not None and terms != NO_TERMS:
+            start = contract.billing_period(at).start.astimezone(zone(contract.zone))
+            plan = apply_terms(plan, terms, begins=start.date())
+        bound.append(BoundPlan(contract=contract, plan=plan, terms=terms))
     return bound
 
 
@@ -122,6 +154,40 @@ def price_version_at(
     """The price version of what happens at an instant: the set of contracts then in force."""
     in_force = [contract.id for contract in contracts if contract.in_force(instant)]
     return store.price_version(connection, tenant_id=tenant_id, contract_ids=in_force)
+
+
+def _store_terms(
+    connection: sa.Connection,
+    contract_id: int,
+    tenant_id: int,
+    terms: ContractTerms,
+    *,
+    now: datetime,
+) -> None:
+    if (digest := terms_digest(terms)) is not None:
+        terms_store.insert_terms(
+            connection,
+            contract_id=contract_id,
+            tenant_id=tenant_id,
+            document=dump_terms(terms),
+            digest=bytes.fromhex(digest),
+            now=now,
+        )
+
+
+def _require_whole_periods(tenant: Tenant, terms: ContractTerms) -> None:
+    """Included usage, tiers and commitments run through a billing period: one has one price."""
+    in_zone = zone(tenant.zone)
+    for position, phase in enumerate(terms.phases):
+        midnight = local_midnight(phase.begins, in_zone)
+        period = tenant.billing_period(midnight)
+        if period.start != midnight:
+            following = period.end.astimezone(in_zone)
+            raise InvalidInput(
+                "a phase does not begin with a billing period of the tenant",
+                field=f"phases[{position}].from",
+                remedy=f"use {following:%Y-%m-%d}",
+            )
 
 
 def _at_the_same_time(

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from billing.catalog.contract_terms import ContractTerms
 from billing.errors import Conflict, NotFound
 from billing.invoicing import invoice as core
 from billing.invoicing.invoice import InvoiceDraft
@@ -25,6 +26,7 @@ from billing.operations.minting import mint_id
 from billing.operations.rating.rate_period import RatedPeriod, rate_period
 from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import Period
+from billing.planfiles.contract_file import terms_digest
 from billing.store import invoices as store
 from billing.store.invoice_drafts import replace_draft
 from billing.store.invoices import (
@@ -149,6 +151,7 @@ def _inputs(rated: RatedPeriod) -> dict[str, Any]:
                 "id": contract.bound.contract.id,
                 "plan": contract.bound.contract.plan_slug,
                 "version": contract.bound.contract.plan_version,
+                **_terms_named(contract.bound.terms),
             }
             for contract in rated.contracts
         ],
@@ -157,6 +160,11 @@ def _inputs(rated: RatedPeriod) -> dict[str, Any]:
             for row in rated.unrated
         ],
     }
+
+
+def _terms_named(terms: ContractTerms) -> dict[str, str]:
+    digest = terms_digest(terms)
+    return {} if digest is None else {"terms": digest}
 
 
 def _line_rows(draft: InvoiceDraft, bases: dict[str, Basis]) -> tuple[InvoiceLineRow, ...]:

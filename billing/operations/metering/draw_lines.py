@@ -77,7 +77,7 @@ def _rates(connection: sa.Connection, batch: BatchRun, model_ids: set[int]) -> d
     """By model, the prices as of the submission; a model without a name has none."""
     plans: list[PricePlan] = [
         entry.plan
-        for entry in bound_plans(connection, tenant_id=batch.tenant_id)
+        for entry in bound_plans(connection, tenant_id=batch.tenant_id, at=batch.submitted_at)
         if entry.contract.in_force(batch.submitted_at)
     ]
     names = model_names(connection, model_ids)

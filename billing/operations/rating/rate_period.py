@@ -69,7 +69,7 @@ def rate_period(
     """
     bound = [
         entry
-        for entry in bound_plans(connection, tenant_id=tenant.id)
+        for entry in bound_plans(connection, tenant_id=tenant.id, at=period.start)
         if entry.contract.segment(period) is not None
     ]
     segments = [segment for entry in bound if (segment := entry.contract.segment(period))]
