@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, get, post
@@ -13,24 +13,40 @@ from api.bodies import StrictJson
 from api.deployment import DeploymentInUse
 from api.fields import IdPath, Instant, Slug, SlugQuery, in_utc
 from api.schemas import BoundContract, show_contract
-from billing.operations.catalog.contracts import bind_contract, end_contract, list_contracts
+from billing.operations.catalog.contracts import (
+    bind_contract,
+    end_contract,
+    list_contracts,
+    require_contract,
+)
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
+from billing.planfiles.contract_file import dump_terms, load_terms
 
 
 class NewContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A tenant to bind to a plan; to its newest version unless one is named."""
+    """A tenant to bind to a plan; to its newest version unless one is named.
+
+    `terms` has the members of a file of terms: what is agreed beside the plan.
+    """
 
     tenant: Slug
     plan: Slug
     version: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] | None = None
     valid_from: Instant
     valid_until: Instant | None = None
+    terms: dict[str, Any] | None = None
 
 
 class ContractEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The first instant at which a contract is no longer in force."""
 
     valid_until: Instant
+
+
+class AgreedContract(BoundContract, frozen=True, kw_only=True):
+    """A contract with the terms that were agreed beside its plan, as a file of terms has them."""
+
+    terms: dict[str, Any]
 
 
 class ContractController(Controller):
@@ -64,9 +80,23 @@ class ContractController(Controller):
                 version=data.version,
                 valid_from=in_utc(data.valid_from, field="valid_from"),
                 valid_until=data.valid_until and in_utc(data.valid_until, field="valid_until"),
+                terms=load_terms(data.terms or {}),
                 now=deployment.now(),
             )
         return show_contract(bound.contract, {owner.id: owner.slug})
+
+    @get(
+        "/{contract:int}",
+        operation_id="operator_show_contract",
+        summary="Show a contract with its terms",
+        sync_to_thread=True,
+    )
+    def contract(self, deployment: DeploymentInUse, contract: IdPath) -> AgreedContract:
+        with deployment.as_operator() as transaction:
+            bound = require_contract(transaction, contract)
+            slugs = {found.id: found.slug for found in list_tenants(transaction)}
+        head = show_contract(bound.contract, slugs)
+        return AgreedContract(**msgspec.structs.asdict(head), terms=dump_terms(bound.terms))
 
     @post(
         "/{contract:int}/end",

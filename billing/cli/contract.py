@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from billing.catalog.contract import Contract
+from billing.catalog.contract_terms import NO_TERMS
 from billing.cli.connect import as_operator
 from billing.cli.documents import contract_document
-from billing.cli.output import JsonFlag, show_json, show_nothing, show_table
+from billing.cli.failure import refused_in
+from billing.cli.output import JsonFlag, show_json, show_nothing, show_table, show_text
 from billing.cli.plan import plan_and_version
+from billing.cli.sources import read_bytes
 from billing.cli.when import clock, instant
-from billing.operations.catalog.contracts import bind_contract, end_contract, list_contracts
+from billing.operations.catalog.contracts import (
+    bind_contract,
+    end_contract,
+    list_contracts,
+    require_contract,
+)
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
+from billing.planfiles.contract_file import dump_terms, read_terms
 
 app = typer.Typer()
 
@@ -40,10 +49,16 @@ def bind(
     until: Annotated[
         str | None, typer.Option("--until", metavar="DATE", help="Until it is ended if left out.")
     ] = None,
+    terms: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="YAML: what is agreed beside the plan; - is stdin."),
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Bind a tenant to a plan version."""
     slug, version = plan_and_version(plan)
+    with refused_in(terms or ""):
+        agreed = read_terms(read_bytes(terms, field="terms")) if terms else NO_TERMS
     now = clock()
     with as_operator() as connection:
         owner = require_tenant(connection, tenant)
@@ -58,6 +73,7 @@ def bind(
                 else owner.billing_period(now).start
             ),
             valid_until=instant(until, in_zone=owner.zone, field="until") if until else None,
+            terms=agreed,
             now=now,
         )
     _show(bound.contract, tenant, as_json=as_json)
@@ -82,6 +98,32 @@ def end(
             connection, contract_id, valid_until=instant(at, in_zone=in_zone, field="at")
         )
     _show(ended, tenants[ended.tenant_id].slug, as_json=as_json)
+
+
+@app.command(epilog="Example: steelyard contract show 1")
+def show(
+    *,
+    contract_id: Annotated[int, typer.Argument(metavar="ID", help="As `contract list` shows it.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Show a contract with what was agreed beside its plan."""
+    with as_operator() as connection:
+        bound = require_contract(connection, contract_id)
+        slugs = {each.id: each.slug for each in list_tenants(connection)}
+    tenant = slugs[bound.contract.tenant_id]
+    agreed = dump_terms(bound.terms)
+    if as_json:
+        show_json({**contract_document(bound.contract, tenant), "terms": agreed})
+        return
+    _show(bound.contract, tenant, as_json=False)
+    if bound.terms == NO_TERMS:
+        show_text("The plan as it is: nothing was agreed beside it.")
+        return
+    for phase in (agreed, *agreed.get("phases", ())):
+        since = phase.get("from")
+        rows = _agreed_rows(phase)
+        if rows:
+            show_table(f"Agreed from {since}" if since else "Agreed", ("what", "key", "as"), rows)
 
 
 @app.command("list", epilog="Example: steelyard contract list --tenant acme")
@@ -122,6 +164,17 @@ def contract_rows(
             for each in contracts
         ],
     )
+
+
+def _agreed_rows(layer: Mapping[str, Any]) -> list[Sequence[object]]:
+    """A row for each member that a stored layer of terms says of a charge or of several."""
+    return [
+        (name, entry.get("charge") or entry["key"], f"{member}: {value}")
+        for name in ("overrides", "commitments", "coupons")
+        for entry in layer.get(name, ())
+        for member, value in entry.items()
+        if member not in {"charge", "key", "description"}
+    ]
 
 
 def _show(contract: Contract, tenant: str, *, as_json: bool) -> None:

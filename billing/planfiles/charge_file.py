@@ -180,9 +180,9 @@ def _price(document: UsageCharge) -> Price:
         case PerUnitDocument():
             return PerUnit(price=document.price)
         case GraduatedDocument():
-            return Graduated(tiers=tuple(_tiers(document.tiers)))
+            return Graduated(tiers=tuple(read_tiers(document.tiers)))
         case VolumeDocument():
-            return Volume(tiers=tuple(_tiers(document.tiers)))
+            return Volume(tiers=tuple(read_tiers(document.tiers)))
         case PackageDocument():
             return Package(
                 size=document.size, price=document.price, rounding=Rounding(document.rounding)
@@ -257,7 +257,8 @@ def window_of(name: str | None, windows: Mapping[str, Window]) -> Window | None:
     return windows[name]
 
 
-def _tiers(documents: Sequence[TierDocument]) -> Iterator[Tier]:
+def read_tiers(documents: Sequence[TierDocument]) -> Iterator[Tier]:
+    """The tiers that documents stand for; a refusal names its place below the charge."""
     for position, tier in enumerate(documents):
         with _below(f"tiers[{position}]"):
             yield Tier(

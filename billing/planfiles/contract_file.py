@@ -22,10 +22,9 @@ from billing.catalog.contract_terms import (
     Phase,
     TermLayer,
 )
-from billing.catalog.tier import Tier
 from billing.errors import InvalidPlan
-from billing.planfiles.charge_file import read_commitment, read_coupon
-from billing.planfiles.decimal_text import DecimalText
+from billing.planfiles.charge_file import read_commitment, read_coupon, read_tiers
+from billing.planfiles.decimal_text import AmountText, DecimalText
 from billing.planfiles.plan_document import CouponDocument, SpendCommitmentDocument, TierDocument
 from billing.planfiles.validation import Document, read_document
 from billing.planfiles.yaml_source import (
@@ -45,7 +44,7 @@ class OverrideDocument(Document):
     """What the contract pays for a charge of its plan; what is left out is as in the plan."""
 
     charge: str
-    price: DecimalText | None = None
+    price: AmountText | None = None
     tiers: list[TierDocument] = Field(default_factory=list[TierDocument])
     included: DecimalText | None = None
     discount_percent: DecimalText | None = None
@@ -145,7 +144,7 @@ def _override(document: OverrideDocument) -> ChargeOverride:
     return ChargeOverride(
         charge=document.charge,
         price=document.price,
-        tiers=tuple(Tier(**tier.model_dump(mode="python")) for tier in document.tiers),
+        tiers=tuple(read_tiers(document.tiers)),
         included=document.included,
         discount_percent=document.discount_percent,
     )

@@ -133,9 +133,8 @@ def test_a_file_is_refused_by_line_and_field(text: str, field: str, line: int) -
             "commitments[0].key",
         ),
         (
-            'phases: [{from: "2027-01-01", coupons: [{key: c, description: Of what, '
-            "percent_off: 1, charges: [nothing]}]}]",
-            "phases[0].coupons[0].charges",
+            'phases:\n- from: "2027-01-01"\n  coupons: [{key: input, description: A, amount_off: 1}]',
+            "phases[0].coupons[0].key",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Terms of a contract on real invoices, in the proxy's prices, and refused where they do not fit."""
+"""Terms of a contract on real invoices, for its tenant alone, refused where they do not fit."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ def test_each_period_is_invoiced_under_its_own_terms(database: Database, now: da
     acme, birch = world.tenant(terms=terms), world.tenant("birch")
     for tenant in (acme, birch):
         world.use(tenant, {"tokens.input": 10_000_000})
-        world.use(tenant, {"tokens.input": 10_000_000}, occurred_at=MONTH_END)
-    november, december = _issue(database, acme, MONTH_END), _issue(database, acme, JANUARY)
+    november = _issue(database, acme, MONTH_END)
+    make_world(database, JANUARY).use(acme, {"tokens.input": 10_000_000}, occurred_at=MONTH_END)
+    december = _issue(database, acme, JANUARY)
     assert {line.key.partition("/")[2]: line.amount_minor for line in november.lines} == {
         "platform": 1500,
         "input": 100,

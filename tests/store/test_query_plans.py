@@ -56,7 +56,8 @@ NOT_A_TENANTS = (
 # As many rows as there are tenants, meters, models and processes, and as much as is open now.
 REGISTERS = {
     "account", "alembic_version", "backend", "contract", "contract_terms", "journal_cursor",
-    "ledger_epoch", "legal_entity", "meter_set", "meter_version", "model", "open_hold", "outcome_definition",
+    "ledger_epoch", "legal_entity", "meter_set", "meter_version", "model", "open_hold",
+    "outcome_definition",
     "plan_version", "price_version", "project", "seal_key", "seal_tree", "spend_limit",
     "stripe_customer", "tenant", "top_up_policy", "usage_archive", "usage_horizon", "usage_shape",
     "usage_source",

@@ -121,6 +121,18 @@ def list_contracts(connection: sa.Connection, *, tenant_id: int | None = None) -
     return store.contracts(connection, tenant_id=tenant_id)
 
 
+def require_contract(connection: sa.Connection, contract_id: int) -> BoundPlan:
+    """A contract with its plan as written, and its terms.
+
+    Raises:
+        NotFound: no such contract.
+    """
+    found = (each for each in bound_plans(connection) if each.contract.id == contract_id)
+    if (contract := next(found, None)) is None:
+        raise NotFound("no such contract", field="contract", remedy="list contracts to see them")
+    return contract
+
+
 def bound_plans(
     connection: sa.Connection, *, tenant_id: int | None = None, at: datetime | None = None
 ) -> list[BoundPlan]:

@@ -151,6 +151,12 @@ CASES = [
     ),
     Case(path="operator/contracts", body={**CONTRACT, "version": 2**31}, field="version"),
     Case(
+        path="operator/contracts",
+        body={**CONTRACT, "terms": {"overrides": [{"charge": "nothing", "price": "1"}]}},
+        code="invalid_plan",
+        field="overrides[0].charge",
+    ),
+    Case(
         path="operator/contracts/1/end",
         body={"valid_until": "2026-10-01T00:00:00Z"},
         field="valid_until",

@@ -99,8 +99,12 @@ def test_contracts_are_ended_and_bound(operator: httpx.Client):
     end = {"valid_until": "2026-11-20T05:30:00+05:30"}
     ended = operator.post(f"operator/contracts/{old['id']}/end", json=end).raise_for_status()
     assert ended.json()["valid_until"] == "2026-11-20T00:00:00Z"
-    bound = operator.post("operator/contracts", json={**overlapping, "version": 1})
+    terms = {"overrides": [{"charge": "input", "price": "0.1"}]}
+    bound = operator.post("operator/contracts", json={**overlapping, "version": 1, "terms": terms})
     assert bound.status_code == 201
+    shown = operator.get(f"operator/contracts/{bound.json()['id']}").raise_for_status().json()
+    assert shown == {**bound.json(), "terms": terms}
+    assert operator.get("operator/contracts/99").status_code == 404
     listed = operator.get("operator/contracts").raise_for_status().json()
     assert {contract["tenant"] for contract in listed} == {"acme", "bolt"}
     assert bound.json() in listed
