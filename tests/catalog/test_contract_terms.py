@@ -32,6 +32,11 @@ phases:
   - from: "2027-07-01"
     commitments: [{key: commit, description: Commitment, amount: 400}]
 """
+CLASHING_COUPON = """
+phases:
+  - from: "2027-01-01"
+    coupons: [{key: input, description: A, amount_off: 1}]
+"""
 
 
 @pytest.fixture
@@ -132,10 +137,7 @@ def test_a_file_is_refused_by_line_and_field(text: str, field: str, line: int) -
             "commitments: [{key: input, description: Twice, amount: 1}]",
             "commitments[0].key",
         ),
-        (
-            'phases:\n- from: "2027-01-01"\n  coupons: [{key: input, description: A, amount_off: 1}]',
-            "phases[0].coupons[0].key",
-        ),
+        (CLASHING_COUPON, "phases[0].coupons[0].key"),
     ],
 )
 def test_terms_that_do_not_fit_the_plan_name_their_place(
