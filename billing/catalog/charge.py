@@ -17,7 +17,16 @@ from itertools import combinations
 
 from billing.catalog.adjustment import NO_ADJUSTMENT, Adjustments
 from billing.catalog.bounds import is_power_of_ten, require_head, require_per, require_quantity
-from billing.catalog.price import FlatFee, Percentage, Price, Rounding, Span
+from billing.catalog.price import (
+    FlatFee,
+    Graduated,
+    Percentage,
+    PerUnit,
+    Price,
+    Rounding,
+    Span,
+    Volume,
+)
 from billing.catalog.selector import Selector
 from billing.errors import InvalidPlan
 from billing.metering.dimension import require_dimension
@@ -43,6 +52,8 @@ class Charge:
         split_by: dimensions; included usage and tiers count each combination of their values by
             itself instead of the whole charge.
         restart: when included usage and tiers start again.
+        prorated: whether the meter is a level (seats, capacity) whose units count for the days of
+            the billing period that they last: tiers by units, prices on prorated units.
         adjustments: discount, maximum, minimum, commitment.
         in_advance: whether it is billed at the start of its period; flat fees only.
     """
@@ -56,6 +67,7 @@ class Charge:
     included: Decimal = _ZERO
     split_by: tuple[str, ...] = ()
     restart: Span = Span.PERIOD
+    prorated: bool = False
     adjustments: Adjustments = NO_ADJUSTMENT
     in_advance: bool = False
 
@@ -76,11 +88,30 @@ class Charge:
             )
         if fee and (self.included or self.split_by or self.restart is not Span.PERIOD):
             raise InvalidPlan("a flat fee counts nothing", field="included", remedy="leave it out")
+        if self.prorated:
+            self._require_level()
         if self.in_advance and not fee:
             raise InvalidPlan(
                 "what is used is known only afterwards",
                 field="in_advance",
                 remedy="bill flat fees in advance, and usage in arrears",
+            )
+
+    def _require_level(self) -> None:
+        """Prorated units are no whole units, so that nothing which counts whole ones fits them."""
+        tiers = self.price.tiers if isinstance(self.price, Graduated | Volume) else ()
+        if (
+            not isinstance(self.price, PerUnit | Graduated | Volume)
+            or self.per != 1
+            or self.round_units is not None
+            or self.included
+            or self.restart is not Span.PERIOD
+            or any(tier.package or tier.cap is not None or tier.minimum for tier in tiers)
+        ):
+            raise InvalidPlan(
+                "prorated units have a price per unit or plain tiers",
+                field="prorated",
+                remedy="leave out per, included, restart, packages, caps and tier minimums",
             )
 
     def _require_units(self) -> None:

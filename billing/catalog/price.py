@@ -161,6 +161,11 @@ class Percentage:
                     remedy="raise it or leave one out",
                 )
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is of the sum, so that single transactions need not be known."""
+        return self == Percentage(percent=self.percent)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reserved:

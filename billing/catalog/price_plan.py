@@ -41,6 +41,26 @@ class AllowanceInVolume(StrEnum):
     BILLABLE_ONCE_EXCEEDED = "billable_once_exceeded"
 
 
+class NegativeUsage(StrEnum):
+    """What a quantity below zero costs, where corrections exceed a period's usage."""
+
+    CLAMP = "clamp"
+    """Nothing: a period's quantity is never below zero."""
+    MIRROR = "mirror"
+    """What the same quantity above zero costs is given back."""
+
+
+class ProrationDays(StrEnum):
+    """Which days of a billing period a contract covers."""
+
+    HALF_OPEN = "half_open"
+    """Those whose local midnight lies in its span: adjoining contracts share no day."""
+    INCLUSIVE = "inclusive"
+    """Those on which it begins and ends too."""
+    FIXED_30 = "fixed_30"
+    """Every month has 30 days; the 31st is the 30th."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """Choices on which billing engines differ, so that a plan states its own (D13).
@@ -48,11 +68,15 @@ class Policies:
     Attributes:
         zero_usage_first_flat: whether unused tiers cost their first flat fee.
         allowance_in_volume: whether included usage stays free once more than it is used.
+        negative_usage: what a period costs whose quantity is below zero.
+        proration_days: how the days of a part of a billing period are counted.
         admission: how requests are admitted; it changes no amount.
     """
 
     zero_usage_first_flat: ZeroUsageFirstFlat = ZeroUsageFirstFlat.SKIP
     allowance_in_volume: AllowanceInVolume = AllowanceInVolume.STAYS_FREE
+    negative_usage: NegativeUsage = NegativeUsage.CLAMP
+    proration_days: ProrationDays = ProrationDays.HALF_OPEN
     admission: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 
@@ -130,7 +154,8 @@ class PricePlan:
         together = {"commitments": self.commitments, "coupons": self.coupons}
         for member, entries in {"charges": self.charges, **together}.items():
             for position, entry in enumerate(entries):
-                if entry.key in seen or entry.key.rpartition(":")[2] in _SUFFIXES:
+                _, colon, suffix = entry.key.rpartition(":")
+                if entry.key in seen or (colon and suffix in _SUFFIXES):
                     raise InvalidPlan(
                         "two lines would have the same key",
                         field=f"{member}[{position}].key",

@@ -108,6 +108,7 @@ def read_charge(document: SingleCharge, windows: Mapping[str, Window]) -> Charge
                 included=document.included,
                 split_by=tuple(document.split_by),
                 restart=Span(document.restart),
+                prorated=document.prorated,
             )
 
 

@@ -75,7 +75,8 @@ class UsageDocument(SelectingDocument):
 
     Prices are for `per` units of the meter; `round_units` makes whole ones of them. `included`
     units are free in every billing period. `split_by` counts tiers and included usage by the
-    values of dimensions, `restart` by spans of time. `during` names the window of the plan in
+    values of dimensions, `restart` by spans of time; `prorated` units of a level (seats) count for
+    the days of the billing period that they last. `during` names the window of the plan in
     which the charge applies; left out, it always does.
     """
 
@@ -84,6 +85,7 @@ class UsageDocument(SelectingDocument):
     included: DecimalText = _ZERO
     split_by: list[str] = Field(default_factory=list[str])
     restart: Literal["period", "day", "hour", "quarter_hour"] = "period"
+    prorated: bool = False
 
 
 class FlatFeeDocument(HeadDocument):
@@ -282,6 +284,8 @@ class PoliciesDocument(Document):
 
     zero_usage_first_flat: Literal["skip", "charge"] = "skip"
     allowance_in_volume: Literal["stays_free", "billable_once_exceeded"] = "stays_free"
+    negative_usage: Literal["clamp", "mirror"] = "clamp"
+    proration_days: Literal["half_open", "inclusive", "fixed_30"] = "half_open"
     payment: Literal["postpaid", "prepaid"] = "postpaid"
     hold: Literal["worst_case", "likely"] = "worst_case"
     on_database_loss: Literal["open", "closed"] | None = None

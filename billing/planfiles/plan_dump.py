@@ -59,6 +59,8 @@ def _dump_policies(policies: Policies) -> dict[str, Any]:
     document = PoliciesDocument.model_validate(
         {
             "allowance_in_volume": policies.allowance_in_volume.value,
+            "negative_usage": policies.negative_usage.value,
+            "proration_days": policies.proration_days.value,
             "payment": admission.payment.value,
             "hold": admission.hold.value,
             "on_database_loss": admission.on_database_loss and admission.on_database_loss.value,
@@ -158,6 +160,8 @@ def _dump_counting(charge: Charge) -> dict[str, Any]:
         said["split_by"] = list(charge.split_by)
     if charge.restart is not Span.PERIOD:
         said["restart"] = charge.restart.value
+    if charge.prorated:
+        said["prorated"] = True
     return said
 
 

@@ -17,8 +17,10 @@ from billing.catalog.charge import Charge
 from billing.catalog.price_list import token_charge
 from billing.catalog.price_plan import (
     AllowanceInVolume,
+    NegativeUsage,
     Policies,
     PricePlan,
+    ProrationDays,
     ZeroUsageFirstFlat,
     prices_model,
 )
@@ -245,6 +247,8 @@ def _policies(document: PoliciesDocument) -> Policies:
     return Policies(
         zero_usage_first_flat=ZeroUsageFirstFlat(document.zero_usage_first_flat),
         allowance_in_volume=AllowanceInVolume(document.allowance_in_volume),
+        negative_usage=NegativeUsage(document.negative_usage),
+        proration_days=ProrationDays(document.proration_days),
         admission=AdmissionPolicy(
             payment=Payment(document.payment),
             hold=HoldSize(document.hold),

@@ -17,10 +17,11 @@ from billing.catalog.adjustment import Commitment
 from billing.catalog.charge import Charge
 from billing.catalog.price import Reserved, Span
 from billing.errors import InvalidInput
+from billing.metering.aggregation import Point
 from billing.metering.dimension import ABSENT
 from billing.money import EXACT
 from billing.period import bucket_of, day_start, hour_start, quarter_hours
-from billing.rating.quantity import MeteredQuantity
+from billing.rating.quantity import LevelChange, MeteredQuantity
 from billing.rating.step import Terms
 
 _ZERO = Decimal(0)
@@ -46,13 +47,17 @@ class Group:
     Attributes:
         before: quantity from the start of the billing period up to the slice that is rated.
         quantity: of the slice.
-        transactions: single values of the slice, where they are known.
+        transactions, transactions_before: single events in the total order, where they are known.
+        changes, changes_before: of a level, by time, where units are prorated.
     """
 
     key: GroupKey
     before: Decimal
     quantity: Decimal
-    transactions: tuple[Decimal, ...]
+    transactions: tuple[Point, ...]
+    transactions_before: tuple[Point, ...]
+    changes: tuple[LevelChange, ...]
+    changes_before: tuple[LevelChange, ...]
 
 
 def groups_of(terms: Terms, usage: Iterable[MeteredQuantity]) -> tuple[Group, ...]:
@@ -149,8 +154,18 @@ def _group(key: GroupKey, members: list[MeteredQuantity]) -> Group:
         key=key,
         before=before,
         quantity=quantity,
-        transactions=tuple(value for used in members for value in used.transactions),
+        transactions=tuple(sorted(point for used in members for point in used.transactions)),
+        transactions_before=tuple(
+            sorted(point for used in members for point in used.transactions_before)
+        ),
+        changes=by_time(change for used in members for change in used.changes),
+        changes_before=by_time(change for used in members for change in used.changes_before),
     )
+
+
+def by_time(changes: Iterable[LevelChange]) -> tuple[LevelChange, ...]:
+    """Changes of a level in their order; of one instant, as they were."""
+    return tuple(sorted(changes, key=lambda change: change.at))
 
 
 def _in_order(key: GroupKey) -> tuple[str, ...]:

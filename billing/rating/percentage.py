@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from billing.catalog.price import Percentage
+from billing.errors import InvalidInput
 from billing.rating.step import Terms, Weighing, figure
 
 _ZERO = Decimal(0)
@@ -29,9 +30,23 @@ class _Charged:
 
 
 def price_transactions(terms: Terms, weighing: Weighing, price: Percentage) -> Weighing:
-    """Price every transaction by the charge's percentage."""
-    charged = tuple(_charge(weighing, price))
+    """Price every transaction by the charge's percentage.
+
+    Raises:
+        InvalidInput: the price looks at single transactions, and they are not known.
+    """
     code = terms.currency.code
+    if weighing.quantity and not weighing.transactions:
+        if not price.is_plain:
+            raise InvalidInput(
+                "the charge looks at single transactions, and the usage names none",
+                field="transactions",
+                remedy="hand in usage by event",
+            )
+        amount = weighing.quantity * price.percent.scaleb(-2)
+        text = f"{figure(weighing.quantity)} at {figure(price.percent)} % = {figure(amount)} {code}"
+        return weighing.priced("price", text, amount)
+    charged = tuple(_charge(weighing, price))
     if not charged:
         return weighing
     free = sum(one.value - one.chargeable for one in charged)
@@ -52,8 +67,7 @@ def price_transactions(terms: Terms, weighing: Weighing, price: Percentage) -> W
 
 def _charge(weighing: Weighing, price: Percentage) -> Iterator[_Charged]:
     total = _ZERO
-    transactions = weighing.transactions or ((weighing.quantity,) if weighing.quantity else ())
-    for position, value in enumerate(transactions):
+    for position, value in enumerate(weighing.transactions):
         before, total = total, total + value
         chargeable = _chargeable(price, position, before, value)
         amount = _ZERO

@@ -102,13 +102,17 @@ def rate(
 def _in_place(quantities: Iterable[MeteredQuantity], of: Slice) -> list[MeteredQuantity]:
     """The quantities in an order that does not depend on the caller's (R6)."""
     found = list(quantities)
-    if of.opens_period and any(used.before > 0 for used in found):
+    if of.opens_period and any(_is_later(used) for used in found):
         raise InvalidInput(
             "there is usage before the slice that opens the period",
             field="before",
             remedy="rate later slices with opens_period=False",
         )
     return sorted(found, key=_order)
+
+
+def _is_later(used: MeteredQuantity) -> bool:
+    return bool(used.before or used.transactions_before or used.changes_before)
 
 
 def _order(used: MeteredQuantity) -> tuple[str, bool, str, tuple[tuple[str, str], ...], str]:
@@ -136,12 +140,13 @@ def _select(
             raise OverlappingCharges("two charges price the same usage", field=keys[1])
         if keys:
             selected[keys[0]].append(used)
-        elif used.quantity > 0:
+        elif used.quantity:
             place = (used.meter, used.model)
             unrated[place] = unrated.get(place, _ZERO) + used.quantity
     return selected, tuple(
         UnratedQuantity(meter=meter, model=model, quantity=quantity)
         for (meter, model), quantity in unrated.items()
+        if quantity > 0
     )
 
 
@@ -172,7 +177,7 @@ def _rate_charge(
     groups = groups_of(terms, usage)
     before_quantity = sum((group.before for group in groups), _ZERO)
     quantity = sum((group.quantity for group in groups), _ZERO)
-    if before_quantity + quantity > QUANTITY_MAX:
+    if (before_quantity + quantity).copy_abs() > QUANTITY_MAX:
         raise AmountOutOfRange("usage of one charge is out of range", field=charge.key)
     through = weigh(terms, groups, through=True)
     before = None if of.opens_period else weigh(terms, groups, through=False)
@@ -249,6 +254,10 @@ def _shares(usage: Sequence[MeteredQuantity]) -> tuple[tuple[str | None, Decimal
     """Each model's quantity. A fee without usage belongs to no model."""
     shares: dict[str | None, Decimal] = {}
     for used in usage:
-        if used.quantity > 0:
+        if used.quantity:
             shares[used.model] = shares.get(used.model, _ZERO) + used.quantity
-    return tuple(shares.items()) or ((None, Decimal(1)),)
+    if not any(quantity > 0 for quantity in shares.values()):
+        # Taken back from every model: a weight is never below zero.
+        shares = {model: -quantity for model, quantity in shares.items()}
+    weights = tuple((model, quantity) for model, quantity in shares.items() if quantity > 0)
+    return weights or ((None, Decimal(1)),)

@@ -17,6 +17,7 @@ from billing.catalog.price import (
     Rounding,
     Volume,
 )
+from billing.rating.levels import price_level_graduated, price_level_volume
 from billing.rating.percentage import price_transactions
 from billing.rating.step import Terms, Weighing, figure
 from billing.rating.tiers import price_graduated, price_volume
@@ -33,9 +34,11 @@ def apply_price(terms: Terms, weighing: Weighing) -> Weighing:
         case PerUnit(price=price):
             return _per_unit(terms, weighing, price)
         case Graduated(tiers=tiers):
-            return price_graduated(terms, weighing, tiers)
+            by_tier = price_level_graduated if terms.charge.prorated else price_graduated
+            return by_tier(terms, weighing, tiers)
         case Volume(tiers=tiers):
-            return price_volume(terms, weighing, tiers)
+            at_tier = price_level_volume if terms.charge.prorated else price_volume
+            return at_tier(terms, weighing, tiers)
         case Package() as package:
             return _packages(terms, weighing, package)
         case Percentage() as percentage:

@@ -19,6 +19,7 @@ from billing.money import Currency
 from billing.period import Period
 from billing.rating.line import ExplanationStep
 from billing.rating.proration import DayShare
+from billing.rating.quantity import LevelChange
 
 _ZERO = Decimal(0)
 
@@ -53,13 +54,15 @@ class Weighing:
 
     Attributes:
         quantity: chargeable quantity from the start of the billing period.
-        transactions: single values that make up the quantity, where they are known.
+        transactions: single values that make up the quantity, in order, where they are known.
+        changes: of a level, by time, whose prorated units make up the quantity.
         exact: amount so far, in major units.
         explanation: the steps that had something to say.
     """
 
     quantity: Decimal
     transactions: tuple[Decimal, ...] = ()
+    changes: tuple[LevelChange, ...] = ()
     exact: Decimal = _ZERO
     explanation: tuple[ExplanationStep, ...] = ()
 

@@ -24,7 +24,7 @@ _ZERO = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stretch:
+class Stretch:
     """One tier in priced units: above `lower`, up to and including `upper` (None: open)."""
 
     number: int
@@ -47,12 +47,12 @@ class _Stretch:
 
 def price_graduated(terms: Terms, weighing: Weighing, tiers: tuple[Tier, ...]) -> Weighing:
     """Each part of the quantity at the price of its tier."""
-    for stretch in _stretches(terms.charge, tiers):
+    for stretch in stretches(terms.charge, tiers):
         quantity = stretch.part(weighing.quantity)
         if quantity > 0:
             weighing = _priced(terms, weighing, stretch, quantity)
-        if quantity > 0 or _is_charged_from_start(terms, stretch):
-            weighing = _entered(terms, weighing, stretch)
+        if quantity > 0 or is_charged_from_start(terms, stretch):
+            weighing = enter(terms, weighing, stretch)
     return weighing
 
 
@@ -60,18 +60,18 @@ def price_volume(terms: Terms, weighing: Weighing, tiers: tuple[Tier, ...]) -> W
     """The whole quantity at the price of the tier that it reaches."""
     quantity = weighing.quantity
     reached = quantity - _lost_allowance(terms, quantity)
-    for stretch in _stretches(terms.charge, tiers):
+    for stretch in stretches(terms.charge, tiers):
         if stretch.upper is not None and reached > stretch.upper:
             continue
         if quantity > 0:
             weighing = _priced(terms, weighing, stretch, quantity)
-        if quantity > 0 or _is_charged_from_start(terms, stretch):
-            weighing = _entered(terms, weighing, stretch)
+        if quantity > 0 or is_charged_from_start(terms, stretch):
+            weighing = enter(terms, weighing, stretch)
         return weighing
     raise AssertionError("the last tier is open")
 
 
-def _priced(terms: Terms, weighing: Weighing, stretch: _Stretch, quantity: Decimal) -> Weighing:
+def _priced(terms: Terms, weighing: Weighing, stretch: Stretch, quantity: Decimal) -> Weighing:
     tier = stretch.tier
     units, sold_as = quantity, ""
     if tier.package is not None:
@@ -97,7 +97,8 @@ def _priced(terms: Terms, weighing: Weighing, stretch: _Stretch, quantity: Decim
     )
 
 
-def _entered(terms: Terms, weighing: Weighing, stretch: _Stretch) -> Weighing:
+def enter(terms: Terms, weighing: Weighing, stretch: Stretch) -> Weighing:
+    """Add the tier's flat fee."""
     flat = stretch.tier.flat
     if flat == 0:
         return weighing
@@ -105,7 +106,7 @@ def _entered(terms: Terms, weighing: Weighing, stretch: _Stretch) -> Weighing:
     return weighing.priced(STEP, text, flat)
 
 
-def _is_charged_from_start(terms: Terms, stretch: _Stretch) -> bool:
+def is_charged_from_start(terms: Terms, stretch: Stretch) -> bool:
     """Whether the tier's flat fee is due without usage."""
     return stretch.number == 1 and terms.policies.zero_usage_first_flat is ZeroUsageFirstFlat.CHARGE
 
@@ -121,10 +122,11 @@ def _package(charge: Charge, size: Decimal) -> Decimal:
     return to_priced_units(size, charge)
 
 
-def _stretches(charge: Charge, tiers: tuple[Tier, ...]) -> Iterator[_Stretch]:
+def stretches(charge: Charge, tiers: tuple[Tier, ...]) -> Iterator[Stretch]:
+    """The tiers of a charge in its priced units."""
     lower = _ZERO
     for position, tier in enumerate(tiers):
         upper = None if tier.up_to is None else to_priced_units(tier.up_to, charge)
-        yield _Stretch(number=position + 1, lower=lower, upper=upper, tier=tier)
+        yield Stretch(number=position + 1, lower=lower, upper=upper, tier=tier)
         if upper is not None:
             lower = upper

@@ -7,12 +7,15 @@ cumulative figures only; that a slice is a difference of two is the pipeline's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
+from typing import assert_never
 
 from billing.catalog.adjustment import Commitment
 from billing.catalog.price import Reserved, Span
+from billing.catalog.price_plan import NegativeUsage
 from billing.rating.discount import discount
-from billing.rating.groups import Group, GroupKey, spans_in
+from billing.rating.groups import Group, GroupKey, by_time, spans_in
 from billing.rating.included_usage import deduct_included
 from billing.rating.line import ExplanationStep
 from billing.rating.price import apply_price
@@ -59,13 +62,52 @@ def weigh(terms: Terms, groups: Sequence[Group], *, through: bool) -> Weighing:
 
 
 def _weigh_group(terms: Terms, group: Group, *, through: bool) -> Weighing:
-    weighing = Weighing(
-        quantity=group.before + group.quantity if through else group.before,
-        transactions=group.transactions if through else (),
+    weighing = Weighing(quantity=_quantity(group, through=through))
+    if weighing.quantity < 0:
+        return _below_zero(terms, weighing.quantity)
+    points = group.transactions_before
+    changes = group.changes_before
+    if through:
+        # A late event stands where it happened, not where it arrived.
+        points = tuple(sorted((*points, *group.transactions)))
+        changes = by_time((*changes, *group.changes))
+    weighing = replace(
+        weighing, transactions=tuple(point.value for point in points), changes=changes
     )
+    return _steps(terms, weighing)
+
+
+def _steps(terms: Terms, weighing: Weighing) -> Weighing:
     for step in GROUP_STEPS:
         weighing = step(terms, weighing)
     return weighing
+
+
+def _below_zero(terms: Terms, quantity: Decimal) -> Weighing:
+    """Corrections beyond what was used: nothing, or the mirror image of the usage."""
+    match terms.policies.negative_usage:
+        case NegativeUsage.CLAMP:
+            nothing = _steps(terms, Weighing(quantity=_ZERO))
+            return nothing.explained("negative_usage", f"{figure(quantity)} counts as none")
+        case NegativeUsage.MIRROR:
+            return _mirrored(_steps(terms, Weighing(quantity=-quantity)))
+        case _:
+            assert_never(terms.policies.negative_usage)
+
+
+def _mirrored(paid: Weighing) -> Weighing:
+    return Weighing(
+        quantity=-paid.quantity,
+        exact=-paid.exact,
+        explanation=tuple(
+            ExplanationStep(
+                step=note.step,
+                text=f"given back: {note.text}",
+                amount=None if note.amount is None else -note.amount,
+            )
+            for note in paid.explanation
+        ),
+    )
 
 
 def _joined(total: Weighing, part: Weighing, *, label: str) -> Weighing:
@@ -111,7 +153,10 @@ def _reserved(
     )
     used = sum(
         (
-            min(to_priced_units(_quantity(group, through=through), terms.charge), committed)
+            min(
+                max(to_priced_units(_quantity(group, through=through), terms.charge), _ZERO),
+                committed,
+            )
             for group in groups
         ),
         _ZERO,

@@ -109,6 +109,9 @@ def adjustments(terms: Terms, minor: int, *, closes_period: bool) -> Iterator[Ad
 def _missing(
     terms: Terms, minor: int, amount: Decimal, *, kind: LineKind, word: str
 ) -> Adjustment | None:
+    if amount == 0:
+        # No bound: usage that was taken back may leave less than nothing.
+        return None
     due = terms.share.of(amount)
     missing = to_minor(due, terms.currency) - minor
     if missing <= 0:

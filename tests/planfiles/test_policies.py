@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from billing.admission.route import ROUTES
 from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
 from billing.catalog.admission_policy import AdmissionPolicy
-from billing.catalog.price_plan import Policies
+from billing.catalog.price_plan import (
+    AllowanceInVolume,
+    NegativeUsage,
+    Policies,
+    ProrationDays,
+    ZeroUsageFirstFlat,
+)
 from billing.errors import InvalidPlan
 from billing.planfiles.plan_document import PoliciesDocument
 from billing.planfiles.plan_dump import digest, dump
@@ -91,16 +97,31 @@ def test_every_policy_round_trips(admission):
     assert (digest(changed) == digest(plan)) is (admission == AdmissionPolicy())
 
 
+@given(
+    st.builds(
+        Policies,
+        zero_usage_first_flat=st.sampled_from(ZeroUsageFirstFlat),
+        allowance_in_volume=st.sampled_from(AllowanceInVolume),
+        negative_usage=st.sampled_from(NegativeUsage),
+        proration_days=st.sampled_from(ProrationDays),
+    )
+)
+def test_policies_of_amounts_round_trip(policies):
+    plan = replace(read_plan(plan_with("zero_usage_first_flat: skip")), policies=policies)
+    assert load_document(dump(plan)) == plan
+
+
+RATING = {"zero_usage_first_flat", "allowance_in_volume", "negative_usage", "proration_days"}
+"""Policies of amounts, which say nothing about prepayment."""
+
+
 def test_the_prepaid_example_says_every_policy():
     text = (EXAMPLES / "prepaid.yaml").read_text()
     plan = read_plan(text)
     assert plan.policies.admission.payment is Payment.PREPAID
     assert plan.policies.admission.drain_ms == 10_000
     written = {line.split(":")[0].strip() for line in text.splitlines() if line.startswith("  ")}
-    assert (
-        set(PoliciesDocument.model_fields) - {"zero_usage_first_flat", "allowance_in_volume"}
-        <= written
-    )
+    assert set(PoliciesDocument.model_fields) - RATING <= written
 
 
 def test_the_starter_plan_has_a_price_for_every_route():

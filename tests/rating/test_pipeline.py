@@ -158,7 +158,6 @@ def test_usage_before_an_opening_slice_is_a_mistake_of_the_caller():
 @pytest.mark.parametrize(
     ("quantity", "error"),
     [
-        ("-1", InvalidInput),
         ("NaN", InvalidInput),
         ("Infinity", InvalidInput),
         ("0.0000000000000000001", InvalidInput),

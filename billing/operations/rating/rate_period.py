@@ -120,7 +120,7 @@ def _slice(entry: BoundPlan, period: Period, until: datetime | None) -> Slice:
     return Slice(
         # What is missing from a commitment is known once nothing can be used any more.
         closes_period=until is None or until >= covered.end,
-        share=day_share(covered, period, in_zone),
+        share=day_share(covered, period, in_zone, days=entry.plan.policies.proration_days),
         covered=covered,
         zone=in_zone,
     )
