@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from decimal import Decimal
-from typing import Annotated, assert_never
+from typing import Annotated
 
 import typer
 
-from billing.catalog.charge import Charge
-from billing.catalog.price import (
-    FlatFee,
-    Graduated,
-    Package,
-    Percentage,
-    PerUnit,
-    Reserved,
-    Volume,
-)
 from billing.catalog.price_plan import PricePlan
-from billing.catalog.selector import Selector
-from billing.catalog.tier import Tier
 from billing.cli.documents import plan_document, plan_summary
 from billing.cli.failure import refused_in
-from billing.cli.output import (
-    JsonFlag,
-    figure,
-    show_json,
-    show_members,
-    show_nothing,
-    show_table,
-    show_text,
-)
+from billing.cli.output import JsonFlag, show_json, show_nothing, show_table
+from billing.cli.plan_check import check
+from billing.cli.plan_diff import diff
+from billing.cli.plan_names import plan_and_version
+from billing.cli.plan_tables import show_plan
 from billing.cli.sources import read_bytes
 from billing.cli.when import clock
-from billing.errors import InvalidInput, NotFound
-from billing.planfiles.plan_file import EXAMPLES, plan_schema, read_plan
+from billing.errors import NotFound
+from billing.planfiles.plan_file import EXAMPLES, plan_schema
 
 app = typer.Typer()
 
-_FILE = typer.Argument(metavar="FILE", help="YAML; - is standard input.")
 
-
-@app.command(epilog="Example: steelyard plan check plan.yaml")
-def check(path: Annotated[str, _FILE], as_json: JsonFlag = False) -> None:
-    """Check a plan file without a database; an error names line, field and remedy."""
-    with refused_in(path):
-        plan = read_plan(read_bytes(path))
-    if as_json:
-        show_json({"valid": True, **plan_summary(plan)})
-    else:
-        show_text(f"{path} is a valid plan.", style="green")
-        _show_plan(plan)
+app.command(epilog="Example: steelyard plan check plans/ --meters meters/")(check)
+app.command(epilog="Example: steelyard plan diff standard@1 plan.yaml")(diff)
 
 
 @app.command(epilog="Example: steelyard plan apply plans/*.yaml")
@@ -116,7 +88,7 @@ def show(
     if as_json:
         show_json(plan_document(plan))
     else:
-        _show_plan(plan)
+        show_plan(plan)
 
 
 @app.command(epilog="Example: steelyard plan schema > plan.schema.json")
@@ -150,80 +122,5 @@ def example(
         print(text, end="")
 
 
-def plan_and_version(text: str) -> tuple[str, int | None]:
-    """Split `SLUG[@VERSION]`.
-
-    Raises:
-        InvalidInput: the version is not a whole number above zero.
-    """
-    slug, separator, version = text.partition("@")
-    if not separator:
-        return slug, None
-    if not (version.isascii() and version.isdigit() and 0 < int(version) < 2**31):
-        raise InvalidInput("not a version", field="plan", remedy="write it like standard@2")
-    return slug, int(version)
-
-
 def _row(plan: PricePlan) -> tuple[object, ...]:
     return plan.slug, plan.version, plan.name, plan.currency.code, len(plan.charges)
-
-
-def _show_plan(plan: PricePlan) -> None:
-    version = f"@{plan.version}" if plan.version else ""
-    terms = f"due {plan.payment_terms_days} days after issue"
-    show_table(
-        f"{plan.slug}{version}: {plan.name} ({plan.currency.code}, {terms})",
-        ("charge", "description", "kind", "meter", "models", "units", "#price", "#per"),
-        [row for charge in plan.charges for row in _charge_rows(charge)],
-    )
-    show_members("Policies", plan_document(plan)["policies"].items())
-
-
-def _charge_rows(charge: Charge) -> Iterator[tuple[object, ...]]:
-    """One row per charge; one more per tier where there are tiers."""
-    head = (charge.key, charge.description)
-    per = figure(Decimal(charge.per))
-    selected = _selected(charge.selector)
-    free = f"{figure(charge.included)} included" if charge.included else None
-    match charge.price:
-        case FlatFee(amount=amount):
-            yield *head, "flat fee", None, None, None, figure(amount), "period"
-        case PerUnit(price=price):
-            yield *head, "per unit", *selected, free, figure(price), per
-        case Graduated(tiers=tiers):
-            yield *head, "graduated", *selected, free, "", ""
-            yield from _tier_rows(tiers, per)
-        case Volume(tiers=tiers):
-            yield *head, "volume", *selected, free, "", ""
-            yield from _tier_rows(tiers, per)
-        case Package(size=size, price=price):
-            yield *head, "package", *selected, free, figure(price), figure(size)
-        case Percentage(percent=percent):
-            yield *head, "percentage", *selected, free, f"{figure(percent)} %", "1"
-        case Reserved() as reserved:
-            held = f"{figure(reserved.committed)} per {reserved.window.value.replace('_', ' ')}"
-            yield *head, "reserved", *selected, held, figure(reserved.price), per
-            yield *("", "", "  beyond", "", "", ""), figure(reserved.overage), per
-        case _:
-            assert_never(charge.price)
-
-
-def _tier_rows(tiers: Sequence[Tier], per: str) -> Iterator[tuple[object, ...]]:
-    lower = Decimal(0)
-    for tier in tiers:
-        upper = "" if tier.up_to is None else f" up to {figure(tier.up_to)}"
-        flat = f" and {figure(tier.flat)} once" if tier.flat else ""
-        yield (
-            *("", "", "  tier", "", ""),
-            f"above {figure(lower)}{upper}",
-            f"{figure(tier.unit)}{flat}",
-            per if tier.package is None else figure(tier.package),
-        )
-        lower = tier.up_to or lower
-
-
-def _selected(selector: Selector | None) -> tuple[str | None, str | None]:
-    if selector is None:
-        return None, None
-    models = "any" if selector.models is None else ", ".join(sorted(selector.models))
-    return selector.meter, models

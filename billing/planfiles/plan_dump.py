@@ -43,7 +43,7 @@ def dump(plan: PricePlan) -> dict[str, Any]:
         "payment_terms_days": plan.payment_terms_days,
         "policies": _dump_policies(plan.policies),
         **({"windows": windows} if (windows := dump_windows(plan)) else {}),
-        "charges": [_dump_charge(charge) for charge in plan.charges],
+        "charges": [dump_charge(charge) for charge in plan.charges],
         **_dump_together(plan),
     }
 
@@ -76,7 +76,8 @@ def _dump_policies(policies: Policies) -> dict[str, Any]:
     return {"zero_usage_first_flat": policies.zero_usage_first_flat.value, **said}
 
 
-def _dump_charge(charge: Charge) -> dict[str, Any]:
+def dump_charge(charge: Charge) -> dict[str, Any]:
+    """A charge as it stands in a plan's document."""
     head: dict[str, Any] = {"key": charge.key, "description": charge.description}
     bent = _dump_adjustments(charge.adjustments)
     selector = charge.selector

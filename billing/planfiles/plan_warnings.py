@@ -1,0 +1,69 @@
+"""What is allowed in a plan and yet probably not meant.
+
+Decides: which gaps are worth a word. Usage that falls into one is refused before dispatch or waits
+in the unrated queue, so nothing is lost; but somebody notices late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from billing.admission.terms import Unpriced
+from billing.catalog.price_plan import PricePlan, prices_model
+from billing.catalog.window import Window
+from billing.metering.token_class import TokenClass
+from billing.planfiles.window_file import unpriced_hours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanWarning:
+    """A gap in a plan.
+
+    Attributes:
+        about: the meter or model.
+    """
+
+    about: str
+    message: str
+    remedy: str
+
+
+def plan_warnings(plan: PricePlan) -> tuple[PlanWarning, ...]:
+    """The gaps of a plan; none where it says that what has no price is free."""
+    if plan.policies.admission.unpriced is Unpriced.FREE:
+        return ()
+    return (*_hours(plan), *_cached(plan))
+
+
+def _hours(plan: PricePlan) -> Iterator[PlanWarning]:
+    by_meter: dict[str, list[Window | None]] = {}
+    for charge in plan.charges:
+        if charge.selector is not None:
+            by_meter.setdefault(charge.selector.meter, []).append(charge.selector.window)
+    for meter, windows in by_meter.items():
+        bounded = [window for window in windows if window is not None]
+        quarters = unpriced_hours(bounded)
+        if quarters and len(bounded) == len(windows):
+            hours, rest = divmod(quarters, 4)
+            yield PlanWarning(
+                about=meter,
+                message=f"{hours} h {rest * 15:02} min of a week have no price",
+                remedy="add a charge during a window that is the rest_of the others",
+            )
+
+
+def _cached(plan: PricePlan) -> Iterator[PlanWarning]:
+    models = {
+        model
+        for charge in plan.charges
+        if charge.selector is not None and charge.selector.meter == TokenClass.OUTPUT.meter
+        for model in charge.selector.models or ()
+    }
+    for model in sorted(models):
+        if TokenClass.CACHED_INPUT not in prices_model(plan, model):
+            yield PlanWarning(
+                about=model,
+                message="cached input has no price, and most engines cache prompts",
+                remedy="price cached_input, at the price of input if it is to cost the same",
+            )
