@@ -13,6 +13,7 @@ from api.hooks.stripe import StripeController
 from api.operator.contracts import ContractController
 from api.operator.costs import CostController
 from api.operator.credit import OperatorCreditController, TopUpController
+from api.operator.invoice_lines import OperatorInvoiceLineController
 from api.operator.invoices import InvoicingController, OperatorInvoiceController
 from api.operator.keys import OperatorKeyController
 from api.operator.leakage import LeakageController
@@ -25,6 +26,7 @@ from api.operator.usage import OperatorUsageController
 from api.operator.usage_events import UsageEventsController
 from api.tenant.account import AccountController
 from api.tenant.credit import CreditController
+from api.tenant.invoice_lines import InvoiceLineController
 from api.tenant.invoices import InvoiceController
 from api.tenant.keys import KeyController
 from api.tenant.limits import OwnLimitController
@@ -45,6 +47,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 AccountController,
                 UsageController,
                 InvoiceController,
+                InvoiceLineController,
                 CreditController,
                 OwnLimitController,
                 KeyController,
@@ -61,6 +64,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 LeakageController,
                 InvoicingController,
                 OperatorInvoiceController,
+                OperatorInvoiceLineController,
                 OperatorCreditController,
                 LimitController,
                 TopUpController,

@@ -142,10 +142,29 @@ def show_invoice(view: InvoiceView) -> Invoice:
         watermark=row.watermark,
         residual_before=ledger_text(row.residual_before),
         residual_after=ledger_text(row.residual_after),
-        lines=[_line(line, row.currency) for line in view.lines],
+        lines=[show_line(line, row.currency) for line in view.lines],
         credits_redeemed=[
             RedeemedCredit(grant=paid.grant_id, source=paid.source, amount=ledger_text(paid.amount))
             for paid in view.redeemed
+        ],
+    )
+
+
+def show_line(line: InvoiceLineRow, currency_code: str) -> InvoiceLine:
+    """A line of an invoice in a currency."""
+    return InvoiceLine(
+        ordinal=line.ordinal,
+        kind=line.kind,
+        key=line.key,
+        description=line.description,
+        meter=line.meter,
+        unit=line.unit,
+        quantity=plain(line.quantity),
+        exact=ledger_text(line.exact),
+        amount=major_text(line.amount_minor, currency_code),
+        explanation=[
+            ExplanationStep(step=step["step"] or "", text=step["text"] or "", amount=step["amount"])
+            for step in line.explanation
         ],
     )
 
@@ -217,21 +236,3 @@ def _head(row: InvoiceRow) -> dict[str, Any]:
         "due_at": row.due_at,
         "paid_at": row.paid_at,
     }
-
-
-def _line(line: InvoiceLineRow, currency_code: str) -> InvoiceLine:
-    return InvoiceLine(
-        ordinal=line.ordinal,
-        kind=line.kind,
-        key=line.key,
-        description=line.description,
-        meter=line.meter,
-        unit=line.unit,
-        quantity=plain(line.quantity),
-        exact=ledger_text(line.exact),
-        amount=major_text(line.amount_minor, currency_code),
-        explanation=[
-            ExplanationStep(step=step["step"] or "", text=step["text"] or "", amount=step["amount"])
-            for step in line.explanation
-        ],
-    )

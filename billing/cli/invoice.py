@@ -14,7 +14,8 @@ import typer
 from billing.cli.connect import as_operator, connected
 from billing.cli.failure import REFUSED
 from billing.cli.invoice_documents import invoice_document, invoice_view_document, major
-from billing.cli.invoice_tables import show_explanation, show_invoice, show_invoices
+from billing.cli.invoice_explain import explain
+from billing.cli.invoice_tables import show_invoice, show_invoices
 from billing.cli.output import (
     JsonFlag,
     amount,
@@ -143,16 +144,11 @@ def show(invoice: Annotated[str, _INVOICE], as_json: JsonFlag = False) -> None:
     _show_view(view, owner.zone, as_json=as_json)
 
 
-@app.command(epilog="Example: steelyard invoice explain INV-000001")
-def explain(invoice: Annotated[str, _INVOICE], as_json: JsonFlag = False) -> None:
-    """Print the arithmetic of every line, so that a person can redo it."""
-    with as_operator() as connection:
-        view = require_invoice(connection, invoice, tenant_id=None)
-        owner = require_tenant(connection, view.invoice.tenant)
-    if as_json:
-        show_json(invoice_view_document(view))
-    else:
-        show_explanation(view, zone=owner.zone)
+app.command(
+    epilog="Example: steelyard invoice explain INV-000001\n\n"
+    "Example: steelyard invoice explain INV-000001 --line 2 --usage day\n\n"
+    "Example: steelyard invoice explain INV-000001 --line 2 --events --limit 20"
+)(explain)
 
 
 @app.command(epilog="Example: steelyard invoice pay INV-000001 --reference 'wire 7731'")

@@ -40,16 +40,12 @@ def invoice_view_document(view: InvoiceView) -> Json:
     return {
         **invoice_document(view.invoice),
         "inputs": view.invoice.inputs,
-        "lines": [_line_document(view.invoice, line) for line in view.lines],
+        "lines": [line_document(view.invoice, line) for line in view.lines],
     }
 
 
-def major(row: InvoiceRow, minor: int) -> Decimal:
-    """Minor units of an invoice's currency in major units, with all its decimals."""
-    return from_minor(minor, currency(row.currency))
-
-
-def _line_document(row: InvoiceRow, line: InvoiceLineRow) -> Json:
+def line_document(row: InvoiceRow, line: InvoiceLineRow) -> Json:
+    """A line of an invoice."""
     return {
         "ordinal": line.ordinal,
         "kind": line.kind,
@@ -64,3 +60,8 @@ def _line_document(row: InvoiceRow, line: InvoiceLineRow) -> Json:
         "explanation": line.explanation,
         "by_model": [{"model": model, "weight": weight} for model, weight in line.by_model],
     }
+
+
+def major(row: InvoiceRow, minor: int) -> Decimal:
+    """Minor units of an invoice's currency in major units, with all its decimals."""
+    return from_minor(minor, currency(row.currency))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from billing.cli.invoice_documents import major
 from billing.cli.output import amount, show_members, show_table, show_text, span
 from billing.invoicing.invoice import LineKind
-from billing.money import EXACT, plain
+from billing.money import EXACT, currency, plain, to_minor
+from billing.operations.invoicing.explain_line import LineExplanation
 from billing.operations.invoicing.read_invoices import InvoiceView
 from billing.store.invoices import InvoiceLineRow, InvoiceRow
 
@@ -79,8 +80,14 @@ def show_invoice(view: InvoiceView, *, zone: str) -> None:
     )
 
 
-def show_explanation(view: InvoiceView, *, zone: str) -> None:
-    """Print the arithmetic of every line and of the sums."""
+def show_explanation(
+    view: InvoiceView, explained: Mapping[str, LineExplanation], *, zone: str
+) -> None:
+    """Print the arithmetic of every line and of the sums.
+
+    Args:
+        explained: each line's explanation, by the line's key.
+    """
     head = view.invoice
     show_text(f"Invoice {head.number or '(draft)'} of {head.tenant}", style="bold")
     show_text(f"Usage of {span(head.period, zone)}, as recorded up to epoch {head.watermark}.")
@@ -88,15 +95,25 @@ def show_explanation(view: InvoiceView, *, zone: str) -> None:
         terms = f"{contract['plan']}@{contract['version']}"
         show_text(f"Contract {contract['id']} on plan {terms}.")
     for line in view.lines:
-        show_text(f"\n{line.ordinal}. {line.description}", style="bold")
-        show_text(f"   {line.key}", style="dim")
-        for step in line.explanation:
-            show_text(f"   {step['text']}")
-        if line.kind == LineKind.RESIDUAL:
-            carried = f"{plain(head.residual_before)} {head.currency}"
-            show_text(f"   {carried} was left by earlier invoices; its whole cents are billed")
-        show_text(f"   = {amount(major(head, line.amount_minor), head.currency)}")
+        show_steps(head, explained[line.key])
     _show_sums(view)
+
+
+def show_steps(head: InvoiceRow, explained: LineExplanation) -> None:
+    """Print the arithmetic of one line."""
+    line, before_minor = explained.line, explained.billed_before_minor
+    show_text(f"\n{line.ordinal}. {line.description}", style="bold")
+    show_text(f"   {line.key}", style="dim")
+    for step in line.explanation:
+        show_text(f"   {step['text']}")
+    if line.kind == LineKind.RESIDUAL:
+        carried = f"{plain(head.residual_before)} {head.currency}"
+        show_text(f"   {carried} was left by earlier invoices; its whole cents are billed")
+    if before_minor:
+        rounded = amount(major(head, to_minor(explained.exact, currency(head.currency))))
+        billed = amount(major(head, before_minor))
+        show_text(f"   {rounded} since the period began, less {billed} that was billed before")
+    show_text(f"   = {amount(major(head, line.amount_minor), head.currency)}")
 
 
 def _show_sums(view: InvoiceView) -> None:

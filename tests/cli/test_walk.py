@@ -102,7 +102,9 @@ def test_a_month_from_usage_to_payment_and_export(used):
     assert "20.00 + 0.25 + 1.20 = 21.45 USD subtotal" in explained
     assert "0 carried in + 21.4469144 earned exactly - 21.45 billed = -0.0030856" in explained
     shown = used("invoice", "show", issued["id"], "--json").document
-    assert shown == issued == used("invoice", "explain", "INV-000001", "--json").document
+    told = used("invoice", "explain", "INV-000001", "--json").document
+    assert all(check["agrees"] for check in told.pop("checks"))
+    assert shown == issued == told
 
     def pay(*more: str, reference: str = "wire 1"):
         return used("invoice", "pay", "INV-000001", "--reference", reference, *more, "--json")

@@ -1,0 +1,54 @@
+"""What stands behind a line of an invoice: the periods it rated, and what was billed before it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from billing.period import Period
+from billing.store.database import only, query
+from billing.store.invoices import InvoiceRow, ScopeRow
+
+
+def scopes(connection: sa.Connection, invoice: InvoiceRow) -> list[ScopeRow]:
+    """The billing periods that an invoice rated, the oldest first."""
+    rows = query(
+        connection,
+        "SELECT period_start, period_end, watermark FROM invoice_scope "
+        "WHERE invoice_id = :id AND tenant_id = :tenant ORDER BY period_start",
+        id=invoice.id,
+        tenant=invoice.tenant_id,
+    )
+    return [
+        ScopeRow(period=Period(start=row.period_start, end=row.period_end), watermark=row.watermark)
+        for row in rows
+    ]
+
+
+def billed_before(
+    connection: sa.Connection,
+    invoice: InvoiceRow,
+    *,
+    contract_id: int,
+    period_start: datetime,
+    line_key: str,
+) -> int:
+    """Minor units that invoices issued before this one billed on a line of a period."""
+    return only(
+        connection,
+        "SELECT CAST(coalesce(sum(s.amount_minor), 0) AS bigint) AS minor "
+        "FROM invoice_settlement s JOIN invoice i ON i.id = s.invoice_id "
+        "WHERE s.tenant_id = :tenant AND s.contract_id = :contract "
+        "AND s.period_start = :start AND s.line_key = :key "
+        "AND i.id <> :id AND i.state <> 'draft' "
+        # By number, which is given under a lock; a draft follows all that have one.
+        "AND (CAST(:number AS text) IS NULL "
+        "     OR (length(i.number), i.number) < (length(:number), :number))",
+        tenant=invoice.tenant_id,
+        contract=contract_id,
+        start=period_start,
+        key=line_key,
+        id=invoice.id,
+        number=invoice.number,
+    ).minor
