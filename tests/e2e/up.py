@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 from billing.cli.processes import free_port
 
 STEELYARD = Path(sys.executable).with_name("steelyard")
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 180
 READY = "Ctrl-C stops everything"
 
 Value = TypeVar("Value")

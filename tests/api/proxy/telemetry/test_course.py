@@ -112,7 +112,8 @@ async def test_a_client_that_does_not_read_is_not_our_overhead(yard):
             await client.reader.read(1 << 20)
     usage = await finished(yard)
     assert usage.duration_us >= 2 * SLOW_US
-    assert usage.raw[OVERHEAD] < SLOW_US
+    # Relative: on a busy machine sixteen megabytes take the proxy long too.
+    assert usage.raw[OVERHEAD] <= usage.duration_us - SLOW_US
 
 
 @pytest.mark.parametrize(
