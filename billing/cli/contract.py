@@ -9,21 +9,31 @@ import typer
 
 from billing.catalog.contract import Contract
 from billing.catalog.contract_terms import NO_TERMS
-from billing.cli.connect import as_operator
+from billing.cli.connect import as_operator, connected
 from billing.cli.documents import contract_document
-from billing.cli.failure import refused_in
+from billing.cli.failure import REFUSED, refused_in
 from billing.cli.output import JsonFlag, show_json, show_nothing, show_table, show_text
 from billing.cli.plan import plan_and_version
 from billing.cli.sources import read_bytes
 from billing.cli.when import clock, instant
+from billing.errors import InvalidInput
 from billing.operations.catalog.contracts import (
     bind_contract,
     end_contract,
     list_contracts,
     require_contract,
 )
+from billing.operations.catalog.migrate_contracts import (
+    ContractMove,
+    MoveOutcome,
+    MoveTime,
+    PlanVersion,
+    contracts_to_move,
+    move_contract,
+)
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
 from billing.planfiles.contract_file import dump_terms, read_terms
+from billing.store.database import Role
 
 app = typer.Typer()
 
@@ -146,6 +156,54 @@ def list_all(
         show_table("Contracts", *contract_rows(contracts, slugs))
 
 
+@app.command(epilog="Example: steelyard contract migrate --from a@1 --to a@2 --at period-end")
+def migrate(
+    *,
+    source: Annotated[str, typer.Option("--from", metavar="SLUG@VERSION", help="What is left.")],
+    target: Annotated[str, typer.Option("--to", metavar="SLUG@VERSION", help="What follows.")],
+    at: Annotated[MoveTime, typer.Option(help="The next quarter of an hour, or period by period.")],
+    tenant: Annotated[
+        list[str] | None, typer.Option(help="Of this tenant only; may be said again.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Move contracts between plan versions, one by one; running it again goes on with the rest."""
+    leaving, following = _exact_version(source, "from"), _exact_version(target, "to")
+    now = clock()
+    moves: list[ContractMove] = []
+    with connected() as database:
+        with database.transaction(Role.OPERATOR) as connection:
+            found = contracts_to_move(connection, source=leaving, tenants=tenant or (), now=now)
+        for contract in found:
+            with database.transaction(Role.OPERATOR) as connection:
+                moves.append(
+                    move_contract(
+                        connection,
+                        contract.id,
+                        target=following,
+                        when=at,
+                        dry_run=dry_run,
+                        now=now,
+                    )
+                )
+    if as_json:
+        show_json({"dry_run": dry_run, "contracts": [_move_document(move) for move in moves]})
+    elif not moves:
+        show_nothing(f"No contract on {source} is in force.", then="steelyard contract list")
+    else:
+        show_table(
+            "Contracts that would move" if dry_run else "Contracts",
+            ("tenant", "#id", "at", "outcome", "#new id", "because"),
+            [
+                (m.tenant, m.contract_id, m.at, m.outcome.value, m.new_contract_id or "", m.reason)
+                for m in moves
+            ],
+        )
+    if any(move.outcome is MoveOutcome.REFUSED for move in moves):
+        raise typer.Exit(REFUSED)
+
+
 def contract_rows(
     contracts: Sequence[Contract], slugs: Mapping[int, str]
 ) -> tuple[Sequence[str], list[Sequence[object]]]:
@@ -164,6 +222,24 @@ def contract_rows(
             for each in contracts
         ],
     )
+
+
+def _exact_version(text: str, field: str) -> PlanVersion:
+    slug, version = plan_and_version(text)
+    if version is None:
+        raise InvalidInput("a plan without a version", field=field, remedy=f"write {slug}@1")
+    return PlanVersion(slug=slug, version=version)
+
+
+def _move_document(move: ContractMove) -> dict[str, object]:
+    return {
+        "tenant": move.tenant,
+        "contract": move.contract_id,
+        "at": move.at,
+        "outcome": move.outcome.value,
+        "new_contract": move.new_contract_id,
+        "reason": move.reason,
+    }
 
 
 def _agreed_rows(layer: Mapping[str, Any]) -> list[Sequence[object]]:

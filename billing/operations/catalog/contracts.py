@@ -252,8 +252,10 @@ def _require_disjoint(other: BoundPlan, charges: Sequence[Charge]) -> None:
     boundary = len(other.plan.charges)
     clash = next((o for o in overlaps if o.first < boundary <= o.second), None)
     if clash is not None:
+        second = charges[clash.second - boundary]
         raise OverlappingCharges(
-            f"contract {other.contract.id} on plan {other.plan.slug} prices {clash.meter} too",
+            f"contract {other.contract.id} on plan {other.plan.slug} prices {clash.meter} too: "
+            f"its charge {other.plan.charges[clash.first].key}, and {second.key} here",
             field=f"charges[{clash.second - boundary}]",
             remedy="end that contract first, or narrow one of the charges to other models",
         )
