@@ -23,6 +23,7 @@ from billing.catalog.price import (
     Percentage,
     PerUnit,
     Price,
+    Reserved,
     Rounding,
     Span,
     Volume,
@@ -88,6 +89,7 @@ class Charge:
             )
         if fee and (self.included or self.split_by or self.restart is not Span.PERIOD):
             raise InvalidPlan("a flat fee counts nothing", field="included", remedy="leave it out")
+        self._require_windows()
         if self.prorated:
             self._require_level()
         if self.in_advance and not fee:
@@ -95,6 +97,26 @@ class Charge:
                 "what is used is known only afterwards",
                 field="in_advance",
                 remedy="bill flat fees in advance, and usage in arrears",
+            )
+
+    def _require_windows(self) -> None:
+        """What is promised or reserved per window is of the whole charge in each of them."""
+        window = Span.PERIOD
+        if isinstance(self.price, Reserved):
+            window = self.price.window
+        elif (promised := self.adjustments.commitment) is not None:
+            window = promised.window
+        if (window is not Span.PERIOD or isinstance(self.price, Reserved)) and self.split_by:
+            raise InvalidPlan(
+                "a promise per window is not split",
+                field="split_by",
+                remedy="write a charge for each value",
+            )
+        if window is not Span.PERIOD and self.restart not in {Span.PERIOD, window}:
+            raise InvalidPlan(
+                "counting starts again with the window of the promise",
+                field="restart",
+                remedy="leave it out",
             )
 
     def _require_level(self) -> None:

@@ -32,6 +32,7 @@ from billing.metering.unit_meter import UnitMeter
 from billing.money import EXACT, PRICE_DECIMALS_MAX
 
 _ZERO = Decimal(0)
+_ONE = Fraction(1)
 _MILLISECONDS = 1000
 
 
@@ -47,7 +48,7 @@ def rates_of(plans: Iterable[PricePlan], model: str) -> Mapping[str, Decimal]:
         for charge in plan.charges:
             selector = charge.selector
             if selector is not None and selector.selects(selector.meter, model):
-                price = highest_price(charge)
+                price = highest_price(charge, overage_factor=_factor(plan, charge))
                 highest[selector.meter] = max(highest.get(selector.meter, _ZERO), price)
     return highest
 
@@ -68,11 +69,16 @@ def proxy_rates(prices: Mapping[str, Decimal]) -> Rates:
     )
 
 
-def highest_price(charge: Charge) -> Decimal:
+def highest_price(charge: Charge, *, overage_factor: Fraction = _ONE) -> Decimal:
     """The most that one unit of the meter can cost; zero for a fee, which no unit causes.
 
     Of packages it is the price of a whole one spread over its units: the one that is begun last
-    costs more, once in a billing period.
+    costs more, once in a billing period. Of volume tiers it bounds the average: a quantity that
+    reaches a dearer tier re-prices all units before it. Of transactions it holds for values of a
+    unit or more.
+
+    Args:
+        overage_factor: of the plan's commitment that the charge counts towards.
     """
     match charge.price:
         case FlatFee():
@@ -83,15 +89,27 @@ def highest_price(charge: Charge) -> Decimal:
             unit = max(_of_tier(tier, charge.per) for tier in tiers)
         case Package(size=size, price=price):
             unit = Fraction(price) / Fraction(size) * charge.per
-        case Percentage(percent=percent):
-            unit = Fraction(percent) * Fraction(1, 100)
+        case Percentage(percent=percent, fixed=fixed, minimum=minimum):
+            unit = max(Fraction(percent) / 100 + Fraction(fixed), Fraction(minimum))
         case Reserved(overage=overage):
             unit = Fraction(overage)
         case _:
             assert_never(charge.price)
     commitment = charge.adjustments.commitment
     factor = Fraction(1) if commitment is None else Fraction(commitment.overage_factor)
-    return _up(unit * factor * Fraction(1, charge.per))
+    return _up(unit * factor * overage_factor * Fraction(1, charge.per))
+
+
+def _factor(plan: PricePlan, charge: Charge) -> Fraction:
+    """What usage beyond the plan's commitment costs, in multiples of its price."""
+    return max(
+        (
+            Fraction(promised.overage_factor)
+            for promised in plan.commitments
+            if promised.charges is None or charge.key in promised.charges
+        ),
+        default=_ONE,
+    )
 
 
 def _of_tier(tier: Tier, per: int) -> Fraction:

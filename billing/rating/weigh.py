@@ -52,10 +52,12 @@ def weigh(terms: Terms, groups: Sequence[Group], *, through: bool) -> Weighing:
         The exact amount with its explanation; `quantity` is what stayed chargeable.
     """
     total = Weighing(quantity=_ZERO)
+    chargeable = 0
     for group in groups:
         weighed = _weigh_group(terms, group, through=through)
+        chargeable += weighed.quantity > 0
         total = _joined(total, weighed, label=_label(terms, group.key))
-    total = _with_fixed_part(terms, total, groups, through=through)
+    total = _with_fixed_part(terms, total, groups, chargeable, through=through)
     for step in CHARGE_STEPS:
         total = step(terms, total)
     return total
@@ -125,14 +127,14 @@ def _joined(total: Weighing, part: Weighing, *, label: str) -> Weighing:
 
 
 def _with_fixed_part(
-    terms: Terms, total: Weighing, groups: Sequence[Group], *, through: bool
+    terms: Terms, total: Weighing, groups: Sequence[Group], chargeable: int, *, through: bool
 ) -> Weighing:
     """What is due for windows whether or not they were used."""
     match terms.charge.price, terms.charge.adjustments.commitment:
         case Reserved() as reserved, _:
             return _reserved(terms, total, groups, reserved, through=through)
         case _, Commitment(window=window, true_up=True) as promised if window is not Span.PERIOD:
-            return _unused_windows(terms, total, groups, promised, through=through)
+            return _unused_windows(terms, total, chargeable, promised)
         case _:
             return total
 
@@ -174,17 +176,17 @@ def _reserved(
 
 
 def _unused_windows(
-    terms: Terms, total: Weighing, groups: Sequence[Group], promised: Commitment, *, through: bool
+    terms: Terms, total: Weighing, chargeable: int, promised: Commitment
 ) -> Weighing:
-    """Windows without any usage are no groups; what was promised for them is due all the same."""
-    used = sum(_quantity(group, through=through) > 0 for group in groups)
-    empty = Decimal(spans_in(terms, promised.window) - used)
+    """Windows without usage are no groups, and free usage is no money: both owe the promise."""
+    empty = Decimal(spans_in(terms, promised.window) - chargeable)
     if empty <= 0:
         return total
     amount = empty * promised.amount
     return total.priced(
         "commitment",
-        f"{figure(empty)} windows without usage: {figure(empty)} x {figure(promised.amount)}"
+        f"{figure(empty)} windows without chargeable usage:"
+        f" {figure(empty)} x {figure(promised.amount)}"
         f" = {figure(amount)} {terms.currency.code}",
         amount,
     )

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.admission.amounts import ATTO
+from billing.catalog.adjustment import SpendCommitment
 from billing.catalog.charge import Charge
-from billing.catalog.price import Graduated
+from billing.catalog.price import Graduated, Percentage
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.rates import proxy_rates, rates_of
 from billing.catalog.selector import Selector
@@ -131,3 +132,31 @@ def test_audio_is_priced_by_the_second_and_counted_in_milliseconds():
 def test_a_price_per_request_is_a_rate_too():
     plan = plan_of(a_price("requests", "0.002"))
     assert proxy_rates(rates_of([plan], "small")).request == 2 * 10**15
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"), [(None, "0.5"), (["key"], "0.5"), (["fee"], "0.2")]
+)
+def test_usage_beyond_a_commitment_of_the_plan_is_held_at_its_factor(counts, expected):
+    """Both charges count towards it where it names none."""
+    promised = SpendCommitment(
+        key="promised",
+        description="Promised",
+        amount=Decimal(10),
+        charges=None if counts is None else frozenset(counts),
+        overage_factor=Decimal("2.5"),
+    )
+    plan = replace(
+        plan_of(
+            flat_fee(key="fee", description="Fee", amount=Decimal(1)),
+            replace(a_price("tokens.output", "0.2"), key="key"),
+        ),
+        commitments=(promised,),
+    )
+    assert rates_of([plan], "small") == {"tokens.output": Decimal(expected)}
+
+
+def test_a_transaction_is_held_at_all_that_it_can_cost():
+    price = Percentage(percent=Decimal(3), fixed=Decimal("0.30"), minimum=Decimal("0.25"))
+    charge = Charge(key="k", description="K", selector=OUTPUT, price=price)
+    assert rates_of([plan_of(charge)], "small") == {"tokens.output": Decimal("0.33")}

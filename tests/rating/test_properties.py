@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from decimal import Decimal, localcontext
+from dataclasses import replace
+from decimal import Decimal, Inexact, localcontext
 from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.catalog.price import PerUnit
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
 from billing.catalog.selector import Selector
 from billing.errors import AmountOutOfRange
@@ -18,6 +21,7 @@ from billing.planfiles.plan_dump import dump
 from billing.planfiles.plan_file import load_document
 from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
+from tests.charges import per_unit
 from tests.rating.oracle import amount, rounded
 from tests.strategies import PATIENT, decimals, plans, tokens, usage, usage_charges
 
@@ -146,3 +150,21 @@ def test_shares_by_model_add_up_to_the_quantity(plan, quantities):
         if line.quantity > 0:
             assert sum(weights) == line.quantity
         assert len({model for model, _ in line.by_model}) == len(weights)
+
+
+def test_no_digit_is_lost_silently():
+    """A step that would round raises, whatever the caller's context; rating answers by name."""
+    with localcontext(EXACT), pytest.raises(Inexact):
+        _ = Decimal(1) / Decimal(3)
+
+    price = most = Decimal("999999999999999999.999999999999999999")
+    charge = per_unit(key="k", description="K", selector=REQUESTS, price=price)
+    with localcontext() as context:
+        context.prec = 28
+        with pytest.raises(AmountOutOfRange):
+            rate(plan_with(charge), metered(Decimal(10) ** 18))
+        tiny = replace(charge, price=PerUnit(price=Decimal("1E-18")))
+        (line,) = rate(plan_with(tiny), metered(most)).lines
+
+    # 18 decimals of the price on 18 of the quantity.
+    assert line.exact == Decimal("0.999999999999999999999999999999999999")
