@@ -28,6 +28,7 @@ from billing.catalog.price import (
     Span,
     Volume,
 )
+from billing.catalog.pricing_unit import PricingUnit
 from billing.catalog.selector import Selector
 from billing.errors import InvalidPlan
 from billing.metering.dimension import require_dimension
@@ -56,6 +57,7 @@ class Charge:
         prorated: whether the meter is a level (seats, capacity) whose units count for the days of
             the billing period that they last: tiers by units, prices on prorated units.
         adjustments: discount, maximum, minimum, commitment.
+        pricing_unit: what the price is quoted in; None: the plan's currency.
         in_advance: whether it is billed at the start of its period; flat fees only.
     """
 
@@ -70,6 +72,7 @@ class Charge:
     restart: Span = Span.PERIOD
     prorated: bool = False
     adjustments: Adjustments = NO_ADJUSTMENT
+    pricing_unit: PricingUnit | None = None
     in_advance: bool = False
 
     def __post_init__(self) -> None:
@@ -80,6 +83,10 @@ class Charge:
         if len(set(self.split_by)) < len(self.split_by):
             raise InvalidPlan("a dimension is named twice", field="split_by")
         self._require_units()
+        if self.pricing_unit is not None and isinstance(self.price, Reserved):
+            raise InvalidPlan(
+                "a reservation is priced in the currency", field="unit", remedy="leave it out"
+            )
         fee = isinstance(self.price, FlatFee)
         if fee is not (self.selector is None):
             raise InvalidPlan(

@@ -12,6 +12,7 @@ from enum import StrEnum
 from billing.catalog.adjustment import Coupon, SpendCommitment
 from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.charge import Charge, find_overlaps
+from billing.catalog.pricing_unit import PricingUnit
 from billing.catalog.selector import require_slug
 from billing.catalog.window import Window
 from billing.errors import InvalidPlan
@@ -129,6 +130,7 @@ class PricePlan:
             raise InvalidPlan("too many charges", field="charges", remedy=f"at most {CHARGES_MAX}")
         self._require_keys()
         self._require_windows()
+        self._require_units()
         for overlap in find_overlaps(self.charges):
             raise InvalidPlan(
                 "two charges price the same usage",
@@ -146,6 +148,17 @@ class PricePlan:
                     "two windows have the same name",
                     field=f"charges[{position}].during",
                     remedy="give each window a name of its own",
+                )
+
+    def _require_units(self) -> None:
+        units: dict[str, PricingUnit] = {}
+        for position, charge in enumerate(self.charges):
+            unit = charge.pricing_unit
+            if unit is not None and units.setdefault(unit.name, unit) != unit:
+                raise InvalidPlan(
+                    "two pricing units have the same name",
+                    field=f"charges[{position}].unit",
+                    remedy="give each a name of its own",
                 )
 
     def _require_keys(self) -> None:

@@ -24,6 +24,7 @@ from billing.cli.output import figure, show_members, show_table
 from billing.planfiles.plan_dump import dump_charge
 
 _TERMS = (
+    "unit",
     "where",
     "during",
     "round_units",
@@ -55,6 +56,8 @@ def show_plan(plan: PricePlan) -> None:
         [row for charge in plan.charges for row in (*_charge_rows(charge), *_term_rows(charge))],
     )
     document = plan_document(plan)
+    if units := document.get("pricing_units"):
+        show_members("Pricing units", [(name, _said(unit)) for name, unit in units.items()])
     if windows := document.get("windows"):
         show_members("Windows", [(name, _said(window)) for name, window in windows.items()])
     for title in ("commitments", "coupons"):

@@ -31,6 +31,7 @@ from billing.catalog.price import (
     Span,
     Volume,
 )
+from billing.catalog.pricing_unit import PricingUnit
 from billing.catalog.selector import OUTCOME_PREFIX, Condition, Selector, require_slug
 from billing.catalog.tier import Tier
 from billing.catalog.window import Window
@@ -60,11 +61,13 @@ from billing.planfiles.plan_document import (
 _HUNDRED = 100
 
 
-def read_charge(document: SingleCharge, windows: Mapping[str, Window]) -> Charge:
+def read_charge(
+    document: SingleCharge, windows: Mapping[str, Window], units: Mapping[str, PricingUnit]
+) -> Charge:
     """The charge that a document stands for.
 
     Args:
-        windows: of the plan, by name.
+        windows, units: of the plan, by name.
 
     Raises:
         InvalidPlan: `field` is below the charge, like `tiers[1].up_to`.
@@ -73,6 +76,7 @@ def read_charge(document: SingleCharge, windows: Mapping[str, Window]) -> Charge
         "key": document.key,
         "description": document.description,
         "adjustments": _adjustments(document),
+        "pricing_unit": unit_of(document.unit, units),
     }
     match document:
         case FlatFeeDocument():
@@ -241,6 +245,23 @@ def _selector(document: SelectingDocument, windows: Mapping[str, Window]) -> Sel
             for name, meant in sorted(document.where.items())
         ),
     )
+
+
+def unit_of(name: str | None, units: Mapping[str, PricingUnit]) -> PricingUnit | None:
+    """The pricing unit of a name; None if none is named.
+
+    Raises:
+        InvalidPlan: the plan has no such unit.
+    """
+    if name is None:
+        return None
+    if name not in units:
+        raise InvalidPlan(
+            "no such pricing unit",
+            field="unit",
+            remedy="name one under pricing_units, or add it there",
+        )
+    return units[name]
 
 
 def window_of(name: str | None, windows: Mapping[str, Window]) -> Window | None:

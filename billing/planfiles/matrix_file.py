@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeAlias, cast
 
@@ -26,6 +26,7 @@ from pydantic_core import PydanticCustomError
 
 from billing.catalog.charge import Charge
 from billing.catalog.price import PerUnit
+from billing.catalog.pricing_unit import PricingUnit
 from billing.catalog.selector import Condition, Selector
 from billing.catalog.window import Window
 from billing.errors import InvalidInput, InvalidPlan
@@ -79,7 +80,7 @@ _Named: TypeAlias = Mapping[str, tuple[str, frozenset[str]]]
 
 
 def expand_matrix(
-    document: MatrixDocument, window: Window | None, place: Place
+    document: MatrixDocument, window: Window | None, unit: PricingUnit | None, place: Place
 ) -> Iterator[tuple[YamlPath, Charge]]:
     """Where each cell stands, and its charge, keyed `<key>/<values>`.
 
@@ -91,7 +92,10 @@ def expand_matrix(
     _require_classes(document, cells, place)
     for cell in cells:
         named = dict(zip(document.by, zip(cell.path, cell.values, strict=True), strict=True))
-        yield (*place.path, *cell.below), _charge(document, cell, named, window, place)
+        yield (
+            (*place.path, *cell.below),
+            replace(_charge(document, cell, named, window, place), pricing_unit=unit),
+        )
 
 
 def _charge(

@@ -40,11 +40,13 @@ class CommitmentDocument(Document):
 class HeadDocument(Document):
     """What every charge says: its name, and what bends its amount.
 
-    `maximum` and `minimum` are of a billing period; the minimum is prorated by days.
+    `unit` names the pricing unit that the price is in. `maximum` and `minimum` are of a billing
+    period, in the currency; the minimum is prorated by days.
     """
 
     key: str
     description: str
+    unit: str | None = None
     discount_percent: DecimalText = _ZERO
     maximum: AmountText | None = None
     minimum: AmountText = _ZERO
@@ -209,6 +211,7 @@ class MatrixDocument(Document):
     by: list[str]
     prices: dict[str, Any]
     per: int = 1
+    unit: str | None = None
     meter: str | None = None
     meters: dict[str, str] | None = None
     during: str | None = None
@@ -296,6 +299,12 @@ class PoliciesDocument(Document):
     shadow: bool = False
 
 
+class PricingUnitDocument(Document):
+    """What one unit, such as a credit, is worth in the plan's currency."""
+
+    rate: AmountText
+
+
 class PlanDocument(Document):
     """A price plan.
 
@@ -308,6 +317,9 @@ class PlanDocument(Document):
     currencies: list[str] = Field(default_factory=list[str])
     payment_terms_days: int = 30
     policies: PoliciesDocument = PoliciesDocument()
+    pricing_units: dict[str, PricingUnitDocument] = Field(
+        default_factory=dict[str, PricingUnitDocument]
+    )
     windows: dict[str, WindowDocument] = Field(default_factory=dict[str, WindowDocument])
     charges: list[ChargeDocument] = Field(default_factory=list[ChargeDocument])
     price_list: PriceListDocument | None = None

@@ -42,6 +42,7 @@ def dump(plan: PricePlan) -> dict[str, Any]:
         "currency": plan.currency.code,
         "payment_terms_days": plan.payment_terms_days,
         "policies": _dump_policies(plan.policies),
+        **_dump_units(plan),
         **({"windows": windows} if (windows := dump_windows(plan)) else {}),
         "charges": [dump_charge(charge) for charge in plan.charges],
         **_dump_together(plan),
@@ -52,6 +53,15 @@ def digest(plan: PricePlan) -> str:
     """SHA-256 of the plan's document, in hexadecimal: equal plans have equal digests."""
     canonical = json.dumps(dump(plan), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _dump_units(plan: PricePlan) -> dict[str, Any]:
+    units = {
+        unit.name: {"rate": plain(unit.rate)}
+        for charge in plan.charges
+        if (unit := charge.pricing_unit) is not None
+    }
+    return {"pricing_units": dict(sorted(units.items()))} if units else {}
 
 
 def _dump_policies(policies: Policies) -> dict[str, Any]:
@@ -79,6 +89,8 @@ def _dump_policies(policies: Policies) -> dict[str, Any]:
 def dump_charge(charge: Charge) -> dict[str, Any]:
     """A charge as it stands in a plan's document."""
     head: dict[str, Any] = {"key": charge.key, "description": charge.description}
+    if charge.pricing_unit is not None:
+        head["unit"] = charge.pricing_unit.name
     bent = _dump_adjustments(charge.adjustments)
     selector = charge.selector
     if selector is None:
@@ -108,6 +120,7 @@ def _is_plain(charge: Charge) -> bool:
         selector=charge.selector and Selector(meter=charge.selector.meter),
         price=charge.price,
         adjustments=charge.adjustments,
+        pricing_unit=charge.pricing_unit,
     ) and isinstance(charge.price, PerUnit)
 
 

@@ -24,12 +24,19 @@ from billing.catalog.price_plan import (
     ZeroUsageFirstFlat,
     prices_model,
 )
+from billing.catalog.pricing_unit import PricingUnit
 from billing.catalog.selector import BUILT_IN_METERS, is_built_in
 from billing.catalog.window import Window
 from billing.errors import InvalidInput, InvalidPlan
 from billing.metering.token_class import TokenClass
 from billing.money import currency
-from billing.planfiles.charge_file import read_charge, read_commitment, read_coupon, window_of
+from billing.planfiles.charge_file import (
+    read_charge,
+    read_commitment,
+    read_coupon,
+    unit_of,
+    window_of,
+)
 from billing.planfiles.matrix_file import Place, expand_matrix
 from billing.planfiles.plan_document import (
     MatrixDocument,
@@ -83,7 +90,8 @@ class Reading:
         money = self._attempt(self.code_at, lambda: currency(self.code, field=""))
         policies = self._attempt(("policies",), lambda: _policies(document.policies))
         windows = self._attempt(("windows",), lambda: read_windows(document.windows))
-        self._read_charges(document, windows or {})
+        units = dict(self._units(document))
+        self._read_charges(document, windows or {}, units)
         commitments = tuple(self._written("commitments", document.commitments, read_commitment))
         coupons = tuple(self._written("coupons", document.coupons, read_coupon))
         if self.refusals or money is None or policies is None:
@@ -107,17 +115,27 @@ class Reading:
             self._require_use(document, plan)
         return None if self.refusals else plan
 
-    def _read_charges(self, document: PlanDocument, windows: Mapping[str, Window]) -> None:
+    def _units(self, document: PlanDocument) -> Iterator[tuple[str, PricingUnit]]:
+        for name, written in document.pricing_units.items():
+            with self._located(("pricing_units", name)):
+                yield name, PricingUnit(name=name, rate=written.rate)
+
+    def _read_charges(
+        self,
+        document: PlanDocument,
+        windows: Mapping[str, Window],
+        units: Mapping[str, PricingUnit],
+    ) -> None:
         for position, written in enumerate(document.charges):
             path: YamlPath = ("charges", position)
             with self._located(path):
                 if isinstance(written, MatrixDocument):
-                    window = window_of(written.during, windows)
+                    unit, window = unit_of(written.unit, units), window_of(written.during, windows)
                     place = Place(source=self.source, path=path, currency=self.code)
-                    for origin, cell in expand_matrix(written, window, place):
+                    for origin, cell in expand_matrix(written, window, unit, place):
                         self._add(cell, origin, meter_at=origin, where_at=(*path, "by"))
                 else:
-                    charge = read_charge(written, windows)
+                    charge = read_charge(written, windows, units)
                     where_at = (*path, "where")
                     self._add(charge, path, meter_at=(*path, "meter"), where_at=where_at)
         if document.price_list is not None:
@@ -180,6 +198,16 @@ class Reading:
             for charge in plan.charges
             if charge.selector is not None and charge.selector.window is not None
         }
+        priced_in = {charge.pricing_unit.name for charge in plan.charges if charge.pricing_unit}
+        for name in document.pricing_units:
+            if name not in priced_in:
+                self.refusals.append(
+                    self.source.refuse(
+                        "no charge is priced in this unit",
+                        path=("pricing_units", name),
+                        remedy="name it in a charge with unit, or remove it",
+                    )
+                )
         referred = {each.rest_of for each in document.windows.values()}
         for name in document.windows:
             if name not in used | referred:

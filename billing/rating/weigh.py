@@ -18,7 +18,7 @@ from billing.rating.discount import discount
 from billing.rating.groups import Group, GroupKey, by_time, spans_in
 from billing.rating.included_usage import deduct_included
 from billing.rating.line import ExplanationStep
-from billing.rating.price import apply_price
+from billing.rating.pricing_unit import price_in_currency
 from billing.rating.step import Step, Terms, Weighing, figure
 from billing.rating.unit_conversion import convert_units, to_priced_units
 from billing.rating.window_commitment import commit_window
@@ -28,8 +28,8 @@ GROUP_STEPS: tuple[Step, ...] = (
     convert_units,
     # Before the price: an allowance is free quantity, whatever the price of the rest.
     deduct_included,
-    # Turns quantity into money.
-    apply_price,
+    # Turns quantity into money, of a price in credits by way of these.
+    price_in_currency,
     # A promise per hour or day is kept or broken in each of them, so it cannot wait for the sum.
     commit_window,
 )
