@@ -115,8 +115,9 @@ def rated_line_document(line: RatedLine) -> Json:
 
 
 def unrated_document(row: UnratedQuantity) -> Json:
-    """Usage without a price."""
-    return {"meter": row.meter, "model": row.model, "quantity": plain(row.quantity)}
+    """Usage without a price; values of dimensions where prices of the meter ask for them."""
+    document: Json = {"meter": row.meter, "model": row.model, "quantity": plain(row.quantity)}
+    return document | ({"dimensions": dict(row.dimensions)} if row.dimensions else {})
 
 
 def claim_document(claim: Claim) -> Json:

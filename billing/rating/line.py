@@ -80,11 +80,13 @@ class UnratedQuantity:
     Attributes:
         meter, model: as metered.
         quantity: units of the meter in this slice, above zero.
+        dimensions: values of the dimensions that prices of the meter ask for, by name.
     """
 
     meter: str
     model: str | None
     quantity: Decimal
+    dimensions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ class Rating:
     Attributes:
         currency: of every line.
         lines: in the order of the plan's charges.
-        unrated: usage without a price, by meter and model.
+        unrated: usage without a price, by meter, model and dimensions.
     """
 
     currency: Currency

@@ -129,7 +129,7 @@ def _select(
         if charge.selector is not None:
             by_meter.setdefault(charge.selector.meter, []).append((charge.key, charge.selector))
     selected: dict[str, list[MeteredQuantity]] = {charge.key: [] for charge in plan.charges}
-    unrated: dict[tuple[str, str | None], Decimal] = {}
+    unrated: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], Decimal] = {}
     for used in usage:
         keys = [
             key
@@ -141,11 +141,11 @@ def _select(
         if keys:
             selected[keys[0]].append(used)
         elif used.quantity:
-            place = (used.meter, used.model)
+            place = (used.meter, used.model, used.dimensions)
             unrated[place] = unrated.get(place, _ZERO) + used.quantity
     return selected, tuple(
-        UnratedQuantity(meter=meter, model=model, quantity=quantity)
-        for (meter, model), quantity in unrated.items()
+        UnratedQuantity(meter=meter, model=model, quantity=quantity, dimensions=dimensions)
+        for (meter, model, dimensions), quantity in unrated.items()
         if quantity > 0
     )
 

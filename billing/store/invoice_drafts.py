@@ -7,6 +7,8 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from billing.metering.aggregation import Point
+from billing.money import plain
 from billing.store.database import run
 from billing.store.invoices import NewDraft
 
@@ -90,8 +92,9 @@ def _insert_quantities(connection: sa.Connection, draft: NewDraft) -> None:
     connection.execute(
         sa.text(
             "INSERT INTO invoice_quantity (invoice_id, ordinal, tenant_id, contract_id, meter, "
-            "model, quantity) VALUES (:invoice, :ordinal, :tenant, :contract, :meter, :model, "
-            ":quantity)"
+            "model, quantity, dimensions, at, transactions) VALUES (:invoice, :ordinal, :tenant, "
+            ":contract, :meter, :model, :quantity, CAST(:dimensions AS jsonb), :at, "
+            "CAST(:transactions AS jsonb))"
         ),
         [
             {
@@ -102,9 +105,21 @@ def _insert_quantities(connection: sa.Connection, draft: NewDraft) -> None:
                 "meter": row.meter,
                 "model": row.model,
                 "quantity": row.quantity,
+                "dimensions": json.dumps(dict(row.dimensions)),
+                "at": row.at,
+                "transactions": json.dumps([_written(point) for point in row.transactions]),
             }
             for ordinal, row in enumerate(draft.quantities)
         ],
+    )
+
+
+def _written(point: Point) -> tuple[str, int, str, str]:
+    return (
+        point.occurred_at.isoformat(),
+        point.epoch,
+        str(point.event_id),
+        plain(point.value),
     )
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from billing.metering.aggregation import Point
 from billing.period import Period
 from billing.store.database import first, members, only, query, run
 
@@ -75,12 +76,21 @@ class InvoiceLineRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceQuantityRow:
-    """A quantity as it was read for the draft."""
+    """A quantity as it was read for the draft.
+
+    Attributes:
+        dimensions: values that its price asked for, by name, ascending.
+        at: the quarter hour in which it was used, where its price asked for it.
+        transactions: single events in their order, where its price asked for them.
+    """
 
     contract_id: int | None
     meter: str
     model: str | None
     quantity: Decimal
+    dimensions: tuple[tuple[str, str], ...] = ()
+    at: datetime | None = None
+    transactions: tuple[Point, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,6 +310,36 @@ def lines(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceLineRow]:
         InvoiceLineRow(**members(row, by_model=[(model, weight) for model, weight in row.by_model]))
         for row in rows
     ]
+
+
+def quantities(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceQuantityRow]:
+    """What an invoice's own period was rated from, in the order in which it was read."""
+    rows = query(
+        connection,
+        "SELECT contract_id, meter, model, quantity, dimensions, at, "
+        "transactions FROM invoice_quantity "
+        "WHERE invoice_id = :id ORDER BY ordinal",
+        id=invoice_id,
+    )
+    return [
+        InvoiceQuantityRow(
+            **members(
+                row,
+                dimensions=tuple(sorted(row.dimensions.items())),
+                transactions=tuple(_point(*each) for each in row.transactions),
+            )
+        )
+        for row in rows
+    ]
+
+
+def _point(at: str, epoch: int, event_id: str, value: str) -> Point:
+    return Point(
+        occurred_at=datetime.fromisoformat(at),
+        epoch=epoch,
+        event_id=UUID(event_id),
+        value=Decimal(value),
+    )
 
 
 def mark_issued(

@@ -207,6 +207,9 @@ def _quantity_rows(rated: RatedPeriod) -> tuple[InvoiceQuantityRow, ...]:
             meter=quantity.meter,
             model=quantity.model,
             quantity=quantity.quantity,
+            dimensions=quantity.dimensions,
+            at=quantity.at,
+            transactions=quantity.transactions,
         )
         for contract in rated.contracts
         for quantity in contract.quantities

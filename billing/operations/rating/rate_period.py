@@ -12,20 +12,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import TypeAlias
 
 import sqlalchemy as sa
 
-from billing.catalog.price_plan import PricePlan
 from billing.metering.usage_event import EventKind
 from billing.money import EXACT
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.period import Period, zone
 from billing.rating.line import Rating, UnratedQuantity
+from billing.rating.needs import needs_of
 from billing.rating.pipeline import Slice, rate
 from billing.rating.proration import day_share
 from billing.rating.quantity import MeteredQuantity
 from billing.store.usage.read import QuantityRow, period_usage
 from billing.tenancy.tenant import Tenant
+
+Dimensions: TypeAlias = tuple[tuple[str, str], ...]
+"""Values by name, ascending."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,13 +63,23 @@ class RatedPeriod:
 
 
 def rate_period(
-    connection: sa.Connection, *, tenant: Tenant, period: Period, until: datetime | None = None
+    connection: sa.Connection,
+    *,
+    tenant: Tenant,
+    period: Period,
+    until: datetime | None = None,
+    from_events: int | None = None,
 ) -> RatedPeriod:
-    """Rate a billing period from rollups; writes nothing (R6: a dry run is this same function).
+    """Rate a billing period; writes nothing (R6: a dry run is this same function).
 
     Args:
         until: how far levels over time are counted, so that an open period holds no hour that is
             still to come; None, and any instant behind the period, is its end.
+        from_events: a watermark: rate from the events up to it alone, as a verification does, and
+            not from what was summed up since (D10).
+
+    Raises:
+        Conflict: events that are asked for have left the database.
     """
     bound = [
         entry
@@ -79,20 +93,11 @@ def rate_period(
         period=period,
         edges=(edge for segment in segments for edge in (segment.start, segment.end)),
         until=until,
+        needs=needs_of(entry.plan for entry in bound),
+        zone_name=tenant.zone,
+        from_events=from_events,
     )
-    assigned: dict[int, list[MeteredQuantity]] = {entry.contract.id: [] for entry in bound}
-    unrated: dict[tuple[str, str | None], Decimal] = {}
-    for row in used.quantities:
-        if row.kind != EventKind.BILLED:
-            continue
-        owner = _contract_for(row, bound)
-        if owner is not None:
-            assigned[owner.contract.id].append(
-                MeteredQuantity(meter=row.meter, model=row.model, quantity=row.quantity)
-            )
-        elif not row.informational:
-            before = unrated.get((row.meter, row.model), Decimal(0))
-            unrated[row.meter, row.model] = EXACT.add(before, row.quantity)
+    assigned, unrated = _assign(used.quantities, bound)
     contracts = tuple(
         RatedContract(
             bound=entry,
@@ -106,10 +111,39 @@ def rate_period(
         period=period,
         watermark=used.watermark,
         contracts=contracts,
-        unrated=tuple(
-            UnratedQuantity(meter=meter, model=model, quantity=quantity)
-            for (meter, model), quantity in unrated.items()
-        ),
+        unrated=unrated,
+    )
+
+
+def _assign(
+    rows: Sequence[QuantityRow], bound: Sequence[BoundPlan]
+) -> tuple[dict[int, list[MeteredQuantity]], tuple[UnratedQuantity, ...]]:
+    """Every quantity to the one contract that prices it (D16), and those that none does."""
+    assigned: dict[int, list[MeteredQuantity]] = {entry.contract.id: [] for entry in bound}
+    unrated: dict[tuple[str, str | None, Dimensions], Decimal] = {}
+    for row in rows:
+        if row.kind != EventKind.BILLED:
+            continue
+        owner = _contract_for(row, bound)
+        if owner is not None:
+            assigned[owner.contract.id].append(
+                MeteredQuantity(
+                    meter=row.meter,
+                    model=row.model,
+                    quantity=row.quantity,
+                    dimensions=row.dimensions,
+                    at=row.at,
+                    transactions=row.transactions,
+                )
+            )
+        elif not row.informational:
+            place = (row.meter, row.model, row.dimensions)
+            unrated[place] = EXACT.add(unrated.get(place, Decimal(0)), row.quantity)
+    return assigned, tuple(
+        UnratedQuantity(meter=meter, model=model, quantity=quantity, dimensions=dimensions)
+        for (meter, model, dimensions), quantity in unrated.items()
+        # What was taken back whole is not missing a price.
+        if quantity > 0
     )
 
 
@@ -128,21 +162,22 @@ def _slice(entry: BoundPlan, period: Period, until: datetime | None) -> Slice:
 
 def _contract_for(row: QuantityRow, bound: Sequence[BoundPlan]) -> BoundPlan | None:
     pricing = [
-        entry
-        for entry in bound
-        if entry.contract.id in row.contract_ids and _prices(entry.plan, row)
+        entry for entry in bound if entry.contract.id in row.contract_ids and _prices(entry, row)
     ] or [
         entry
         for entry in bound
-        if entry.contract.in_force(row.bucket_from) and _prices(entry.plan, row)
+        if entry.contract.in_force(row.at or row.bucket_from) and _prices(entry, row)
     ]
     # Binding refuses overlaps, so two here would mean that the check was got around.
     assert len(pricing) <= 1, [entry.contract.id for entry in pricing]
     return pricing[0] if pricing else None
 
 
-def _prices(plan: PricePlan, row: QuantityRow) -> bool:
-    selectors = (charge.selector for charge in plan.charges)
+def _prices(entry: BoundPlan, row: QuantityRow) -> bool:
+    """Whether a contract has a charge for a quantity, by its values and by the contract's clock."""
+    values, in_zone = dict(row.dimensions), zone(entry.contract.zone)
     return any(
-        selector is not None and selector.selects(row.meter, row.model) for selector in selectors
+        charge.selector.selects(row.meter, row.model, values, row.at, in_zone)
+        for charge in entry.plan.charges
+        if charge.selector is not None
     )

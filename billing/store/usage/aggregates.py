@@ -12,7 +12,7 @@ project, and the projects are added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -33,7 +33,7 @@ from billing.metering.aggregation import (
     rounded_level_hours,
 )
 from billing.metering.meter import Aggregation
-from billing.period import Period, bucket_of
+from billing.period import BUCKET, Period, bucket_of, quarter_hours
 from billing.store.database import query
 
 ROWS_AT_ONCE = 2_000
@@ -46,7 +46,10 @@ class QuantityRow:
 
     Attributes:
         contract_ids: the contracts that were in force as far as was known; empty if none was.
-        bucket_from: first bucket that holds it.
+        bucket_from: an instant on the grid from which on, up to the next edge, it was used.
+        dimensions: values of the dimensions that were asked for, by name, ascending.
+        at: the quarter hour in which it was used, where that was asked for.
+        transactions: single events in their order, where they were asked for.
     """
 
     meter: str
@@ -56,6 +59,9 @@ class QuantityRow:
     quantity: Decimal
     informational: bool
     bucket_from: datetime
+    dimensions: tuple[tuple[str, str], ...] = ()
+    at: datetime | None = None
+    transactions: tuple[Point, ...] = ()
 
 
 # Ids of meter sets first: an event whose set has no such meter is not looked at any further.
@@ -131,8 +137,14 @@ class Scope:
     until: datetime
 
 
-def aggregated_quantities(connection: sa.Connection, scope: Scope) -> list[QuantityRow]:
-    """The quantities of all meters that are not additive."""
+def aggregated_quantities(
+    connection: sa.Connection, scope: Scope, *, quarterly: Collection[str] = ()
+) -> list[QuantityRow]:
+    """The quantities of all meters that are not additive.
+
+    Args:
+        quarterly: codes of meters whose levels over time are read by quarter hour.
+    """
     sets = query(connection, _SETS)[0].ids
     if not sets:
         return []
@@ -142,7 +154,7 @@ def aggregated_quantities(connection: sa.Connection, scope: Scope) -> list[Quant
     rows += [_of_points(same) for _, same in groupby(by_time, key=_group)]
     levels = _stream(connection, _LEVELS, scope, sets, (Aggregation.TIME_WEIGHTED_SUM,))
     for _, same in groupby(levels, key=lambda row: (row.code, row.model, row.kind)):
-        rows += _of_levels(same, scope)
+        rows += _of_levels(same, scope, quarterly)
     return rows
 
 
@@ -187,29 +199,45 @@ def _of_runs(rows: Iterator[sa.Row[Any]]) -> QuantityRow:
 def _of_points(rows: Iterator[sa.Row[Any]]) -> QuantityRow:
     head = next(rows)
     empty: Maximum | Latest = Maximum() if head.aggregation == Aggregation.MAX else Latest()
-    combined = reduce(lambda state, row: state.add(_point(row)), chain((head,), rows), empty)
+    combined = reduce(lambda state, row: state.add(point_of(row)), chain((head,), rows), empty)
     return _row(head, combined.result(), since=head.occurred_at)
 
 
-def _of_levels(rows: Iterable[sa.Row[Any]], scope: Scope) -> list[QuantityRow]:
+def _of_levels(
+    rows: Iterator[sa.Row[Any]], scope: Scope, quarterly: Collection[str]
+) -> list[QuantityRow]:
     """One row per span with the hours of all projects; spans without any are left out."""
-    totals: dict[Period, Fraction] = dict.fromkeys(_spans(scope), Fraction(0))
-    head: sa.Row[Any] | None = None
-    for _, series in groupby(rows, key=lambda row: row.project_id):
+    head = next(rows)
+    by_quarter = head.code in quarterly
+    spans = _quarters(scope) if by_quarter else _spans(scope)
+    totals: dict[Period, Fraction] = dict.fromkeys(spans, Fraction(0))
+    for _, series in groupby(chain((head,), rows), key=lambda row: row.project_id):
         first = next(series)
-        head = head or first
         before = first.occurred_at < scope.period.start
-        points = (_point(row) for row in (series if before else chain((first,), series)))
+        points = (point_of(row) for row in (series if before else chain((first,), series)))
         hours = level_hours_by_span(points, totals, initial=first.value if before else Decimal(0))
         for span, lasted in hours:
             totals[span] += lasted
-    assert head is not None, "groups are never empty"
     return [
         # The contracts of a span are those in force at its start; events say when levels were set.
-        _row(head, rounded_level_hours(lasted), since=span.start, contract_ids=())
+        _row(
+            head,
+            rounded_level_hours(lasted),
+            since=span.start,
+            contract_ids=(),
+            at=span.start if by_quarter else None,
+        )
         for span, lasted in totals.items()
         if lasted
     ]
+
+
+def _quarters(scope: Scope) -> Iterator[Period]:
+    """Every quarter hour of the period, the last one as far as it has gone."""
+    end = min(scope.period.end, scope.until)
+    if scope.period.start < end:
+        for start in quarter_hours(Period(start=scope.period.start, end=end)):
+            yield Period(start=start, end=min(start + BUCKET, end))
 
 
 def _spans(scope: Scope) -> Iterator[Period]:
@@ -220,7 +248,8 @@ def _spans(scope: Scope) -> Iterator[Period]:
             yield Period(start=start, end=stop)
 
 
-def _point(row: sa.Row[Any]) -> Point:
+def point_of(row: sa.Row[Any]) -> Point:
+    """An event's value with its place in the total order."""
     return Point(occurred_at=row.occurred_at, epoch=row.epoch, event_id=row.id, value=row.value)
 
 
@@ -230,6 +259,7 @@ def _row(
     *,
     since: datetime,
     contract_ids: tuple[int, ...] | None = None,
+    at: datetime | None = None,
 ) -> QuantityRow:
     return QuantityRow(
         meter=head.code,
@@ -240,4 +270,5 @@ def _row(
         quantity=max(quantity, Decimal(0)),
         informational=head.informational,
         bucket_from=bucket_of(since),
+        at=at,
     )

@@ -181,7 +181,7 @@ def _bounds(question: Question) -> dict[str, Any]:
     if not question.by_days:
         return bounds
     in_zone = zone(question.zone_name)
-    first_day, end_day = _whole_days(period, in_zone)
+    first_day, end_day = whole_days(period, in_zone)
     whole = first_day < end_day
     return bounds | {
         "zone": question.zone_name,
@@ -193,7 +193,7 @@ def _bounds(question: Question) -> dict[str, Any]:
     }
 
 
-def _whole_days(period: Period, in_zone: ZoneInfo) -> tuple[date, date]:
+def whole_days(period: Period, in_zone: ZoneInfo) -> tuple[date, date]:
     """The first day that lies within the period, and the day behind the last one that does."""
     first_day = _day_of(period.start, in_zone)
     if local_midnight(first_day, in_zone) < period.start:

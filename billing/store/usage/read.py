@@ -12,10 +12,12 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.period import Period
+from billing.rating.needs import NO_NEEDS, Needs
 from billing.store.database import query
 from billing.store.usage.aggregates import QuantityRow, Scope, aggregated_quantities
-from billing.store.usage.append import SHARD
+from billing.store.usage.rated_events import quantities_of_events
 from billing.store.usage.raw_counts import unpack_counts
+from billing.store.usage.rolled import rolled_sums, spans_between
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,25 +45,6 @@ class EventView:
     agent_id: str = ""
 
 
-# The epoch is read by the same statement as the rollups: one statement sees one snapshot, so the
-# watermark covers exactly what was summed (D10).
-_QUANTITIES = """
-WITH head AS (SELECT epoch AS watermark FROM ledger_epoch WHERE shard = :shard), used AS (
-SELECT v.code AS meter, m.name AS model, r.kind, coalesce(p.contract_ids, '{}') AS contract_ids,
-       v.informational, sum(r.quantity) AS quantity, min(r.bucket) AS bucket_from
-  FROM usage_rollup r
-  JOIN meter_version v ON v.id = r.meter_version_id
-  LEFT JOIN model m ON m.id = r.model_id
-  LEFT JOIN price_version p ON p.id = r.price_version_id
- WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end
-   AND v.additive
- GROUP BY v.code, m.name, r.kind, p.contract_ids, v.informational,
-       width_bucket(r.bucket, CAST(:edges AS timestamptz[])))
-SELECT head.watermark, used.* FROM head LEFT JOIN used ON true
- ORDER BY meter, model NULLS FIRST, kind, contract_ids NULLS FIRST, bucket_from
-"""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodUsage:
     """What a tenant used in a period, and the newest epoch that is in it."""
@@ -77,48 +60,57 @@ def period_usage(
     period: Period,
     edges: Iterable[datetime] = (),
     until: datetime | None = None,
+    needs: Needs | None = None,
+    zone_name: str | None = None,
+    from_events: int | None = None,
 ) -> PeriodUsage:
     """What a tenant used in a period, by meter, model, kind and price version.
 
     Args:
         edges: instants on the grid; no quantity reaches over one.
         until: how far levels over time are counted; None is the end of the period.
+        needs: how finely which meters are read; None is by their sums.
+        zone_name: the tenant's, so that whole days can be read as such; None reads quarter hours.
+        from_events: a watermark up to which nothing but events is read; None is from rollups, at
+            the newest one.
+
+    Raises:
+        Conflict: what is asked is in events that have left the database.
     """
+    asked = needs or {}
     ascending = sorted({period.start, *edges})
-    rows = query(
-        connection,
-        _QUANTITIES,
-        shard=SHARD,
-        tenant=tenant_id,
-        start=period.start,
-        end=period.end,
-        edges=ascending,
-    )
-    # What is not additive is read next. Epochs become visible in order, so events up to the
+    if from_events is None:
+        finest = {code: each for code, each in asked.items() if each.beyond_rollups}
+        rolled = rolled_sums(
+            connection,
+            tenant_id=tenant_id,
+            spans=spans_between(ascending, period.end),
+            zone_name=zone_name,
+            needs=asked,
+            elsewhere=finest,
+        )
+        watermark, sums = rolled.watermark, rolled.quantities
+    else:
+        codes = query(connection, "SELECT DISTINCT code FROM meter_version WHERE additive")
+        finest = {row.code: asked.get(row.code, NO_NEEDS) for row in codes}
+        watermark, sums = from_events, ()
+    # What no sum answers is read next. Epochs become visible in order, so events up to the
     # watermark are those that the sums contain, whatever was committed in between.
     scope = Scope(
         tenant_id=tenant_id,
         period=period,
-        watermark=rows[0].watermark,
+        watermark=watermark,
         edges=ascending,
         until=until or period.end,
     )
-    sums = (
-        QuantityRow(
-            meter=row.meter,
-            model=row.model,
-            kind=row.kind,
-            contract_ids=tuple(row.contract_ids),
-            quantity=row.quantity,
-            informational=row.informational,
-            bucket_from=row.bucket_from,
-        )
-        for row in rows
-        if row.meter is not None
-    )
+    quarterly = [code for code, each in asked.items() if each.quarters]
     return PeriodUsage(
-        watermark=scope.watermark,
-        quantities=(*sums, *aggregated_quantities(connection, scope)),
+        watermark=watermark,
+        quantities=(
+            *sums,
+            *quantities_of_events(connection, scope, finest),
+            *aggregated_quantities(connection, scope, quarterly=quarterly),
+        ),
     )
 
 
