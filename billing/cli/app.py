@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "contract": "Bind tenants to price plans.",
     "usage": "What tenants used; import, check, find what has no price.",
     "rate": "Price recorded usage with a plan file, without a database.",
+    "backtest": "Rate recorded usage under another plan: who would have paid what.",
     "invoice": "Draft, issue, explain and settle invoices.",
     "credit": "Credit of tenants: grant, list, apply, void, expire.",
     "batch": "Batches that backends run: list them, bill one now.",
@@ -49,7 +50,7 @@ COMMANDS: Mapping[str, str] = {
 }
 """Commands and groups of commands, as `--help` lists them. `billing.cli.<name>` holds `app`."""
 
-SINGLE = frozenset({"up", "demo", "rate", "leakage", "verify-bundle", "version"})
+SINGLE = frozenset({"up", "demo", "rate", "backtest", "leakage", "verify-bundle", "version"})
 """Those whose `app` holds one command of the same name; the others are groups."""
 
 

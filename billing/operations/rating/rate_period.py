@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import TypeAlias
 
 import sqlalchemy as sa
@@ -25,7 +26,7 @@ from billing.rating.needs import needs_of
 from billing.rating.pipeline import Slice, rate
 from billing.rating.proration import day_share
 from billing.rating.quantity import MeteredQuantity
-from billing.store.usage.read import QuantityRow, period_usage
+from billing.store.usage.read import PeriodUsage, QuantityRow, period_usage
 from billing.tenancy.tenant import Tenant
 
 Dimensions: TypeAlias = tuple[tuple[str, str], ...]
@@ -97,6 +98,23 @@ def rate_period(
         zone_name=tenant.zone,
         from_events=from_events,
     )
+    return rate_usage(tenant=tenant, period=period, bound=bound, used=used, until=until)
+
+
+def rate_usage(
+    *,
+    tenant: Tenant,
+    period: Period,
+    bound: Sequence[BoundPlan],
+    used: PeriodUsage,
+    until: datetime | None = None,
+) -> RatedPeriod:
+    """Rate what was read of a billing period; pure, like `rate`.
+
+    Args:
+        bound: the contracts that are in force somewhere in the period.
+        used: read with the beginnings and ends of those contracts as edges.
+    """
     assigned, unrated = _assign(used.quantities, bound)
     contracts = tuple(
         RatedContract(
@@ -147,6 +165,10 @@ def _assign(
     )
 
 
+_share = lru_cache(maxsize=1024)(day_share)
+"""Tenants' periods are few, and their days are slow to count."""
+
+
 def _slice(entry: BoundPlan, period: Period, until: datetime | None) -> Slice:
     covered = entry.contract.segment(period)
     assert covered is not None
@@ -154,7 +176,7 @@ def _slice(entry: BoundPlan, period: Period, until: datetime | None) -> Slice:
     return Slice(
         # What is missing from a commitment is known once nothing can be used any more.
         closes_period=until is None or until >= covered.end,
-        share=day_share(covered, period, in_zone, days=entry.plan.policies.proration_days),
+        share=_share(covered, period, in_zone, days=entry.plan.policies.proration_days),
         covered=covered,
         zone=in_zone,
     )

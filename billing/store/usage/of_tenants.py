@@ -1,0 +1,147 @@
+"""Usage of many tenants at once, from the level of days: one statement for a page of periods.
+
+Decides: how spans of many tenants are read in one snapshot, and which tenants have usage that is
+no sum and so has to be read by itself. The same rows as `period_usage` reads for one tenant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from billing.period import Period, local_midnight, zone
+from billing.store.database import query
+from billing.store.usage.aggregates import QuantityRow
+from billing.store.usage.append import SHARD
+from billing.store.usage.levels import whole_days
+from billing.store.usage.read import PeriodUsage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantSpans:
+    """What is asked of one tenant: spans of one period, over whose ends no quantity reaches."""
+
+    tenant_id: int
+    zone_name: str
+    spans: tuple[Period, ...]
+
+
+# Summed for each span by itself, so that what is kept at once is one span's rows. The epoch is
+# read by the same statement: one statement sees one snapshot (D10).
+_SUMS = """
+WITH head AS (SELECT epoch AS watermark FROM ledger_epoch WHERE shard = :shard),
+spans AS (
+    SELECT * FROM unnest(CAST(:numbers AS integer[]), CAST(:tenants AS integer[]),
+                         CAST(:starts AS timestamptz[]), CAST(:stops AS timestamptz[]),
+                         CAST(:first_days AS date[]), CAST(:end_days AS date[]),
+                         CAST(:whole_starts AS timestamptz[]), CAST(:whole_ends AS timestamptz[]))
+           AS s (number, tenant_id, start, stop, first_day, end_day, whole_start, whole_end)),
+used AS (
+    SELECT s.number, s.start, u.*
+      FROM spans s CROSS JOIN LATERAL (
+           SELECT meter_version_id, model_id, price_version_id, kind, sum(quantity) AS quantity
+             FROM (SELECT meter_version_id, model_id, price_version_id, kind, quantity
+                     FROM usage_rollup_day
+                    WHERE tenant_id = s.tenant_id AND day >= s.first_day AND day < s.end_day
+                    UNION ALL
+                   SELECT meter_version_id, model_id, price_version_id, kind, quantity
+                     FROM usage_rollup
+                    WHERE tenant_id = s.tenant_id
+                      AND bucket >= s.start AND bucket < s.whole_start
+                    UNION ALL
+                   SELECT meter_version_id, model_id, price_version_id, kind, quantity
+                     FROM usage_rollup
+                    WHERE tenant_id = s.tenant_id
+                      AND bucket >= s.whole_end AND bucket < s.stop) AS r
+            GROUP BY meter_version_id, model_id, price_version_id, kind) AS u),
+named AS (
+    SELECT u.number, u.start, v.code AS meter, m.name AS model, u.kind,
+           coalesce(p.contract_ids, '{}') AS contract_ids, v.informational,
+           sum(u.quantity) AS quantity
+      FROM used u
+      JOIN meter_version v ON v.id = u.meter_version_id AND v.additive
+      LEFT JOIN model m ON m.id = u.model_id
+      LEFT JOIN price_version p ON p.id = u.price_version_id
+     GROUP BY u.number, u.start, v.code, m.name, u.kind, p.contract_ids, v.informational)
+SELECT head.watermark, named.* FROM head LEFT JOIN named ON true
+ ORDER BY number, meter, model NULLS FIRST, kind, contract_ids, start
+"""
+
+
+def usage_of_tenants(
+    connection: sa.Connection, asked: Sequence[TenantSpans]
+) -> tuple[PeriodUsage, ...]:
+    """What tenants used of meters that add up, one answer for each of those asked, in order."""
+    rows = query(connection, _SUMS, shard=SHARD, **_bounds(asked))
+    found: list[list[QuantityRow]] = [[] for _ in asked]
+    for row in rows:
+        if row.number is None:
+            continue
+        number: int = row.number
+        found[number].append(
+            QuantityRow(
+                meter=row.meter,
+                model=row.model,
+                kind=row.kind,
+                contract_ids=tuple(row.contract_ids),
+                quantity=row.quantity,
+                informational=row.informational,
+                bucket_from=row.start,
+            )
+        )
+    watermark = rows[0].watermark
+    return tuple(PeriodUsage(watermark=watermark, quantities=tuple(each)) for each in found)
+
+
+_LEVELS = """
+SELECT t.id FROM unnest(CAST(:tenants AS integer[])) AS t (id)
+ WHERE EXISTS (SELECT FROM usage_rollup_day r WHERE r.tenant_id = t.id
+                  AND r.meter_version_id = ANY(CAST(:versions AS integer[])))
+"""
+
+
+def tenants_beyond_sums(connection: sa.Connection, tenant_ids: Sequence[int]) -> frozenset[int]:
+    """Those of the tenants who ever used a meter whose quantities do not add up."""
+    versions = query(connection, "SELECT id FROM meter_version WHERE NOT additive")
+    if not versions:
+        return frozenset()
+    rows = query(
+        connection,
+        _LEVELS,
+        tenants=list(tenant_ids),
+        versions=[row.id for row in versions],
+    )
+    return frozenset(row.id for row in rows)
+
+
+def _bounds(asked: Sequence[TenantSpans]) -> dict[str, list[object]]:
+    """One entry of every column for each span."""
+    rows: list[tuple[object, ...]] = []
+    for number, each in enumerate(asked):
+        in_zone = zone(each.zone_name)
+        for span in each.spans:
+            first_day, end_day = whole_days(span, in_zone)
+            whole = first_day < end_day
+            rows.append(
+                (
+                    number,
+                    each.tenant_id,
+                    span.start,
+                    span.end,
+                    first_day if whole else None,
+                    end_day if whole else None,
+                    local_midnight(first_day, in_zone) if whole else span.end,
+                    local_midnight(end_day, in_zone) if whole else span.end,
+                )
+            )
+    columns = (
+        "numbers", "tenants", "starts", "stops", "first_days", "end_days", "whole_starts",
+        "whole_ends",
+    )  # fmt: skip
+    return (
+        dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+        if rows
+        else {column: [] for column in columns}
+    )
