@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -152,6 +153,16 @@ SELECT i.id, i.tenant_id, t.slug AS tenant, i.legal_entity_id, e.slug AS legal_e
 def lock_invoicing(connection: sa.Connection, tenant_id: int) -> None:
     """Let nobody else draft or issue an invoice of this tenant until commit (I2)."""
     run(connection, "SELECT pg_advisory_xact_lock(hashtext('invoice'), :t)", t=tenant_id)
+
+
+def lock_invoicing_of(connection: sa.Connection, tenant_ids: Iterable[int]) -> None:
+    """`lock_invoicing` of many tenants, in the order of their ids: opposite ones would deadlock."""
+    run(
+        connection,
+        "SELECT pg_advisory_xact_lock(hashtext('invoice'), t.id) "
+        "FROM unnest(CAST(:tenants AS integer[])) AS t (id)",
+        tenants=sorted(set(tenant_ids)),
+    )
 
 
 def invoice(

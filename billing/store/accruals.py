@@ -1,0 +1,39 @@
+"""What was posted on the rated lines of many billing periods: one read of the money ledger."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TypeAlias
+
+import sqlalchemy as sa
+
+from billing.ledger.account import AccountCode
+from billing.store.database import query
+
+ContractPeriod: TypeAlias = tuple[int, datetime]
+"""A contract and the start of a billing period of it."""
+
+
+def accrued_of(
+    connection: sa.Connection, wanted: Sequence[ContractPeriod]
+) -> Mapping[ContractPeriod, Mapping[str, Decimal]]:
+    """Revenue posted so far by line key; a contract's period without any has an empty mapping."""
+    rows = query(
+        connection,
+        "SELECT p.contract_id, p.period_start, p.line_key, -sum(p.amount) AS amount "
+        "FROM unnest(CAST(:contracts AS integer[]), CAST(:starts AS timestamptz[])) "
+        "AS w (contract_id, period_start) "
+        "JOIN posting p ON p.contract_id = w.contract_id AND p.period_start = w.period_start "
+        "JOIN account a ON a.id = p.account_id AND a.code = :revenue "
+        "GROUP BY p.contract_id, p.period_start, p.line_key",
+        contracts=[contract for contract, _ in wanted],
+        starts=[start for _, start in wanted],
+        revenue=AccountCode.REVENUE.value,
+    )
+    found: defaultdict[ContractPeriod, dict[str, Decimal]] = defaultdict(dict)
+    for row in rows:
+        found[row.contract_id, row.period_start][row.line_key] = row.amount
+    return found

@@ -1,0 +1,254 @@
+"""What rating costs per line, from the level of days into the books, and how it grows.
+
+Tenants have ten charges with thirty rows each. ROUNDS=long goes on to 100,000 tenants. The
+rollups are made in the database; everything after that is what the rating worker calls.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import psycopg
+
+from billing.operations.catalog.contracts import bound_plans
+from billing.operations.catalog.plans import require_plan
+from billing.operations.rating.accrue_tenants import accrue_tenants
+from billing.operations.rating.backtest import backtest
+from billing.operations.rating.rate_tenants import (
+    PERIODS_AT_ONCE,
+    TenantPeriod,
+    rate_tenants,
+    tenant_periods,
+)
+from billing.operations.tenancy.tenants import list_tenants
+from billing.rating.pipeline import rate
+from billing.rating.quantity import MeteredQuantity
+from billing.store.database import Database, Role
+from billing.store.embedded.throwaway import throwaway_server
+from billing.store.migrate import migrate
+from tests.benchmarks.report import Figure, publish
+from tests.world import World, make_world
+
+SIZES = (100, 1_000, *((10_000, 100_000) if os.environ.get("ROUNDS") == "long" else ()))
+CHARGES, DAYS = 10, 30
+POSTED = 1_000
+"""Tenants whose lines are posted: each posting moves a balance that all share."""
+MONTHS = 12
+BACKTESTED = int(os.environ.get("TENANTS", "1000"))
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
+
+PLAN = "slug: bench\nname: Bench\ncurrency: USD\ncharges:\n" + "".join(
+    f"""
+  - {{type: {kind}, key: c{number}, description: Model {number}, meter: tokens.{token_class},
+     models: [m{number}], per: 1000000, {price}}}
+"""
+    for number in range(CHARGES)
+    for kind, token_class, price in (
+        (
+            ("graduated", "output", 'tiers: [{up_to: "5000000", unit: "0.8"}, {unit: "0.6"}]')
+            if number % 3 == 2
+            else ("per_unit", "input", f'price: "0.{number + 1:02}"')
+        ),
+    )
+)
+DEARER = PLAN.replace("0.8", "0.9")
+
+TENANTS = """
+WITH made AS (
+    INSERT INTO tenant (slug, name, legal_entity_id, zone, anchor_day, created_at)
+    SELECT 't-' || n, 'T ' || n, (SELECT min(id) FROM legal_entity), 'UTC', 1, %(start)s
+      FROM generate_series(%(first)s::int, %(last)s::int) AS n RETURNING id),
+bound AS (
+    INSERT INTO contract (tenant_id, plan_version_id, valid_from, created_at)
+    SELECT id, (SELECT id FROM plan_version WHERE slug = 'bench'), %(start)s, %(start)s
+      FROM made RETURNING id, tenant_id)
+INSERT INTO price_version (tenant_id, contract_ids) SELECT tenant_id, ARRAY[id] FROM bound
+"""
+ROWS = """
+INSERT INTO usage_rollup_day (tenant_id, day, meter_version_id, model_id, price_version_id,
+                              project_id, key_id, kind, quantity, events, epoch)
+SELECT p.tenant_id, d.day::date, v.id, m.id, p.id, 0, 0, 0,
+       100000 + (p.tenant_id %% 97) * 1009, 10, 1
+  FROM price_version p
+ CROSS JOIN generate_series(%(since)s::date, %(until)s::date - 1, interval '1 day') AS d (day)
+ CROSS JOIN unnest(%(models)s::text[], %(meters)s::text[]) AS c (model, meter)
+  JOIN model m ON m.name = c.model JOIN meter_version v ON v.code = c.meter
+ WHERE p.tenant_id > %(behind)s
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timed:
+    """Wall and processor seconds of this process."""
+
+    wall: float
+    cpu: float
+
+
+def timed(work: Callable[[], object]) -> Timed:
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Timed(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
+
+
+def add_tenants(owner: psycopg.Connection, total: int, *, since: datetime) -> None:
+    """Raise the number of tenants to `total`, each with usage of every day since."""
+    row = owner.execute("SELECT count(*), coalesce(max(id), 0) FROM tenant").fetchone()
+    assert row is not None
+    start = datetime(2025, 12, 1, tzinfo=UTC)
+    owner.execute(TENANTS, {"first": row[0] + 1, "last": total, "start": start})
+    models = [f"m{number}" for number in range(CHARGES)]
+    meters = ["tokens.output" if n % 3 == 2 else "tokens.input" for n in range(CHARGES)]
+    owner.execute(
+        "INSERT INTO model (name) SELECT unnest(%s::text[]) ON CONFLICT DO NOTHING", [models]
+    )
+    owner.execute(
+        ROWS,
+        {"since": since, "until": NOW, "models": models, "meters": meters, "behind": row[1]},
+    )
+    owner.execute("ANALYZE")
+
+
+def pages(asked: Sequence[TenantPeriod]) -> list[Sequence[TenantPeriod]]:
+    return [
+        asked[start : start + PERIODS_AT_ONCE] for start in range(0, len(asked), PERIODS_AT_ONCE)
+    ]
+
+
+def november(database: Database) -> list[TenantPeriod]:
+    with database.transaction(Role.OPERATOR) as connection:
+        tenants = list_tenants(connection)
+        moment = datetime(2026, 11, 15, tzinfo=UTC)
+        periods = [(tenant, tenant.billing_period(moment)) for tenant in tenants]
+        return tenant_periods(connection, periods, bound_plans(connection))
+
+
+def rate_all(database: Database, asked: Sequence[TenantPeriod]) -> int:
+    lines = 0
+    for page in pages(asked):
+        with database.transaction(Role.OPERATOR) as connection:
+            for rated in rate_tenants(connection, page, until=NOW):
+                lines += len(rated.contracts[0].rating.lines)
+    return lines
+
+
+def accrue_all(database: Database, asked: Sequence[TenantPeriod]) -> int:
+    posted = 0
+    for page in pages(asked):
+        with database.transaction(Role.OPERATOR) as connection:
+            posted += accrue_tenants(connection, page, now=NOW)
+    return posted
+
+
+def pure(database: Database) -> Figure:
+    """The arithmetic alone, in one process without a database."""
+    with database.transaction(Role.OPERATOR) as connection:
+        plan = require_plan(connection, "bench")
+    used = [
+        MeteredQuantity(
+            meter="tokens.output" if n % 3 == 2 else "tokens.input",
+            model=f"m{n}",
+            quantity=Decimal(3_000_000 + n),
+        )
+        for n in range(CHARGES)
+    ]
+    took = timed(lambda: [rate(plan, used) for _ in range(500)])
+    return Figure(name="rate() alone", value=500 * CHARGES / took.cpu, unit="lines/CPU s")
+
+
+def sized(owner: psycopg.Connection, database: Database, size: int) -> list[Figure]:
+    add_tenants(owner, size, since=datetime(2026, 11, 1, tzinfo=UTC))
+    asked = november(database)
+    expected = size * CHARGES
+    took = timed(lambda: _require(rate_all(database, asked), expected))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    first = f"read and rated, {SIZES[0]:,} tenants"
+    return [
+        Figure(
+            name=f"read and rated, {size:,} tenants",
+            value=expected / took.wall,
+            unit="lines/s",
+            baseline=None if size == SIZES[0] else first,
+        ),
+        Figure(
+            name=f"of it in this process, {size:,} tenants",
+            value=1_000_000 * took.cpu / expected,
+            unit="CPU us/line",
+        ),
+        Figure(name=f"largest memory, {size:,} tenants", value=memory, unit="MiB"),
+    ]
+
+
+def into_the_books(database: Database) -> list[Figure]:
+    asked = november(database)[:POSTED]
+    lines = len(asked) * CHARGES
+    first = timed(lambda: _require(accrue_all(database, asked), len(asked)))
+    again = timed(lambda: _require(accrue_all(database, asked), 0))
+    return [
+        Figure(name="rated and posted", value=lines / first.wall, unit="lines/s"),
+        Figure(
+            name="rated again, nothing written",
+            value=lines / again.wall,
+            unit="lines/s",
+            baseline="rated and posted",
+        ),
+    ]
+
+
+def backtested(owner: psycopg.Connection, database: Database) -> list[Figure]:
+    row = owner.execute("SELECT max(id) FROM tenant").fetchone()
+    assert row is not None
+    add_tenants(owner, SIZES[-1] + BACKTESTED, since=datetime(2025, 12, 1, tzinfo=UTC))
+    names = owner.execute("SELECT slug FROM tenant WHERE id > %s", [row[0]]).fetchall()
+    months = [(2025, 12), *((2026, number) for number in range(1, 12))]
+
+    def compare() -> None:
+        with database.transaction(Role.OPERATOR, snapshot=True) as connection:
+            found = backtest(
+                connection,
+                plan=require_plan(connection, "dearer"),
+                months=months,
+                tenants=[slug for (slug,) in names],
+                now=NOW,
+            )
+        assert len(found.periods) == BACKTESTED * MONTHS
+        assert found.total().difference > 0
+
+    took = timed(compare)
+    what = f"backtest of {BACKTESTED:,} tenants over {MONTHS} months"
+    return [Figure(name=what, value=took.wall, unit="s")]
+
+
+def _require(found: int, expected: int) -> None:
+    assert found == expected, (found, expected)
+
+
+def main() -> int:
+    with throwaway_server(fsync=True) as address:
+        with psycopg.connect(address.owner_conninfo("postgres"), autocommit=True) as owner:
+            owner.execute("CREATE DATABASE bench")
+        migrate(address.owner_url("bench"))
+        database = Database(address.app_url("bench"))
+        world: World = make_world(database, datetime(2026, 11, 15, 12, tzinfo=UTC))
+        world.plan(PLAN)
+        world.plan(DEARER.replace("slug: bench", "slug: dearer"))
+        with psycopg.connect(address.owner_conninfo("bench"), autocommit=True) as owner:
+            figures = [pure(database)]
+            for size in SIZES:
+                figures += sized(owner, database, size)
+            figures += into_the_books(database)
+            figures += backtested(owner, database)
+        database.close()
+    publish("rating", figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
