@@ -1,0 +1,41 @@
+"""Many tenants accrued from one page: the postings of one by one, and nothing a second time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from billing.operations.catalog.contracts import bound_plans
+from billing.operations.rating.accrue_tenants import accrue_tenants
+from billing.operations.rating.accrue_usage import accrue_usage
+from billing.operations.rating.rate_tenants import tenant_periods
+from billing.store import ledger
+from billing.store.database import Database, Role
+from billing.tenancy.tenant import Tenant
+from tests.world import World, make_world
+
+
+def accrue(world: World, tenants: Sequence[Tenant]) -> int:
+    with world.database.transaction(Role.OPERATOR) as connection:
+        periods = [(tenant, tenant.billing_period(world.now)) for tenant in tenants]
+        asked = tenant_periods(connection, periods, bound_plans(connection))
+        return accrue_tenants(connection, asked, now=world.now)
+
+
+def test_R4_a_page_posts_what_each_tenant_posts_and_then_nothing(
+    database: Database, now: datetime
+) -> None:
+    world = make_world(database, now)
+    tenants = [world.tenant(slug) for slug in ("acme", "birch", "cedar")]
+    for number, tenant in enumerate(tenants):
+        world.use(tenant, {"tokens.input": 1_234_567 * number, "tokens.output": 7_654_321})
+    assert accrue(world, tenants) == 3
+    with database.transaction(Role.OPERATOR) as connection:
+        before = ledger.totals(connection)
+        for tenant in tenants:
+            period = tenant.billing_period(now)
+            assert accrue_usage(connection, tenant=tenant, period=period, now=now) == 0
+        assert ledger.totals(connection) == before != {}
+    assert accrue(world, tenants) == 0
+    world.use(tenants[1], {"tokens.input": 5})
+    assert accrue(world, tenants) == 1
