@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -28,6 +29,11 @@ class Settings(BaseSettings):
     )
     migrate_url: SecretStr | None = Field(
         default=None, description="The same database as its owner; database_url if unset."
+    )
+    plan_approval: Literal["none", "required"] = Field(
+        default="none",
+        description="Whether a contract binds only plan versions that a second operator's key "
+        "approved.",
     )
     backends: str | None = Field(
         default=None,

@@ -81,6 +81,7 @@ class ContractController(Controller):
                 valid_from=in_utc(data.valid_from, field="valid_from"),
                 valid_until=data.valid_until and in_utc(data.valid_until, field="valid_until"),
                 terms=load_terms(data.terms or {}),
+                approval_required=deployment.settings.plan_approval == "required",
                 now=deployment.now(),
             )
         return show_contract(bound.contract, {owner.id: owner.slug})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from litestar import Controller, get, post
 
-from api.auth import OPERATOR_ONLY, SECURITY
+from api.auth import OPERATOR_ONLY, SECURITY, CallingKey
 from api.bodies import YamlFile, YamlOperation
 from api.deployment import DeploymentInUse
 from api.fields import IdPath, SlugPath
 from billing.catalog.price_plan import PricePlan
+from billing.operations.catalog.approve_plan import approve_plan, record_application
 from billing.operations.catalog.plans import apply_plan, list_plans, require_plan
 from billing.planfiles.plan_dump import dump
 
@@ -39,6 +41,14 @@ class AppliedPlan(PlanVersion, frozen=True, kw_only=True):
     created: bool
 
 
+class ApprovedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A plan version that contracts may bind where approval is required."""
+
+    slug: str
+    version: int
+    approved_at: datetime
+
+
 class PlanController(Controller):
     """Price plans of this deployment."""
 
@@ -59,9 +69,20 @@ class PlanController(Controller):
         operation_class=YamlOperation,
         sync_to_thread=True,
     )
-    def apply(self, deployment: DeploymentInUse, yaml_file: YamlFile) -> AppliedPlan:
+    def apply(
+        self, deployment: DeploymentInUse, caller: CallingKey, yaml_file: YamlFile
+    ) -> AppliedPlan:
+        now = deployment.now()
         with deployment.as_operator() as transaction:
-            applied = apply_plan(transaction, yaml_file, now=deployment.now())
+            applied = apply_plan(transaction, yaml_file, now=now)
+            if applied.created:
+                record_application(
+                    transaction,
+                    slug=applied.plan.slug,
+                    version=applied.plan.version,
+                    caller=caller,
+                    now=now,
+                )
         return AppliedPlan(**_members(applied.plan), created=applied.created)
 
     @get(
@@ -83,6 +104,22 @@ class PlanController(Controller):
     def version(self, deployment: DeploymentInUse, plan: SlugPath, version: IdPath) -> PlanVersion:
         with deployment.as_operator() as transaction:
             return PlanVersion(**_members(require_plan(transaction, plan, version)))
+
+    @post(
+        "/{plan:str}/{version:int}/approve",
+        operation_id="operator_approve_plan",
+        summary="Approve a plan version that another key applied",
+        status_code=200,
+        sync_to_thread=True,
+    )
+    def approve(
+        self, deployment: DeploymentInUse, caller: CallingKey, plan: SlugPath, version: IdPath
+    ) -> ApprovedPlan:
+        with deployment.as_operator() as transaction:
+            done = approve_plan(
+                transaction, slug=plan, version=version, caller=caller, now=deployment.now()
+            )
+        return ApprovedPlan(slug=done.slug, version=done.version, approved_at=done.approved_at)
 
 
 def _head(plan: PricePlan) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from billing.operations.catalog.migrate_contracts import (
 )
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
 from billing.planfiles.contract_file import dump_terms, read_terms
+from billing.settings import read_settings
 from billing.store.database import Role
 
 app = typer.Typer()
@@ -84,6 +85,7 @@ def bind(
             ),
             valid_until=instant(until, in_zone=owner.zone, field="until") if until else None,
             terms=agreed,
+            approval_required=_approval_required(),
             now=now,
         )
     _show(bound.contract, tenant, as_json=as_json)
@@ -184,6 +186,7 @@ def migrate(
                         target=following,
                         when=at,
                         dry_run=dry_run,
+                        approval_required=_approval_required(),
                         now=now,
                     )
                 )
@@ -222,6 +225,10 @@ def contract_rows(
             for each in contracts
         ],
     )
+
+
+def _approval_required() -> bool:
+    return read_settings().plan_approval == "required"
 
 
 def _exact_version(text: str, field: str) -> PlanVersion:

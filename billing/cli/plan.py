@@ -9,14 +9,14 @@ import typer
 from billing.catalog.price_plan import PricePlan
 from billing.cli.documents import plan_document, plan_summary
 from billing.cli.failure import refused_in
-from billing.cli.output import JsonFlag, show_json, show_nothing, show_table
+from billing.cli.output import JsonFlag, show_json, show_nothing, show_table, show_text
 from billing.cli.plan_check import check
 from billing.cli.plan_diff import diff
 from billing.cli.plan_names import plan_and_version
 from billing.cli.plan_tables import show_plan
-from billing.cli.sources import read_bytes
+from billing.cli.sources import read_bytes, text_of
 from billing.cli.when import clock
-from billing.errors import NotFound
+from billing.errors import InvalidInput, NotFound
 from billing.planfiles.plan_file import EXAMPLES, plan_schema
 
 app = typer.Typer()
@@ -53,6 +53,33 @@ def apply(
                 for each in applied
             ],
         )
+
+
+@app.command(epilog="Example: steelyard plan approve standard@2 --key - < operator.key")
+def approve(
+    *,
+    name: Annotated[str, typer.Argument(metavar="SLUG@VERSION", help="A stored version.")],
+    key: Annotated[
+        str, typer.Option(metavar="FILE", help="An operator's API key; - is standard input.")
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Approve a plan version that somebody else applied, so that contracts may bind it."""
+    from billing.cli.connect import as_operator
+    from billing.operations.catalog.approve_plan import approve_plan
+    from billing.operations.tenancy.keys import authenticate
+
+    slug, version = plan_and_version(name)
+    if version is None:
+        raise InvalidInput("a plan without a version", field="plan", remedy=f"write {slug}@1")
+    now, text = clock(), text_of(read_bytes(key, field="key"), field="key").strip()
+    with as_operator() as connection:
+        caller = authenticate(connection, text, now=now)
+        done = approve_plan(connection, slug=slug, version=version, caller=caller, now=now)
+    if as_json:
+        show_json({"slug": done.slug, "version": done.version, "approved_at": done.approved_at})
+    else:
+        show_text(f"{done.slug}@{done.version} is approved.", style="green")
 
 
 @app.command("list", epilog="Example: steelyard plan list")

@@ -15,6 +15,7 @@ from billing.journal.records import Attempted, Attribution, Counts, Record, Usag
 from billing.metering.cloud_event import CloudEvent
 from billing.metering.correction import Correction
 from billing.metering.event_id import microseconds, milliseconds, uuid7
+from billing.operations.catalog.approve_plan import approve_plan
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.metering.correct_usage import correct_usage
 from billing.operations.metering.define_meter import define_meter
@@ -27,7 +28,7 @@ from billing.operations.outcomes.claims import confirm_outcome, report_outcome
 from billing.operations.rating.accrue_usage import accrue_usage
 from billing.operations.seal.fold import seal_all
 from billing.operations.stored_objects.batches import record_batch
-from billing.operations.tenancy.keys import issue_key
+from billing.operations.tenancy.keys import authenticate, issue_key
 from billing.outcomes.claim import Actor
 from billing.period import Period
 from billing.signing.ed25519 import SealKey
@@ -74,6 +75,12 @@ def make_full_world(database: Database) -> FullWorld:
     world = make_world(database, MONTH_START + timedelta(days=14))
     with database.transaction(Role.OPERATOR) as connection:
         define_meter(connection, METER, now=world.now)
+    with database.transaction(Role.OPERATOR) as connection:
+        issued = issue_key(
+            connection, role=KeyRole.OPERATOR, tenant=None, name="second", now=world.now
+        )
+        caller = authenticate(connection, issued.text, now=world.now)
+        approve_plan(connection, slug="standard", version=1, caller=caller, now=world.now)
     tenants = [world.tenant(slug, terms=TERMS) for slug in ("acme", "birch")]
     for number, tenant in enumerate(tenants):
         _fill(world, tenant, number)

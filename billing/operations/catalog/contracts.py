@@ -13,6 +13,7 @@ from billing.catalog.contract import Contract
 from billing.catalog.contract_terms import NO_TERMS, ContractTerms, apply_terms, require_fit
 from billing.catalog.price_plan import PricePlan
 from billing.errors import Conflict, InvalidInput, NotFound, OverlappingCharges
+from billing.operations.catalog.approve_plan import require_approved
 from billing.operations.catalog.plans import plan_of, require_plan, require_plan_row
 from billing.operations.tenancy.tenants import require_tenant
 from billing.period import BUCKET, local_midnight, require_on_grid, zone
@@ -47,6 +48,7 @@ def bind_contract(
     valid_from: datetime,
     valid_until: datetime | None = None,
     terms: ContractTerms = NO_TERMS,
+    approval_required: bool = False,
     now: datetime,
 ) -> BoundPlan:
     """Bind a tenant to a plan version.
@@ -55,32 +57,28 @@ def bind_contract(
         version: the newest version if left out.
         valid_from, valid_until: half-open, on the 15-minute grid; without an end until ended.
         terms: what is agreed beside the plan; it stays as long as the contract does.
+        approval_required: whether somebody must have approved the plan version.
 
     Raises:
         NotFound: no such tenant, plan or version.
-        InvalidInput: dates off the grid or in the wrong order, or a phase that does not begin
-            with a billing period.
+        InvalidInput: dates off the grid or in the wrong order; a phase within a billing period.
         InvalidPlan: the terms do not fit the plan.
         OverlappingCharges: a contract in force at the same time prices the same usage (D16).
         Conflict: a contract of the same billing period, or a limit on money, is in another
-            currency.
+            currency; or the plan version was not approved and has to be.
     """
     owner = require_tenant(connection, tenant)
     require_on_grid(valid_from, field="valid_from")
     if valid_until is not None and require_on_grid(valid_until, field="valid_until") <= valid_from:
         raise InvalidInput("a contract must end after it starts", field="valid_until")
     row = require_plan_row(connection, plan, version)
+    if approval_required:
+        require_approved(connection, row)
     store.lock_contracts(connection, owner.id)
     new_plan = plan_of(row)
     require_fit(new_plan, terms)
     _require_whole_periods(owner, terms)
-    billed_from = owner.billing_period(valid_from).start
-    billed_until = valid_until and owner.billing_period(valid_until - BUCKET).end
-    for other in bound_plans(connection, tenant_id=owner.id):
-        if _at_the_same_time(other.contract, valid_from, valid_until):
-            _require_disjoint(other, new_plan.charges)
-        if _at_the_same_time(other.contract, billed_from, billed_until):
-            _require_one_currency(other, new_plan)
+    _require_beside_others(connection, owner, new_plan, valid_from, valid_until)
     _require_limits_of_currency(connection, owner.id, new_plan, now)
     contract_id = store.insert_contract(
         connection,
@@ -200,6 +198,22 @@ def _require_whole_periods(tenant: Tenant, terms: ContractTerms) -> None:
                 field=f"phases[{position}].from",
                 remedy=f"use {following:%Y-%m-%d}",
             )
+
+
+def _require_beside_others(
+    connection: sa.Connection,
+    owner: Tenant,
+    new_plan: PricePlan,
+    valid_from: datetime,
+    valid_until: datetime | None,
+) -> None:
+    billed_from = owner.billing_period(valid_from).start
+    billed_until = valid_until and owner.billing_period(valid_until - BUCKET).end
+    for other in bound_plans(connection, tenant_id=owner.id):
+        if _at_the_same_time(other.contract, valid_from, valid_until):
+            _require_disjoint(other, new_plan.charges)
+        if _at_the_same_time(other.contract, billed_from, billed_until):
+            _require_one_currency(other, new_plan)
 
 
 def _at_the_same_time(

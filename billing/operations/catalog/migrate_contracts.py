@@ -110,6 +110,7 @@ def move_contract(
     target: PlanVersion,
     when: MoveTime,
     dry_run: bool = False,
+    approval_required: bool = False,
     now: datetime,
 ) -> ContractMove:
     """Move one contract, or say why it stays; a refusal leaves it as it was.
@@ -118,6 +119,7 @@ def move_contract(
 
     Args:
         dry_run: do everything, and take it back.
+        approval_required: whether somebody must have approved the target version.
 
     Raises:
         NotFound: no such contract, plan or version.
@@ -142,6 +144,7 @@ def move_contract(
             version=target.version,
             valid_from=at,
             terms=bound.terms,
+            approval_required=approval_required,
             now=now,
         )
     except SteelyardError as refused:
@@ -149,7 +152,6 @@ def move_contract(
         # Only what is agreed beside the plan can be at odds with a plan that is stored.
         what = "its terms do not fit: " if isinstance(refused, InvalidPlan) else ""
         return _refused(tenant, contract, at, f"{what}{refused.message}")
-    new_id = follower.contract.id
     if dry_run:
         savepoint.rollback()
     else:
@@ -159,7 +161,7 @@ def move_contract(
         contract_id=contract_id,
         at=at,
         outcome=MoveOutcome.MOVED,
-        new_contract_id=None if dry_run else new_id,
+        new_contract_id=None if dry_run else follower.contract.id,
     )
 
 

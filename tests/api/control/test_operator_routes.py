@@ -91,6 +91,18 @@ def test_plans_are_versions_of_yaml_files(operator: httpx.Client):
         ).is_success, example
 
 
+def test_a_plan_is_not_approved_by_the_key_that_applied_it(operator: httpx.Client):
+    changed = PLAN.replace('"20.00"', '"21.00"')
+    applied = operator.post("operator/plans", content=changed, headers=YAML).raise_for_status()
+    version = applied.json()["version"]
+    refused = operator.post(f"operator/plans/standard/{version}/approve")
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
+    other = operator.post("operator/keys", json={"role": "operator", "name": "second"})
+    second = {"Authorization": f"Bearer {other.raise_for_status().json()['key']}"}
+    approved = operator.post(f"operator/plans/standard/{version}/approve", headers=second)
+    assert approved.raise_for_status().json()["version"] == version
+
+
 def test_contracts_are_ended_and_bound(operator: httpx.Client):
     (old,) = operator.get("operator/contracts", params={"tenant": "acme"}).json()
     overlapping = {"tenant": "acme", "plan": "standard", "valid_from": "2026-11-20T00:00:00Z"}
