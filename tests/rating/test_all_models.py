@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from billing.catalog.adjustment import Adjustments, Commitment, Coupon, SpendCommitment
@@ -25,11 +26,12 @@ from billing.catalog.price import (
     Volume,
 )
 from billing.catalog.price_plan import PricePlan
+from billing.catalog.rates import highest_price
 from billing.catalog.selector import Selector
 from billing.catalog.tier import Tier
 from billing.errors import InvalidPlan
 from billing.metering.aggregation import Point
-from billing.money import currency
+from billing.money import EXACT, currency
 from billing.period import Period
 from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
@@ -39,6 +41,7 @@ from tests.strategies import PATIENT, decimals
 HOURS = 4
 START = datetime(2026, 11, 1, tzinfo=UTC)
 COVERED = Period(start=START, end=START + timedelta(hours=HOURS))
+WHOLE = Slice(covered=COVERED)
 ZERO = Decimal(0)
 prices = decimals(limit=100, places=12)
 some = decimals(limit=1000, places=3)
@@ -186,6 +189,34 @@ def metered(done: list[Use], now: list[Use]) -> list[MeteredQuantity]:
     ]
 
 
+def charge_for(price, per: int) -> Charge:
+    return Charge(
+        key="k", description="K", selector=Selector(meter="requests"), price=price, per=per
+    )
+
+
+def priced(price, quantity: Decimal, per: int) -> Fraction:
+    """What one use of a price costs, exactly."""
+    plan = PricePlan(
+        slug="p", name="P", currency=currency("USD"), charges=(charge_for(price, per),)
+    )
+    used = [Use(hour=0, region="eu", quantity=Fraction(quantity))] if quantity else []
+    lines = rate(plan, metered([], used), of=WHOLE).lines
+    return sum((Fraction(line.exact) for line in lines), Fraction(0))
+
+
+def begun(price) -> Fraction:
+    """What is due once, and not for a unit."""
+    if isinstance(price, Package):
+        return Fraction(price.price)
+    if isinstance(price, Graduated | Volume):
+        return sum(
+            (Fraction(t.flat) + Fraction(t.minimum) + (Fraction(t.unit) if t.package else 0))
+            for t in price.tiers
+        ) + Fraction(0)
+    return Fraction(0)
+
+
 def minor(plan: PricePlan, usage: list[MeteredQuantity], of: Slice) -> int:
     return sum(line.amount.minor for line in rate(plan, usage, of=of).lines)
 
@@ -209,6 +240,74 @@ def test_R2_two_slices_of_every_model_cost_the_whole(plan, first, second):
     slices = minor(plan, metered([], first), opening) + minor(plan, metered(first, second), closing)
 
     assert slices == total_minor(plan, [*first, *second], hours=HOURS)
+
+
+@PATIENT
+@given(plans(), uses, st.randoms(use_true_random=False))
+def test_R4_R6_the_order_in_which_usage_is_handed_in_changes_nothing(plan, drawn, random):
+    usage = metered([], drawn)
+    shuffled = random.sample(usage, len(usage))
+
+    assert rate(plan, shuffled, of=WHOLE) == rate(plan, usage, of=WHOLE)
+
+
+@PATIENT
+@given(plans(), uses, uses)
+def test_R3_more_usage_never_costs_less_of_any_model_but_volume(plan, drawn, more):
+    """A shortfall that is given back shrinks with usage; volume tiers may fall at a bound."""
+    plan = PricePlan(slug=plan.slug, name=plan.name, currency=plan.currency, charges=plan.charges)
+    (charge,) = plan.charges
+    assume(not isinstance(charge.price, Volume))
+    # A later use may be free where an earlier one would have cost, so more of it comes last.
+    assume(not isinstance(charge.price, Percentage))
+
+    fewer = minor(plan, metered([], drawn), WHOLE)
+
+    assert fewer <= minor(plan, metered([], [*drawn, *more]), WHOLE)
+
+
+@PATIENT
+@given(tiers(), above_zero, st.sampled_from([1, 10, 1000]))
+def test_R3_volume_jumps_at_a_bound_by_exactly_the_difference_of_its_tiers(drawn, step, per):
+    """At the bound all units have the lower tier's price, a step beyond it the upper one's."""
+    plain = tuple(Tier(up_to=tier.up_to, unit=tier.unit, flat=tier.flat) for tier in drawn)
+    assume(len(plain) > 1)
+    bound, (lower, upper) = plain[0].up_to, plain[:2]
+    assert bound is not None
+    above = min(bound + step, upper.up_to or bound + step)
+    at, beyond = (priced(Volume(tiers=plain), quantity, per) for quantity in (bound, above))
+
+    jump = (Fraction(above) * Fraction(upper.unit) - Fraction(bound) * Fraction(lower.unit)) / per
+    assert beyond - at == jump + Fraction(upper.flat) - Fraction(lower.flat)
+
+
+@PATIENT
+@given(models, above_zero, st.sampled_from([1, 10]))
+def test_the_highest_price_bounds_what_a_first_use_costs(price, quantity, per):
+    """Fees apart, and the package or window that is begun last."""
+    charge = charge_for(price, 1 if isinstance(price, Percentage) else per)
+    quantity = max(quantity, Decimal(1))
+    # What is reserved is due without usage.
+    fixed = begun(price)
+    if isinstance(price, Reserved):
+        fixed = priced(price, ZERO, charge.per)
+
+    cost = priced(price, quantity, charge.per)
+
+    assert cost <= Fraction(highest_price(charge)) * Fraction(quantity) + fixed
+
+
+@PATIENT
+@given(plans(), uses)
+def test_explanations_of_every_model_can_be_redone_by_hand(plan, drawn):
+    product = re.compile(r"(-?[\d.]+) x (-?[\d.]+) = (-?[\d.]+)")
+    with localcontext(EXACT):
+        for line in rate(plan, metered([], drawn), of=WHOLE).lines:
+            addends = [note.amount for note in line.explanation if note.amount is not None]
+            assert sum(addends, ZERO) == line.exact
+            for note in line.explanation:
+                for left, right, result in product.findall(note.text.replace(",", "")):
+                    assert Decimal(left) * Decimal(right) == Decimal(result)
 
 
 def test_a_window_whose_usage_was_free_owes_its_promise():
