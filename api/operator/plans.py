@@ -14,7 +14,7 @@ from api.deployment import DeploymentInUse
 from api.fields import IdPath, SlugPath
 from billing.catalog.price_plan import PricePlan
 from billing.operations.catalog.approve_plan import approve_plan, record_application
-from billing.operations.catalog.plans import apply_plan, list_plans, require_plan
+from billing.operations.catalog.plans import apply_price_books, list_plans, require_plan
 from billing.planfiles.plan_dump import dump
 
 
@@ -28,17 +28,25 @@ class PlanSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanVersion(PlanSummary, frozen=True, kw_only=True):
-    """A plan version; charges have the members of a plan file."""
+    """A plan version; its parts have the members of a plan file, and may be empty."""
 
     payment_terms_days: int
     policies: dict[str, str | int | bool]
     charges: list[dict[str, Any]]
+    commitments: list[dict[str, Any]] = []
+    coupons: list[dict[str, Any]] = []
+    windows: dict[str, dict[str, Any]] = {}
+    pricing_units: dict[str, dict[str, Any]] = {}
 
 
 class AppliedPlan(PlanVersion, frozen=True, kw_only=True):
-    """What became of a plan file; `created` is false if it equals the newest version."""
+    """What became of a plan file; `created` is false if it equals the newest version.
+
+    `books` are the plans of a file's other currencies, each with versions of its own.
+    """
 
     created: bool
+    books: list[PlanSummary]
 
 
 class ApprovedPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,16 +82,21 @@ class PlanController(Controller):
     ) -> AppliedPlan:
         now = deployment.now()
         with deployment.as_operator() as transaction:
-            applied = apply_plan(transaction, yaml_file, now=now)
-            if applied.created:
-                record_application(
-                    transaction,
-                    slug=applied.plan.slug,
-                    version=applied.plan.version,
-                    caller=caller,
-                    now=now,
-                )
-        return AppliedPlan(**_members(applied.plan), created=applied.created)
+            applied, *books = apply_price_books(transaction, yaml_file, now=now)
+            for each in (applied, *books):
+                if each.created:
+                    record_application(
+                        transaction,
+                        slug=each.plan.slug,
+                        version=each.plan.version,
+                        caller=caller,
+                        now=now,
+                    )
+        return AppliedPlan(
+            **_members(applied.plan),
+            created=applied.created,
+            books=[PlanSummary(**_head(book.plan)) for book in books],
+        )
 
     @get(
         "/{plan:str}",

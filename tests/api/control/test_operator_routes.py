@@ -85,10 +85,13 @@ def test_plans_are_versions_of_yaml_files(operator: httpx.Client):
     examples = {path.name: path for path in EXAMPLES.glob("*.yaml")}
     costs = examples.pop("costs.yaml").read_bytes()
     assert operator.post("operator/costs", content=costs, headers=YAML).status_code == 201
+    for meter in EXAMPLES.glob("meters/*.yaml"):
+        assert operator.post("operator/meters", content=meter.read_bytes(), headers=YAML).is_success
     for example in examples.values():
-        assert operator.post(
-            "operator/plans", content=example.read_bytes(), headers=YAML
-        ).is_success, example
+        answer = operator.post("operator/plans", content=example.read_bytes(), headers=YAML)
+        assert answer.is_success, example
+        currencies = {answer.json()["currency"], *(b["currency"] for b in answer.json()["books"])}
+        assert (len(currencies) > 1) is ("\ncurrencies:" in example.read_text()), example
 
 
 def test_a_plan_is_not_approved_by_the_key_that_applied_it(operator: httpx.Client):
