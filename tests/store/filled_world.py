@@ -68,6 +68,8 @@ INSERT INTO invoice (id, tenant_id, legal_entity_id, currency, period_start, per
 INSERT INTO invoice_line (invoice_id, ordinal, tenant_id, kind, key, description, quantity, exact,
     amount_minor, explanation, by_model)
   SELECT id, 1, tenant_id, 'charge', 'input', 'Input', 1, 1, 1, '[]', '[]' FROM invoice;
+INSERT INTO invoice_scope (invoice_id, period_start, period_end, tenant_id, watermark)
+  SELECT id, period_start, period_end, tenant_id, watermark FROM invoice;
 INSERT INTO usage_correction (event_id, tenant_id, kind, corrects, corrects_at, source, foreign_id,
     reason, actor, corrected_at)
   SELECT gen_random_uuid(), tenant, 'void', gen_random_uuid(), at, 'desk', 'old ' || n, 'old',

@@ -203,14 +203,23 @@ def read_portal(place: Place, database: Database, folder: Path) -> None:
         httpx.Client(base_url=url, headers=headers, timeout=60) as client,
     ):
         sealed = client.get("/api/v1/usage/requests").json()[-1]["request_id"]
-        known = {**FILLED, "request_id": sealed, "invoice": "OLD-20", "currency": "USD", "from": 1}
+        known = {
+            **FILLED,
+            "request_id": sealed,
+            "invoice": "OLD-20",
+            "line": 1,
+            "currency": "USD",
+            "from": 1,
+        }
         for path, operation in asked.items():
             if path.startswith(NOT_A_TENANTS):
                 continue
             needed = [one for one in operation.get("parameters", []) if one["required"]]
             query = {one["name"]: known[one["name"]] for one in needed if one["in"] == "query"}
             answer = client.get(path.format(**known), params=query)
-            assert answer.status_code == 200, (path, answer.text)
+            # No contract is behind the invoices of the filled world: their lines count no usage.
+            counts_none = answer.status_code == 409 and "/lines/" in path
+            assert answer.status_code == 200 or counts_none, (path, answer.text)
 
 
 @pytest.mark.parametrize("work", [ship, admit, read_portal])

@@ -128,10 +128,20 @@ def total_of(rows: Iterable[QuarterRow]) -> Decimal:
 
 
 def source_of(connection: sa.Connection, view: InvoiceView, line: InvoiceLineRow) -> LineSource:
-    """Where a line of an invoice comes from."""
+    """Where a line of an invoice comes from.
+
+    Raises:
+        Conflict: the invoice has no record of what it was rated from.
+    """
     head = view.invoice
     rated = scopes(connection, head)
-    scope = next(each for each in rated if each.period.start == head.period_start)
+    scope = next((each for each in rated if each.period.start == head.period_start), None)
+    if scope is None:
+        raise Conflict(
+            "nothing tells what this invoice was rated from",
+            field="invoice",
+            remedy="explain an invoice that was drafted here",
+        )
     bound = tuple(bound_plans(connection, tenant_id=head.tenant_id))
     own = next((each for each in bound if each.contract.id == line.contract_id), None)
     line_key = line.key

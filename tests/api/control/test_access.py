@@ -32,6 +32,7 @@ BOOKS = ("/api/v1/margin", "/api/v1/exports", "/api/v1/books")
 FILLED = {
     "tenant": "acme",
     "invoice": "INV-9",
+    "line": "1",
     "key_id": "999",
     "claim_id": "00000000-0000-7000-8000-000000000000",
     "request_id": "req_1",
@@ -42,7 +43,7 @@ FILLED = {
     "plan": "standard",
     "meter": "tokens.input",
     "name": "monthly",
-    "version": "1",
+    "version": "9",
     "contract": "1",
 }
 
