@@ -16,7 +16,13 @@ from decimal import Decimal
 from itertools import combinations
 
 from billing.catalog.adjustment import NO_ADJUSTMENT, Adjustments
-from billing.catalog.bounds import is_power_of_ten, require_head, require_per, require_quantity
+from billing.catalog.bounds import (
+    PER_MAX,
+    is_power_of_ten,
+    require_head,
+    require_per,
+    require_quantity,
+)
 from billing.catalog.price import (
     FlatFee,
     Graduated,
@@ -33,7 +39,6 @@ from billing.catalog.selector import Selector
 from billing.errors import InvalidPlan
 from billing.metering.dimension import require_dimension
 
-PER_DIVISOR_MAX = 10**12
 _ZERO = Decimal(0)
 
 
@@ -146,8 +151,8 @@ class Charge:
     def _require_units(self) -> None:
         if self.round_units is None:
             require_per(self.per)
-        elif not 1 <= self.per <= PER_DIVISOR_MAX:
-            raise InvalidPlan("out of range", field="per", remedy=f"use 1 to {PER_DIVISOR_MAX}")
+        elif not 1 <= self.per <= PER_MAX:
+            raise InvalidPlan("out of range", field="per", remedy=f"use 1 to {PER_MAX}")
         elif not is_power_of_ten(self.per) and self.included % self.per:
             raise InvalidPlan(
                 "included usage is not a whole number of converted units",

@@ -86,11 +86,6 @@ def load_terms(document: Mapping[str, Any]) -> ContractTerms:
     return _terms(YamlSource(content=cast("YamlValue", dict(document)), lines={}))
 
 
-def terms_schema() -> dict[str, Any]:
-    """JSON Schema of files of terms, for editors."""
-    return TermsDocument.model_json_schema()
-
-
 def dump_terms(terms: ContractTerms) -> dict[str, Any]:
     """Terms as a JSON-safe document, amounts as text; empty where nothing was agreed."""
     said = _dump_layer(terms.always)

@@ -11,7 +11,7 @@ The order, from quantity to invoice:
 2. `weigh.CHARGE_STEPS`, exact, for the charge: percentage discount.
 3. Rounding, once per line: nothing after it is computed from an exact amount.
 4. `whole.BOUNDS`, in minor units, for the charge: maximum, minimum, commitment, overage.
-5. `together.TOGETHER`, in minor units, for the plan: commitments over several charges, coupons.
+5. `rate_together`, in minor units, for the plan: commitments over several charges, coupons.
 
 Promotional credits, tax and paid credits follow on the invoice, since they are not of one plan.
 """
