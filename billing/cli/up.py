@@ -117,9 +117,7 @@ def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
             _start(children, settings, folder, metrics_ports, simulated=simulated)
             started = Started(
                 proxy_url=_url(settings.proxy_host, settings.proxy_port),
-                metrics_urls=tuple(
-                    _url(settings.proxy_metrics_host, port) + "/metrics" for port in metrics_ports
-                ),
+                metrics_urls=tuple(_metrics_url(settings, port) for port in metrics_ports),
                 api_url=_url(settings.api_host, settings.api_port),
                 key=first.key,
                 created=first.created,
@@ -146,6 +144,10 @@ def _metrics_ports(settings: Settings) -> range:
         settings.proxy_processes,
         setting="STEELYARD_PROXY_METRICS_PORT",
     )
+
+
+def _metrics_url(settings: Settings, port: int) -> str:
+    return _url(settings.proxy_metrics_host, port) + "/metrics"
 
 
 def _start(
@@ -180,6 +182,9 @@ def _start(
         wait_until_ready(by_name["simulated engine"], f"http://127.0.0.1:{port}/v1/models")
     wait_until_ready(by_name["API"], _url(settings.api_host, settings.api_port) + "/healthz")
     wait_until_ready(by_name["proxy"], _url(settings.proxy_host, settings.proxy_port) + "/healthz")
+    # One of several processes answers for all of them there, perhaps before the others listen.
+    for metrics_port in metrics_ports:
+        wait_until_ready(by_name["proxy"], _metrics_url(settings, metrics_port))
 
 
 def _open_log(folder: Path, child: Child) -> IO[bytes]:

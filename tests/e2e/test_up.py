@@ -42,6 +42,14 @@ def up() -> Iterator[Up]:
         shutil.rmtree(home)
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that failed half way must not take the next ones down with it."""
+    yield
+    if "up" in request.fixturenames:
+        request.getfixturevalue("up").kill_9_everything()
+
+
 def test_the_proxy_has_cut_its_last_stream_before_anybody_kills_it():
     """Else Ctrl-C under load would end in kill -9, and bill estimates."""
     drained_ms = Limits().drain_ms + int(DRAIN_GRACE_SECONDS * 1000)

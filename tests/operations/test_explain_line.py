@@ -112,7 +112,8 @@ def test_a_line_is_its_days_its_quarters_and_its_requests(world: World):
         (12, 700_005),
     ]
     found = events(world, view, line.key)
-    assert [event.quantity for event in found.events] == [11, 900_000, 700_000, 5]
+    assert [event.quantity for event in found.events[:2]] == [11, 900_000]
+    assert {event.quantity for event in found.events[2:]} == {700_000, 5}, "at one instant"
     assert found.quantity == line.quantity == 1_600_016
     for answer in (by_day, by_quarter, found):
         require_agreement(answer.checks)
