@@ -19,16 +19,15 @@ Promotional credits, tax and paid credits follow on the invoice, since they are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, Inexact, localcontext
 from zoneinfo import ZoneInfo
 
-from billing.catalog.charge import Charge
 from billing.catalog.price_plan import PricePlan
-from billing.catalog.selector import Selector, unit_of
-from billing.errors import AmountOutOfRange, InvalidInput, OverlappingCharges
+from billing.errors import AmountOutOfRange, InvalidInput
 from billing.money import EXACT, QUANTITY_MAX, Money, to_minor
 from billing.period import Period
+from billing.rating.compiled import CompiledCharge, CompiledPlan, PlainCharge, compiled
 from billing.rating.groups import groups_of
 from billing.rating.line import ExplanationStep, LineKind, RatedLine, Rating, UnratedQuantity
 from billing.rating.proration import WHOLE, DayShare
@@ -39,7 +38,7 @@ from billing.rating.together import rate_together
 from billing.rating.weigh import weigh
 from billing.rating.whole import Adjustment, adjustments
 
-_ZERO = Decimal(0)
+_ZERO, _ONE = Decimal(0), Decimal(1)
 _UTC = ZoneInfo("UTC")
 
 
@@ -70,7 +69,11 @@ WHOLE_PERIOD = Slice()
 
 
 def rate(
-    plan: PricePlan, quantities: Iterable[MeteredQuantity], *, of: Slice = WHOLE_PERIOD
+    plan: PricePlan,
+    quantities: Iterable[MeteredQuantity],
+    *,
+    of: Slice = WHOLE_PERIOD,
+    explained: bool = True,
 ) -> Rating:
     """Rate a slice of one contract's billing period.
 
@@ -78,6 +81,8 @@ def rate(
         plan: the terms.
         quantities: what was used, in any order; the same place may occur repeatedly and is summed.
         of: which slice it is.
+        explained: whether lines carry their arithmetic; without it they are the same lines, and
+            cost a fraction of the time.
 
     Raises:
         InvalidInput: usage before a slice that opens the period, or a charge that asks for a time
@@ -85,24 +90,29 @@ def rate(
         AmountOutOfRange: a quantity or an amount beyond what can be billed exactly.
         OverlappingCharges: two charges select one quantity (D16).
     """
+    ready = compiled(plan)
     with localcontext(EXACT):
-        selected, unrated = _select(plan, _in_place(quantities, of), of)
+        selected, unrated = _select(ready, _in_place(quantities, of), of)
         try:
             lines = tuple(
                 line
-                for charge in plan.charges
-                for line in _rate_charge(plan, charge, selected[charge.key], of)
+                for charge in ready.charges
+                for line in _lines(plan, charge, selected.get(charge.charge.key, ()), of, explained)
             )
-            lines = (*lines, *rate_together(plan, lines, share=of.share, closes=of.closes_period))
+            if plan.commitments or plan.coupons:
+                share, closes = of.share, of.closes_period
+                lines = (*lines, *rate_together(plan, lines, share=share, closes=closes))
         except Inexact:
             raise AmountOutOfRange("an amount has more digits than can be kept exactly") from None
+    if not explained:
+        lines = tuple(replace(line, explanation=()) if line.explanation else line for line in lines)
     return Rating(currency=plan.currency, lines=lines, unrated=unrated)
 
 
 def _in_place(quantities: Iterable[MeteredQuantity], of: Slice) -> list[MeteredQuantity]:
     """The quantities in an order that does not depend on the caller's (R6)."""
     found = list(quantities)
-    if of.opens_period and any(_is_later(used) for used in found):
+    if of.opens_period and any(map(_is_later, found)):
         raise InvalidInput(
             "there is usage before the slice that opens the period",
             field="before",
@@ -121,25 +131,15 @@ def _order(used: MeteredQuantity) -> tuple[str, bool, str, tuple[tuple[str, str]
 
 
 def _select(
-    plan: PricePlan, usage: Sequence[MeteredQuantity], of: Slice
+    ready: CompiledPlan, usage: Sequence[MeteredQuantity], of: Slice
 ) -> tuple[dict[str, list[MeteredQuantity]], tuple[UnratedQuantity, ...]]:
     """Give every quantity to the one charge that prices it, and list those without one."""
-    by_meter: dict[str, list[tuple[str, Selector]]] = {}
-    for charge in plan.charges:
-        if charge.selector is not None:
-            by_meter.setdefault(charge.selector.meter, []).append((charge.key, charge.selector))
-    selected: dict[str, list[MeteredQuantity]] = {charge.key: [] for charge in plan.charges}
+    selected: dict[str, list[MeteredQuantity]] = {}
     unrated: dict[tuple[str, str | None, tuple[tuple[str, str], ...]], Decimal] = {}
     for used in usage:
-        keys = [
-            key
-            for key, selector in by_meter.get(used.meter, ())
-            if _selects(selector, used, of.zone)
-        ]
-        if len(keys) > 1:
-            raise OverlappingCharges("two charges price the same usage", field=keys[1])
-        if keys:
-            selected[keys[0]].append(used)
+        charge = ready.charge_of(used, of.zone)
+        if charge is not None:
+            selected.setdefault(charge.key, []).append(used)
         elif used.quantity:
             place = (used.meter, used.model, used.dimensions)
             unrated[place] = unrated.get(place, _ZERO) + used.quantity
@@ -150,25 +150,62 @@ def _select(
     )
 
 
-def _selects(selector: Selector, used: MeteredQuantity, zone: ZoneInfo) -> bool:
-    if selector.window is not None and used.at is None:
-        raise InvalidInput(
-            "a charge is for a part of the week, and the usage names no time",
-            field="at",
-            remedy="hand in usage by quarter hour",
-        )
-    return selector.selects(used.meter, used.model, dict(used.dimensions), used.at, zone)
+def _lines(
+    plan: PricePlan,
+    ready: CompiledCharge,
+    usage: Sequence[MeteredQuantity],
+    of: Slice,
+    explained: bool,
+) -> Iterable[RatedLine]:
+    """The lines of one charge; plainly where nobody reads the arithmetic."""
+    if not explained and ready.plain is not None and of.opens_period:
+        quantity = _ZERO
+        for used in usage:
+            quantity += used.quantity
+        # What is below zero goes by the plan's policy, which is a matter of steps.
+        if quantity >= 0:
+            return _plain_line(ready, ready.plain, usage, quantity, of)
+    return _rate_charge(plan, ready, usage, of)
+
+
+def _plain_line(
+    ready: CompiledCharge,
+    plain: PlainCharge,
+    usage: Sequence[MeteredQuantity],
+    quantity: Decimal,
+    of: Slice,
+) -> tuple[RatedLine, ...]:
+    """What `_rate_charge` yields of a plain charge, without the explanation."""
+    charge = ready.charge
+    if quantity > QUANTITY_MAX:
+        raise AmountOutOfRange("usage of one charge is out of range", field=charge.key)
+    exact = plain.costs(quantity, of.share)
+    if not (quantity or exact):
+        return ()
+    line = RatedLine(
+        key=charge.key,
+        charge_key=charge.key,
+        description=charge.description,
+        meter=ready.meter,
+        unit=ready.unit,
+        quantity=_ONE if ready.meter is None else quantity,
+        exact=exact,
+        amount=Money(minor=to_minor(exact, ready.currency), currency=ready.currency),
+        explanation=(),
+        by_model=_shares(usage),
+    )
+    return (line,)
 
 
 def _rate_charge(
-    plan: PricePlan, charge: Charge, usage: Sequence[MeteredQuantity], of: Slice
+    plan: PricePlan, ready: CompiledCharge, usage: Sequence[MeteredQuantity], of: Slice
 ) -> Iterator[RatedLine]:
     """The lines of one charge; none where nothing was used and nothing is due."""
-    unit = "billing periods" if charge.selector is None else unit_of(charge.selector.meter)
+    charge = ready.charge
     terms = Terms(
         charge=charge,
         policies=plan.policies,
-        unit=unit,
+        unit=ready.unit,
         currency=plan.currency,
         share=of.share,
         covered=of.covered,
@@ -192,9 +229,9 @@ def _rate_charge(
             key=charge.key,
             charge_key=charge.key,
             description=charge.description,
-            meter=charge.selector.meter if charge.selector else None,
-            unit=unit,
-            quantity=quantity if charge.selector else Decimal(1),
+            meter=ready.meter,
+            unit=ready.unit,
+            quantity=quantity if charge.selector else _ONE,
             exact=exact,
             amount=amount,
             explanation=(*notes, rounding),
@@ -252,6 +289,8 @@ def _bounds(terms: Terms, weighed: Weighing, *, closes_period: bool) -> Iterator
 
 def _shares(usage: Sequence[MeteredQuantity]) -> tuple[tuple[str | None, Decimal], ...]:
     """Each model's quantity. A fee without usage belongs to no model."""
+    if len(usage) == 1 and usage[0].quantity > 0:
+        return ((usage[0].model, usage[0].quantity),)
     shares: dict[str | None, Decimal] = {}
     for used in usage:
         if used.quantity:

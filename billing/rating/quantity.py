@@ -78,7 +78,8 @@ class MeteredQuantity:
 
     def __post_init__(self) -> None:
         _require_quantity(self.quantity, field="quantity")
-        _require_quantity(self.before, field="before")
+        if self.before is not _ZERO:
+            _require_quantity(self.before, field="before")
         if self.transactions or self.transactions_before:
             _require_sum(_values(self.transactions), self.quantity, field="transactions")
             _require_sum(_values(self.transactions_before), self.before, field="transactions")
@@ -109,5 +110,6 @@ def _require_quantity(quantity: Decimal, *, field: str) -> None:
     # `abs()` would round to the caller's context.
     if quantity.copy_abs() > QUANTITY_MAX:
         raise AmountOutOfRange("usage out of range", field=field, remedy=f"at most {QUANTITY_MAX}")
-    if decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
+    # Most are whole, and to look at the digits of a number takes longer than all else here.
+    if quantity != int(quantity) and decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
         raise InvalidInput(f"more than {QUANTITY_DECIMALS_MAX} decimals", field=field)

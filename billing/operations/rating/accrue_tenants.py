@@ -40,7 +40,7 @@ def accrue_tenants(
         [(entry.contract.id, each.period.start) for each in asked for entry in each.bound],
     )
     posted = 0
-    for rated in rate_tenants(connection, asked, until=now):
+    for rated in rate_tenants(connection, asked, until=now, explained=False):
         start = rated.period.start
         if any(
             _differs(contract, before.get((contract.bound.contract.id, start), {}))

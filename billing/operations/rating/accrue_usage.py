@@ -33,7 +33,7 @@ def accrue_usage(
         The amount newly accrued over all contracts and currencies, for display only.
     """
     invoice_store.lock_invoicing(connection, tenant.id)
-    rated = rate_period(connection, tenant=tenant, period=period, until=now)
+    rated = rate_period(connection, tenant=tenant, period=period, until=now, explained=False)
     return post_accruals(connection, rated, now=now)
 
 

@@ -123,7 +123,14 @@ def _compared(
     asked: TenantPeriod, used: PeriodUsage, plan: PricePlan, *, until: datetime
 ) -> PeriodChange:
     rated = [
-        rate_usage(tenant=asked.tenant, period=asked.period, bound=bound, used=used, until=until)
+        rate_usage(
+            tenant=asked.tenant,
+            period=asked.period,
+            bound=bound,
+            used=used,
+            until=until,
+            explained=False,
+        )
         for bound in (asked.bound, (_instead(asked.bound, plan),))
     ]
     before, after = rated

@@ -21,6 +21,7 @@ from billing.metering.usage_event import EventKind
 from billing.money import EXACT
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.period import Period, zone
+from billing.rating.compiled import compiled
 from billing.rating.line import Rating, UnratedQuantity
 from billing.rating.needs import needs_of
 from billing.rating.pipeline import Slice, rate
@@ -70,6 +71,7 @@ def rate_period(
     period: Period,
     until: datetime | None = None,
     from_events: int | None = None,
+    explained: bool = True,
 ) -> RatedPeriod:
     """Rate a billing period; writes nothing (R6: a dry run is this same function).
 
@@ -78,6 +80,7 @@ def rate_period(
             still to come; None, and any instant behind the period, is its end.
         from_events: a watermark: rate from the events up to it alone, as a verification does, and
             not from what was summed up since (D10).
+        explained: whether lines carry their arithmetic (see `rate`).
 
     Raises:
         Conflict: events that are asked for have left the database.
@@ -98,7 +101,9 @@ def rate_period(
         zone_name=tenant.zone,
         from_events=from_events,
     )
-    return rate_usage(tenant=tenant, period=period, bound=bound, used=used, until=until)
+    return rate_usage(
+        tenant=tenant, period=period, bound=bound, used=used, until=until, explained=explained
+    )
 
 
 def rate_usage(
@@ -108,6 +113,7 @@ def rate_usage(
     bound: Sequence[BoundPlan],
     used: PeriodUsage,
     until: datetime | None = None,
+    explained: bool = True,
 ) -> RatedPeriod:
     """Rate what was read of a billing period; pure, like `rate`.
 
@@ -120,7 +126,12 @@ def rate_usage(
         RatedContract(
             bound=entry,
             quantities=tuple(assigned[entry.contract.id]),
-            rating=rate(entry.plan, assigned[entry.contract.id], of=_slice(entry, period, until)),
+            rating=rate(
+                entry.plan,
+                assigned[entry.contract.id],
+                of=_slice(entry, period, until),
+                explained=explained,
+            ),
         )
         for entry in bound
     )
@@ -197,9 +208,13 @@ def _contract_for(row: QuantityRow, bound: Sequence[BoundPlan]) -> BoundPlan | N
 
 def _prices(entry: BoundPlan, row: QuantityRow) -> bool:
     """Whether a contract has a charge for a quantity, by its values and by the contract's clock."""
+    prices = compiled(entry.plan).meters.get(row.meter)
+    if prices is None:
+        return False
+    if prices.by_models_alone:
+        return prices.by_model.get(row.model, prices.of_others) is not None
     values, in_zone = dict(row.dimensions), zone(entry.contract.zone)
     return any(
-        charge.selector.selects(row.meter, row.model, values, row.at, in_zone)
-        for charge in entry.plan.charges
-        if charge.selector is not None
+        selector.selects(row.meter, row.model, values, row.at, in_zone)
+        for _, selector in prices.charges
     )

@@ -114,7 +114,11 @@ def read_usage(
 
 
 def rate_tenants(
-    connection: sa.Connection, asked: Sequence[TenantPeriod], *, until: datetime | None = None
+    connection: sa.Connection,
+    asked: Sequence[TenantPeriod],
+    *,
+    until: datetime | None = None,
+    explained: bool = True,
 ) -> Iterator[RatedPeriod]:
     """What `rate_period` gives for each of the periods, in order.
 
@@ -125,7 +129,12 @@ def rate_tenants(
         if isinstance(used, Conflict):
             raise used
         yield rate_usage(
-            tenant=each.tenant, period=each.period, bound=each.bound, used=used, until=until
+            tenant=each.tenant,
+            period=each.period,
+            bound=each.bound,
+            used=used,
+            until=until,
+            explained=explained,
         )
 
 

@@ -1,0 +1,67 @@
+"""Lines without their arithmetic are the same lines: nobody reads the words of an accrual."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billing.catalog.price_plan import NegativeUsage, PricePlan
+from billing.errors import SteelyardError
+from billing.rating.compiled import compiled
+from billing.rating.pipeline import Slice, rate
+from billing.rating.proration import DayShare
+from billing.rating.quantity import MeteredQuantity
+from tests.rating import test_all_models as bent
+from tests.strategies import METERS, MODELS, PATIENT, decimals, plans
+
+used = st.builds(
+    MeteredQuantity,
+    meter=st.sampled_from(METERS),
+    model=st.sampled_from([None, *MODELS]),
+    quantity=st.one_of(
+        decimals(limit=10**9, places=3),
+        decimals(limit=10**18, places=18).map(lambda number: min(number, Decimal(10) ** 18)),
+        decimals(limit=10**4, places=1).map(lambda number: -number),
+    ),
+)
+shares = st.sampled_from([DayShare(days_before=0, days=1, of_days=1)]) | st.builds(
+    DayShare, days_before=st.integers(0, 10), days=st.integers(0, 20), of_days=st.just(30)
+)
+
+
+def outcome(plan: PricePlan, quantities, of: Slice, *, explained: bool):
+    """Lines without words and with exact amounts as ratios, or the error."""
+    try:
+        rating = rate(plan, quantities, of=of, explained=explained)
+    except SteelyardError as error:
+        return error.code, error.field
+    assert explained or not any(line.explanation for line in rating.lines)
+    lines = [replace(line, explanation=()) for line in rating.lines]
+    return lines, [Fraction(line.exact) for line in lines], rating.unrated
+
+
+@PATIENT
+@given(plans(), st.lists(used, max_size=8), shares, st.sampled_from(NegativeUsage))
+def test_R6_plain_charges_cost_what_their_steps_say(plan, quantities, share, negative):
+    plan = replace(plan, policies=replace(plan.policies, negative_usage=negative))
+    assert all(charge.plain is not None for charge in compiled(plan).charges)
+    of = Slice(share=share)
+
+    plainly = outcome(plan, quantities, of, explained=False)
+
+    assert plainly == outcome(plan, quantities, of, explained=True)
+
+
+@PATIENT
+@given(bent.plans(), bent.uses, bent.uses)
+def test_R6_charges_of_every_kind_cost_the_same_without_words(plan, done, now):
+    of = replace(bent.WHOLE, opens_period=not done)
+    quantities = bent.metered(done, now)
+
+    plainly = outcome(plan, quantities, of, explained=False)
+
+    assert plainly == outcome(plan, quantities, of, explained=True)
