@@ -140,12 +140,14 @@ class Charge:
             or self.round_units is not None
             or self.included
             or self.restart is not Span.PERIOD
+            or self.split_by
+            or (self.selector is not None and self.selector.window is not None)
             or any(tier.package or tier.cap is not None or tier.minimum for tier in tiers)
         ):
             raise InvalidPlan(
                 "prorated units have a price per unit or plain tiers",
                 field="prorated",
-                remedy="leave out per, included, restart, packages, caps and tier minimums",
+                remedy="leave out per, included, split_by, restart, during, package, cap, minimum",
             )
 
     def _require_units(self) -> None:

@@ -15,7 +15,7 @@ from billing.cli.output import JsonFlag, show_json, show_note, show_text
 from billing.cli.plan_tables import show_plan
 from billing.cli.sources import STDIN, read_bytes
 from billing.errors import InvalidInput, InvalidPlan
-from billing.planfiles.meter_file import MeterFile, read_meter
+from billing.planfiles.meter_file import MeterFile, declared_by_code, read_meter
 from billing.planfiles.plan_file import read_price_books
 from billing.planfiles.plan_warnings import PlanWarning, plan_warnings
 
@@ -94,11 +94,7 @@ def _read(
     with refused_in(path):
         return read_price_books(
             read_bytes(path),
-            known_meters=[each.meter.code for each in known],
-            dimensions={
-                each.meter.code: [dimension.name for dimension in each.reading.dimensions]
-                for each in known
-            },
+            meters=declared_by_code(known),
         )
 
 

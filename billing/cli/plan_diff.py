@@ -15,7 +15,7 @@ from billing.cli.plan_check import METERS, read_meters
 from billing.cli.plan_names import plan_and_version
 from billing.cli.sources import STDIN, read_bytes
 from billing.money import plain
-from billing.planfiles.meter_file import MeterFile
+from billing.planfiles.meter_file import MeterFile, declared_by_code
 from billing.planfiles.plan_diff import Difference, plan_differences
 from billing.planfiles.plan_file import read_plan
 
@@ -53,7 +53,7 @@ def diff(
 def _plan(text: str, known: tuple[MeterFile, ...]) -> PricePlan:
     if text == STDIN or Path(text).is_file():
         with refused_in(text):
-            return read_plan(read_bytes(text), known_meters=[each.meter.code for each in known])
+            return read_plan(read_bytes(text), meters=declared_by_code(known))
     from billing.cli.connect import as_operator
     from billing.operations.catalog.plans import require_plan
 

@@ -270,7 +270,20 @@ UNIT_METERS: tuple[Meter, ...] = (
 
 OUTCOME_PREFIX = "outcome."
 
+_BUILT_IN = {meter.code: meter for meter in (*BUILT_IN, *UNIT_METERS)}
+
 
 def outcome_meter(slug: str) -> Meter:
     """The meter that counts confirmed outcomes of one definition."""
     return Meter(code=f"{OUTCOME_PREFIX}{slug}", unit="outcomes")
+
+
+def built_in_meter(code: str) -> Meter:
+    """The meter of a code that exists without being declared.
+
+    Raises:
+        KeyError: no such meter.
+    """
+    if code.startswith(OUTCOME_PREFIX):
+        return outcome_meter(code.removeprefix(OUTCOME_PREFIX))
+    return _BUILT_IN[code]

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,7 @@ from billing.period import parse_instant, require_on_grid
 from billing.planfiles.decimal_text import DecimalText
 from billing.planfiles.validation import Document, read_document
 from billing.planfiles.yaml_source import YamlPath, YamlSource, field_name, field_path, read_yaml
+from billing.rating.meter_fit import DeclaredMeter
 
 
 class _DimensionDocument(Document):
@@ -67,6 +68,12 @@ class MeterFile:
     reading: Reading
     effective_from: datetime | None
     source: YamlSource
+
+    @property
+    def declared(self) -> DeclaredMeter:
+        """The meter as charges see it."""
+        names = (dimension.name for dimension in self.reading.dimensions)
+        return DeclaredMeter(meter=self.meter, dimensions=frozenset(names))
 
     def refuse(self, refused: InvalidInput) -> InvalidPlan:
         """An error about a field of the file, with its line."""
@@ -112,6 +119,23 @@ def read_meter(text: str | bytes) -> MeterFile:
                 field="effective_from",
             )
     return MeterFile(meter=meter, reading=reading, effective_from=effective_from, source=source)
+
+
+def declared_by_code(files: Iterable[MeterFile]) -> dict[str, DeclaredMeter]:
+    """The meters of files as plans refer to them.
+
+    Raises:
+        InvalidInput: two files declare one meter.
+    """
+    found: dict[str, DeclaredMeter] = {}
+    for each in files:
+        if found.setdefault(each.meter.code, each.declared) != each.declared:
+            raise InvalidInput(
+                f"two files declare the meter {each.meter.code}",
+                field="meters",
+                remedy="leave one of them out",
+            )
+    return found
 
 
 def meter_digest(meter: Meter, reading: Reading) -> bytes:

@@ -7,7 +7,7 @@ becomes one plan of each. What makes a plan valid is decided by the catalog; thi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,20 +28,18 @@ CURRENCIES_MAX = 20
 def read_plan(
     text: str | bytes,
     *,
-    known_meters: Collection[str] = (),
-    dimensions: Mapping[str, Collection[str]] | None = None,
+    meters: KnownMeters | None = None,
 ) -> PricePlan:
     """Read a plan file; one of several currencies in its first.
 
     Args:
         text: YAML.
-        known_meters: codes of declared meters, besides the built-in ones.
-        dimensions: of those meters whose dimensions are known.
+        meters: declared ones by code, besides the built-in ones.
 
     Raises:
         InvalidPlan: names the line and field of what is wrong, and what to do about it.
     """
-    plans, refusals = read_price_books(text, known_meters=known_meters, dimensions=dimensions)
+    plans, refusals = read_price_books(text, meters=meters)
     if refusals:
         raise refusals[0]
     return plans[0]
@@ -50,8 +48,7 @@ def read_plan(
 def read_price_books(
     text: str | bytes,
     *,
-    known_meters: Collection[str] = (),
-    dimensions: Mapping[str, Collection[str]] | None = None,
+    meters: KnownMeters | None = None,
 ) -> tuple[tuple[PricePlan, ...], tuple[InvalidPlan, ...]]:
     """A plan file as one plan for each currency, or everything that is wrong with it.
 
@@ -65,7 +62,6 @@ def read_price_books(
         source = read_yaml(text)
     except InvalidPlan as refused:
         return (), (refused,)
-    known = KnownMeters(codes=known_meters, dimensions=dimensions or {})
     plans: list[PricePlan] = []
     for code in _codes(source):
         document = validated(PlanDocument, source, currency=code)
@@ -76,7 +72,7 @@ def read_price_books(
         slug, at = document.slug, ("currency",)
         if position := len(plans):
             slug, at = f"{slug}-{code.lower()}", ("currencies", position - 1)
-        reading = Reading(source=source, code=code, code_at=at, slug=slug, known=known)
+        reading = Reading(source=source, code=code, code_at=at, slug=slug, known=meters or {})
         plan = reading.plan(document)
         if plan is None:
             return (), tuple(sorted(reading.refusals, key=lambda refusal: refusal.line or 0))

@@ -6,10 +6,10 @@ plan valid: meters and dimensions that exist, windows that are used, input with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
 from billing.catalog.admission_policy import AdmissionPolicy
@@ -25,7 +25,7 @@ from billing.catalog.price_plan import (
     prices_model,
 )
 from billing.catalog.pricing_unit import PricingUnit
-from billing.catalog.selector import BUILT_IN_METERS, is_built_in
+from billing.catalog.selector import BUILT_IN_METERS
 from billing.catalog.window import Window
 from billing.errors import InvalidInput, InvalidPlan
 from billing.metering.token_class import TokenClass
@@ -46,22 +46,14 @@ from billing.planfiles.plan_document import (
 )
 from billing.planfiles.window_file import read_windows
 from billing.planfiles.yaml_source import YamlPath, YamlSource, field_name, field_path
+from billing.rating.meter_fit import DeclaredMeter, built_in, misfit
 
 _Document = TypeVar("_Document")
 _Value = TypeVar("_Value")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownMeters:
-    """What a plan may refer to.
-
-    Attributes:
-        codes: of declared meters, besides the built-in ones.
-        dimensions: by meter, where they are known; built-in meters have none.
-    """
-
-    codes: Collection[str] = ()
-    dimensions: Mapping[str, Collection[str]] = field(default_factory=dict[str, Collection[str]])
+KnownMeters: TypeAlias = Mapping[str, DeclaredMeter]
+"""Meters that a plan may refer to besides the built-in ones, by code."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -148,23 +140,17 @@ class Reading:
         self.origins.append(origin)
         if self.known is None or (selector := charge.selector) is None:
             return
-        meter = selector.meter
-        if not is_built_in(meter) and meter not in self.known.codes:
+        declared = built_in(selector.meter) or self.known.get(selector.meter)
+        if declared is None:
             raise self.source.refuse(
                 "unknown meter",
                 path=meter_at,
                 remedy=f"use outcome.<slug>, {', '.join(sorted(BUILT_IN_METERS))}, or declare it",
             )
-        dimensions = () if is_built_in(meter) else self.known.dimensions.get(meter)
-        asked = [condition.dimension for condition in selector.where]
-        if dimensions is not None:
-            for path, names in ((where_at, asked), ((*origin, "split_by"), charge.split_by)):
-                if unknown := sorted(set(names) - set(dimensions)):
-                    raise self.source.refuse(
-                        f"the meter {meter} has no dimension {unknown[0]}",
-                        path=path,
-                        remedy="declare it with the meter, or use another meter",
-                    )
+        if (found := misfit(charge, declared)) is not None:
+            at = {"where": where_at, "meter": meter_at}
+            path = at.get(found.member, (*origin, *field_path(found.member)))
+            raise self.source.refuse(found.message, path=path, remedy=found.remedy)
 
     def _read_price_list(self, document: PriceListDocument) -> None:
         for model, prices in document.models.items():

@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo
 
 from billing.money import EXACT
 from billing.period import Period
-from billing.planfiles.meter_file import MeterFile, read_meter
+from billing.planfiles.meter_file import MeterFile, declared_by_code, read_meter
 from billing.planfiles.plan_file import EXAMPLES, read_plan
-from billing.planfiles.usage_file import read_usage
+from billing.planfiles.usage_tally import UsageTally, tally
 from billing.rating.line import RatedLine, Rating
 from billing.rating.pipeline import Slice, rate
 
@@ -74,17 +74,11 @@ def rate_example(example: Example) -> Rating:
         start=datetime(2026, 11, 1, tzinfo=zone).astimezone(UTC),
         end=datetime(2026, 12, 1, tzinfo=zone).astimezone(UTC),
     )
-    meters = example_meters()
-    plan = read_plan(
-        EXAMPLES.joinpath(f"{example.name}.yaml").read_bytes(),
-        known_meters=[each.meter.code for each in meters],
-        dimensions={
-            each.meter.code: [dimension.name for dimension in each.reading.dimensions]
-            for each in meters
-        },
-    )
+    meters = declared_by_code(example_meters())
+    plan = read_plan(EXAMPLES.joinpath(f"{example.name}.yaml").read_bytes(), meters=meters)
+    usage = UsageTally(plan=plan, meters=meters, period=month, zone=zone)
     with EXAMPLES.joinpath("usage", f"{example.name}.jsonl").open(encoding="utf-8") as lines:
-        return rate(plan, read_usage(lines), of=Slice(covered=month, zone=zone))
+        return rate(plan, tally(lines, usage), of=Slice(covered=month, zone=zone))
 
 
 def readme() -> str:

@@ -1,120 +1,177 @@
 """Recorded usage as JSON Lines: what `steelyard rate` prices without a database.
 
-Decides: how a row of usage is written and which rows are refused. A row names a meter and its
-quantity, or carries token counts by class:
+Decides: how a line of usage is written and which lines are refused; `usage_tally` decides what
+they add up to. A line names a meter and says how much of it was used, or carries token counts by
+class. `model`, `dimensions` and `at` may be left out where no price asks for them:
 
-    {"meter": "requests", "model": "sim-small", "quantity": "3"}
-    {"tokens": "output", "model": "sim-small", "quantity": 1200}
     {"model": "sim-small", "input": 900, "cached_input": 100, "output": 1200}
+    {"tokens": "output", "model": "sim-small", "quantity": 1200}
     {"meter": "gpu.hours", "quantity": "2.5", "dimensions": {"slice": "1g.10gb"},
      "at": "2026-11-02T09:00:00Z"}
-
-Rows are summed by meter, model, dimensions and quarter hour; the last two may be left out.
+    {"meter": "sales.value", "transactions": ["19.90", "5"]}
+    {"meter": "seats", "level": 12, "at": "2026-11-10T00:00:00Z"}
+    {"meter": "active.users", "value": "user-17"}
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal, localcontext
-from typing import Any, TypeAlias, cast
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, assert_never, cast
 
 from billing.catalog.selector import require_model
 from billing.errors import InvalidInput
 from billing.metering.dimension import require_dimension
+from billing.metering.meter import fingerprint
 from billing.metering.token_class import TokenClass
-from billing.money import EXACT, QUANTITY_DECIMALS_MAX, QUANTITY_MAX, exact_decimal
-from billing.period import bucket_of, parse_instant
-from billing.rating.quantity import MeteredQuantity
+from billing.money import QUANTITY_DECIMALS_MAX, QUANTITY_MAX, exact_decimal
+from billing.period import parse_instant
 
 LINE_CHARACTERS_MAX = 10_000
 
 _CLASSES = {token_class.value: token_class for token_class in TokenClass}
-_ZERO = Decimal(0)
-
-_Place: TypeAlias = tuple[str, str | None, tuple[tuple[str, str], ...], datetime | None]
 
 
-def read_usage(lines: Iterable[str]) -> tuple[MeteredQuantity, ...]:
-    """Read and sum the rows of a usage file.
+class Said(StrEnum):
+    """How a line says what was used."""
 
-    Args:
-        lines: of the file; blank ones are skipped.
+    QUANTITY = "quantity"
+    TRANSACTIONS = "transactions"
+    LEVEL = "level"
+    VALUE = "value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageLine:
+    """What one line says of one meter.
+
+    Attributes:
+        number: of the line, from 1.
+        dimensions: names and values, sorted by name.
+        at: when it was used, or the level was set.
+        figures: the quantity, the values of the transactions, the level, or the number that
+            stands for the value.
+    """
+
+    number: int
+    meter: str
+    model: str | None
+    dimensions: tuple[tuple[str, str], ...]
+    at: datetime | None
+    said: Said
+    figures: tuple[Decimal, ...]
+
+    def refuse(self, message: str, *, member: str, remedy: str) -> InvalidInput:
+        """An error about the line."""
+        return _refused(message, self.number, member, remedy)
+
+
+def read_line(line: str, number: int) -> Iterator[UsageLine]:
+    """What a line says, of every meter that it names; a blank one says nothing.
 
     Raises:
         InvalidInput: `field` names line and member, like `line 3: quantity`.
         AmountOutOfRange: a quantity beyond 10^18.
     """
-    summed: dict[_Place, Decimal] = {}
-    with localcontext(EXACT):
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            for place, quantity in _row(line, number):
-                summed[place] = summed.get(place, _ZERO) + quantity
-    return tuple(
-        MeteredQuantity(meter=meter, model=model, quantity=quantity, dimensions=dimensions, at=at)
-        for (meter, model, dimensions, at), quantity in summed.items()
-    )
-
-
-def _row(line: str, number: int) -> Iterator[tuple[_Place, Decimal]]:
-    """The quantities of one row; each is checked before it is handed on."""
+    if not line.strip():
+        return
     row = _parse(line, number)
     model = _model(row.pop("model", None), number)
     dimensions = _dimensions(row.pop("dimensions", {}), number)
     at = _instant(row.pop("at", None), number)
     if "meter" in row or "tokens" in row:
         meter = _meter(row, number)
-        if "quantity" not in row:
-            raise _refused("a required member is missing", number, "quantity", "add it")
-        counts = {meter: row.pop("quantity")}
+        said = _said(row, number)
+        counts = [(meter, said, row.pop(said))]
     else:
-        counts = {
-            token_class.meter: row.pop(name)
+        counts = [
+            (token_class.meter, Said.QUANTITY, row.pop(name))
             for name, token_class in _CLASSES.items()
             if name in row
-        }
+        ]
         if not counts:
             raise _refused("the row counts nothing", number, "meter", "name a meter or tokens")
     if row:
         raise _refused("unknown member", number, min(row), "remove it or correct its spelling")
-    for meter, count in counts.items():
-        yield (meter, model, dimensions, at), _quantity(count, number, meter)
+    for meter, said, written in counts:
+        yield UsageLine(
+            number=number,
+            meter=meter,
+            model=model,
+            dimensions=dimensions,
+            at=at,
+            said=said,
+            figures=_figures(said, written, number, meter),
+        )
+
+
+def _said(row: Mapping[str, Any], number: int) -> Said:
+    found = [said for said in Said if said in row]
+    if not found:
+        raise _refused(
+            "a required member is missing", number, "quantity", f"add one of {', '.join(Said)}"
+        )
+    if len(found) > 1:
+        raise _refused("said twice", number, found[1], f"leave out {found[0]} or {found[1]}")
+    return found[0]
+
+
+def _figures(said: Said, written: object, number: int, meter: str) -> tuple[Decimal, ...]:
+    match said:
+        case Said.QUANTITY | Said.LEVEL:
+            return (_quantity(written, number, meter),)
+        case Said.TRANSACTIONS:
+            if not isinstance(written, list):
+                raise _refused("not a list", number, said, 'write it like ["19.90", "5"]')
+            values = cast("list[object]", written)
+            return tuple(_quantity(value, number, said) for value in values)
+        case Said.VALUE:
+            return (fingerprint(written, field=f"line {number}: {said}"),)
+        case _:
+            assert_never(said)
+
+
+class _NotExact(ValueError):
+    """JSON whose meaning would be lost; the two arguments are what is wrong and the remedy."""
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise _NotExact("a member occurs twice", "keep one of them")
+    return members
+
+
+def _no_float(_: str) -> None:
+    raise _NotExact(
+        "a number with a point or exponent would become a binary float",
+        'write it as text: "0.25"',
+    )
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_members, parse_float=_no_float, parse_constant=_no_float
+)
+"""Made once: to make one for every line would cost more than to read the line."""
 
 
 def _parse(line: str, number: int) -> dict[str, Any]:
     if len(line) > LINE_CHARACTERS_MAX:
         raise _refused("the line is too long", number, "", f"at most {LINE_CHARACTERS_MAX}")
     try:
-        parsed: object = json.loads(
-            line,
-            object_pairs_hook=lambda pairs: _members(pairs, number),
-            parse_float=lambda _: _no_float(number),
-            parse_constant=lambda _: _no_float(number),
-        )
+        parsed: object = _DECODER.decode(line)
+    except _NotExact as refused:
+        message, remedy = refused.args
+        raise _refused(message, number, "", remedy) from None
     except (ValueError, RecursionError):
         raise _refused("not a JSON object", number, "", "write one object per line") from None
     if not isinstance(parsed, dict):
         raise _refused("not a JSON object", number, "", "write one object per line")
     return cast("dict[str, Any]", parsed)
-
-
-def _members(pairs: list[tuple[str, Any]], number: int) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise _refused("a member occurs twice", number, "", "keep one of them")
-    return members
-
-
-def _no_float(number: int) -> None:
-    raise _refused(
-        "a number with a point or exponent would become a binary float",
-        number,
-        "",
-        'write it as text: "0.25"',
-    )
 
 
 def _meter(row: dict[str, Any], number: int) -> str:
@@ -157,12 +214,11 @@ def _dimensions(named: object, number: int) -> tuple[tuple[str, str], ...]:
 
 
 def _instant(written: object, number: int) -> datetime | None:
-    """The quarter hour that holds an instant."""
     if written is None:
         return None
     if not isinstance(written, str):
         raise _refused("not a time", number, "at", "write it like 2026-11-02T09:00:00Z")
-    return bucket_of(parse_instant(written, field=f"line {number}: at"))
+    return parse_instant(written, field=f"line {number}: at")
 
 
 def _quantity(count: object, number: int, meter: str) -> Decimal:

@@ -26,11 +26,13 @@ class MeterNeeds:
         dimensions: names, ascending; their values are read together, as each event has them.
         quarters: whether usage is read by quarter hour.
         transactions: whether the values of single events are read, in their order.
+        levels: whether the changes of a level are read, since units are prorated by days.
     """
 
     dimensions: tuple[str, ...] = ()
     quarters: bool = False
     transactions: bool = False
+    levels: bool = False
 
     @property
     def beyond_rollups(self) -> bool:
@@ -43,6 +45,7 @@ class MeterNeeds:
             dimensions=tuple(sorted({*self.dimensions, *other.dimensions})),
             quarters=self.quarters or other.quarters,
             transactions=self.transactions or other.transactions,
+            levels=self.levels or other.levels,
         )
 
 
@@ -73,4 +76,5 @@ def _of_charge(charge: Charge, selector: Selector) -> MeterNeeds:
         quarters=selector.window is not None or span_of(charge) is not Span.PERIOD,
         # Of the sum of its values, a plain percentage needs no more.
         transactions=isinstance(charge.price, Percentage) and not charge.price.is_plain,
+        levels=charge.prorated,
     )

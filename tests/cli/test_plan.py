@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from billing.planfiles.meter_file import declared_by_code
 from billing.planfiles.plan_file import EXAMPLES, read_plan
+from billing.planfiles.rated_examples import example_meters
 from tests.cli.conftest import Run
 
 METERS = str(EXAMPLES / "meters")
@@ -174,6 +176,6 @@ def test_a_file_of_several_currencies_is_stored_as_a_plan_in_each(steelyard: Run
 def test_the_example_that_is_printed_looks_for_its_schema_beside_it(run: Run):
     text = run("plan", "example", "gpu-hours").out
     assert text.startswith("# yaml-language-server: $schema=plan.schema.json\n")
-    known = {each.stem.replace("gpu-", "gpu.") for each in EXAMPLES.glob("meters/gpu-*.yaml")}
-    assert read_plan(text, known_meters=known).slug == "gpu-hours"
+    known = declared_by_code(example_meters())
+    assert read_plan(text, meters=known).slug == "gpu-hours"
     assert json.loads(run("plan", "schema").out)["title"] == "PlanDocument"

@@ -17,7 +17,7 @@ from billing.errors import InvalidPlan
 from billing.metering.token_class import TokenClass
 from billing.planfiles.plan_dump import digest, dump
 from billing.planfiles.plan_file import EXAMPLES, load_document, plan_schema, read_plan
-from tests.charges import flat_fee, graduated, outcome_price, per_unit
+from tests.charges import declared, flat_fee, graduated, outcome_price, per_unit
 from tests.strategies import PATIENT, plans
 
 GOOD = """\
@@ -254,7 +254,7 @@ def test_declared_meters_extend_the_built_in_ones():
 
     with pytest.raises(InvalidPlan):
         read_plan(text)
-    selector = read_plan(text, known_meters={"gpu.seconds"}).charges[1].selector
+    selector = read_plan(text, meters=declared("gpu.seconds")).charges[1].selector
     assert selector is not None
     assert selector.meter == "gpu.seconds"
 

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from billing.catalog.price_plan import PricePlan
+from billing.planfiles.meter_file import declared_by_code
 from billing.planfiles.plan_dump import dump
 from billing.planfiles.plan_file import EXAMPLES, load_document, plan_schema, read_price_books
 from billing.planfiles.rated_examples import (
@@ -36,9 +37,7 @@ def test_R5_every_row_of_an_examples_usage_has_a_price(example):
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_every_example_is_valid_in_every_currency_and_for_editors(path):
     text = path.read_text(encoding="utf-8")
-    plans, refusals = read_price_books(
-        text, known_meters=[each.meter.code for each in example_meters()]
-    )
+    plans, refusals = read_price_books(text, meters=declared_by_code(example_meters()))
 
     assert refusals == ()
     assert plans[0].slug == path.stem

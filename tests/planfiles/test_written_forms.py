@@ -24,7 +24,7 @@ from billing.planfiles.plan_dump import dump
 from billing.planfiles.plan_file import load_document, plan_schema, read_plan, read_price_books
 from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
-from tests.charges import per_unit
+from tests.charges import declared, per_unit
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "slug: plan\nname: A plan\ncurrency: USD\n"
@@ -51,7 +51,7 @@ charges:
         input: {standard: "0.10", "batch, flex": "0.05", others: "0.20"}
         output: {standard: "0.40", "batch, flex": "0.20"}
 """
-GATES = {"gate.input": ("tier",), "gate.output": ("tier",)}
+GATES = declared("gate.input", "gate.output", dimensions=["tier"])
 
 
 def read(text: str, **known) -> PricePlan:
@@ -59,7 +59,7 @@ def read(text: str, **known) -> PricePlan:
 
 
 def read_matrix(text: str) -> PricePlan:
-    return read(text, known_meters=GATES, dimensions=GATES)
+    return read(text, meters=GATES)
 
 
 def changed(text: str, old: str, new: str) -> str:
@@ -194,7 +194,7 @@ def test_a_matrix_of_bands_has_plain_keys():
         "charges:\n  - type: matrix\n    key: t\n    description: T\n    by: [context]\n"
         "    meter: context.tokens\n"
         '    prices: {"<8000": "1", "8000..32000": "2", ">=32000": "3"}\n',
-        known_meters={"context.tokens"},
+        meters=declared("context.tokens", dimensions=["context"]),
     )
     assert [charge.key for charge in plan.charges] == [
         "t/below-8000",
@@ -275,7 +275,7 @@ def test_shares_of_money():
         ' markup_percent: "12.5"}\n'
         "  - type: graduated_percentage\n    key: c\n    description: C\n    meter: saved.value\n"
         '    tiers: [{up_to: 1000, percent: 10, flat: 5}, {percent: "2.5"}]\n',
-        known_meters={"sales.value", "supplier.cost", "saved.value"},
+        meters=declared("sales.value", "supplier.cost", "saved.value"),
     )
     used = {"sales.value": 300, "supplier.cost": 80, "saved.value": 3000}
     rating = rate(plan, [MeteredQuantity(meter=m, quantity=Decimal(q)) for m, q in used.items()])
@@ -297,7 +297,7 @@ def test_shares_of_money():
 def test_refused_shares_of_money(written, field):
     text = f"charges:\n  - {{key: a, description: A, meter: sales.value, {written}}}\n"
     with pytest.raises(InvalidPlan) as refused:
-        read(text, known_meters={"sales.value"})
+        read(text, meters=declared("sales.value"))
     assert (refused.value.line, refused.value.field) == (5, field)
 
 

@@ -12,12 +12,18 @@ from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.contract import Contract
 from billing.catalog.contract_terms import NO_TERMS, ContractTerms, apply_terms, require_fit
 from billing.catalog.price_plan import PricePlan
-from billing.errors import Conflict, InvalidInput, NotFound, OverlappingCharges
+from billing.errors import Conflict, InvalidInput, InvalidPlan, NotFound, OverlappingCharges
 from billing.operations.catalog.approve_plan import require_approved
-from billing.operations.catalog.plans import plan_of, require_plan, require_plan_row
+from billing.operations.catalog.plans import (
+    declared_meters,
+    plan_of,
+    require_plan,
+    require_plan_row,
+)
 from billing.operations.tenancy.tenants import require_tenant
 from billing.period import BUCKET, local_midnight, require_on_grid, zone
 from billing.planfiles.contract_file import dump_terms, load_terms, terms_digest
+from billing.rating.meter_fit import misfit
 from billing.store import catalog as store
 from billing.store import contract_terms as terms_store
 from billing.store import limits
@@ -62,7 +68,7 @@ def bind_contract(
     Raises:
         NotFound: no such tenant, plan or version.
         InvalidInput: dates off the grid or in the wrong order; a phase within a billing period.
-        InvalidPlan: the terms do not fit the plan.
+        InvalidPlan: the terms do not fit the plan, or a charge asks what its meter cannot answer.
         OverlappingCharges: a contract in force at the same time prices the same usage (D16).
         Conflict: a contract of the same billing period, or a limit on money, is in another
             currency; or the plan version was not approved and has to be.
@@ -77,6 +83,7 @@ def bind_contract(
     store.lock_contracts(connection, owner.id)
     new_plan = plan_of(row)
     require_fit(new_plan, terms)
+    _require_meters(connection, new_plan)
     _require_whole_periods(owner, terms)
     _require_beside_others(connection, owner, new_plan, valid_from, valid_until)
     _require_limits_of_currency(connection, owner.id, new_plan, now)
@@ -183,6 +190,17 @@ def _store_terms(
             digest=bytes.fromhex(digest),
             now=now,
         )
+
+
+def _require_meters(connection: sa.Connection, plan: PricePlan) -> None:
+    """A version of a meter since the plan was applied may no longer answer what a charge asks."""
+    declared = declared_meters(connection)
+    for position, charge in enumerate(plan.charges):
+        meter = None if charge.selector is None else declared.get(charge.selector.meter)
+        if meter is not None and (found := misfit(charge, meter)) is not None:
+            raise InvalidPlan(
+                found.message, field=f"charges[{position}].{found.member}", remedy=found.remedy
+            )
 
 
 def _require_whole_periods(tenant: Tenant, terms: ContractTerms) -> None:

@@ -14,6 +14,7 @@ from billing.errors import InvalidPlan, NotFound
 from billing.metering.meter import outcome_meter
 from billing.planfiles.plan_dump import digest, dump
 from billing.planfiles.plan_file import load_document, read_price_books
+from billing.rating.meter_fit import DeclaredMeter, declared_meter
 from billing.store import catalog as store
 from billing.store import meters as meter_store
 from billing.store import outcomes as outcome_store
@@ -59,21 +60,15 @@ def apply_price_books(
     return tuple(_apply(connection, plan, now=now) for plan in plans)
 
 
+def declared_meters(connection: sa.Connection) -> dict[str, DeclaredMeter]:
+    """The meters of this deployment by code, as their newest versions declare them."""
+    # Rows come by code and version, so that the last one of a code stays.
+    rows = meter_store.meter_versions(connection)
+    return {row.defined.meter.code: declared_meter(row.defined) for row in rows}
+
+
 def _read(connection: sa.Connection, text: str | bytes) -> tuple[PricePlan, ...]:
-    # The newest version of a meter decides; rows come by code and version.
-    readings = {
-        row.defined.meter.code: row.defined.reading
-        for row in meter_store.meter_versions(connection)
-    }
-    plans, refusals = read_price_books(
-        text,
-        known_meters=readings,
-        dimensions={
-            code: [each.name for each in reading.dimensions]
-            for code, reading in readings.items()
-            if reading is not None
-        },
-    )
+    plans, refusals = read_price_books(text, meters=declared_meters(connection))
     if refusals:
         raise refusals[0]
     return plans

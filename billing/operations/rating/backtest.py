@@ -18,13 +18,13 @@ from billing.catalog.contract import Contract
 from billing.catalog.price_plan import PricePlan
 from billing.errors import Conflict
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
+from billing.operations.catalog.plans import declared_meters
 from billing.operations.rating.comparison import Comparison, LeftOut, PeriodChange
 from billing.operations.rating.rate_period import RatedPeriod, rate_usage
 from billing.operations.rating.rate_tenants import TenantPeriod, read_usage, tenant_periods
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
 from billing.period import Period, month, zone
 from billing.planfiles.plan_file import read_plan
-from billing.store import catalog as store
 from billing.store.usage.read import PeriodUsage
 from billing.tenancy.tenant import Tenant
 
@@ -35,7 +35,7 @@ def read_candidate(connection: sa.Connection, text: str | bytes) -> PricePlan:
     Raises:
         InvalidPlan: the file is refused; names line, field and remedy.
     """
-    return read_plan(text, known_meters=store.meters(connection).keys())
+    return read_plan(text, meters=declared_meters(connection))
 
 
 def backtest(
