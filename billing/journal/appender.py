@@ -3,6 +3,9 @@
 Decides: when bytes count as durable, when a new segment begins, and what a refusal of the disk
 leaves behind. Runs in the journal's one thread; knows nothing of waiters.
 
+* Batches go where zeros were laid out before, while nobody waited: a sync that has only contents
+  to write costs half. A segment that is left behind, or closed in order, ends with its last record;
+  behind the last one of a process that died there may be zeros, which read as a torn tail.
 * A **full disk** (ENOSPC, EDQUOT) while writing: the segment is cut back to its last durable
   byte, so that what was refused cannot be read later, and the next batch tries again.
 * **Any other refusal**, and every failed fsync, is final: the kernel may have dropped the pages
@@ -18,11 +21,15 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from billing.errors import JournalError
 from billing.journal import instance
 from billing.journal.disk import FILE_MODE, Disk, can_heal
 from billing.journal.segment import HEADER_BYTES, Header, frames_bytes, header_bytes
+
+ROOM_BYTES: Final = 1 << 20
+"""Laid out ahead, a half of it at a time."""
 
 
 class Appender:
@@ -43,6 +50,7 @@ class Appender:
         "_lock",
         "_mark",
         "_name",
+        "_room_end",
         "_segment_bytes",
         "broken",
         "directory",
@@ -75,6 +83,7 @@ class Appender:
         try:
             self._mark = instance.open_mark(self.directory)
             self._begin_segment(1, ())
+            self.make_room()
             self.directory = instance.reveal(self.directory, disk)
         except (OSError, JournalError) as refused:
             instance.discard(self.directory, self._lock)
@@ -108,7 +117,7 @@ class Appender:
             self._rotate(carried)
         content = frames_bytes(payloads, self.durable_offset)
         try:
-            self._disk.write(self._descriptor, content)
+            self._disk.write(self._descriptor, content, self.durable_offset)
         except OSError as refused:
             self._cut_back(heals=can_heal(refused))
             raise _refused(self.directory, refused) from None
@@ -120,9 +129,28 @@ class Appender:
         self.durable_offset += len(content)
         self._publish()
 
+    def make_room(self) -> None:
+        """Lay out zeros for the batches to come, if there is little left of the last ones.
+
+        A disk that has no space for them may still have some for records.
+        """
+        room = min(ROOM_BYTES, self._segment_bytes)
+        if self.broken or self._room_end - self.durable_offset >= room // 2:
+            return
+        start, end = max(self._room_end, self.durable_offset), self.durable_offset + room
+        try:
+            self._disk.lay_out(self._descriptor, start, end)
+        except OSError as refused:
+            if not can_heal(refused):
+                self.give_up()
+            return
+        self._room_end = end
+
     def close(self, *, clean: bool) -> None:
         """Let go of the files and the lock; `clean` if nothing was left unwritten."""
         if clean:
+            with contextlib.suppress(OSError):  # a reader takes the zeros for a torn tail
+                self._disk.truncate(self._descriptor, self.durable_offset)
             with contextlib.suppress(OSError):  # a reader then waits for the adoption instead
                 instance.publish_gone(self.directory)
         self._close_files()
@@ -131,6 +159,11 @@ class Appender:
     def _rotate(self, carried: Sequence[bytes]) -> None:
         previous = self._descriptor
         try:
+            if self._room_end > self.durable_offset:
+                # Durably: a sealed segment that does not end with a record is a damaged one.
+                self._disk.truncate(previous, self.durable_offset)
+                self._room_end = self.durable_offset
+                self._disk.sync(previous)
             self._begin_segment(self.segment + 1, carried)
         except OSError as refused:
             self.broken = self.broken or not can_heal(refused)
@@ -153,10 +186,10 @@ class Appender:
         )
         path = instance.segment_path(self.directory, number)
         unnamed = path.with_suffix(".tmp")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         descriptor = os.open(unnamed, flags, FILE_MODE)
         try:
-            self._disk.write(descriptor, header_bytes(header) + head)
+            self._disk.write(descriptor, header_bytes(header) + head, 0)
             self._disk.sync(descriptor)
             unnamed.rename(path)
         except OSError:
@@ -165,7 +198,7 @@ class Appender:
                 unnamed.unlink()
             raise
         self._descriptor = descriptor
-        self._head_bytes = self.durable_offset = header.head_bytes
+        self._head_bytes = self.durable_offset = self._room_end = header.head_bytes
         self.segment = number
         try:
             self._disk.sync_directory(self.directory)
@@ -184,6 +217,7 @@ class Appender:
         """Take a refused batch out of the segment."""
         try:
             self._disk.truncate(self._descriptor, self.durable_offset)
+            self._room_end = self.durable_offset
             self._disk.sync(self._descriptor)
         except OSError:
             heals = False

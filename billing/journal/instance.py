@@ -238,7 +238,7 @@ def note_refused(instance_dir: Path, segment: int, offset: int, disk: Disk) -> N
     descriptor = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, FILE_MODE)
     try:
         value = segment << _OFFSET_BITS | offset
-        disk.write(descriptor, _MARK.pack(value, value ^ _OWNER_GONE))
+        disk.write(descriptor, _MARK.pack(value, value ^ _OWNER_GONE), 0)
         disk.sync(descriptor)
     finally:
         os.close(descriptor)

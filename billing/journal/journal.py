@@ -1,8 +1,8 @@
 """The journal as the proxy sees it: append a record, go on when it is on the disk.
 
-Decides: what is written together. Group commit without a timer: one write and fsync at a time,
-in one thread; whatever arrives meanwhile is the next batch. Under load batches grow by
-themselves, and a lone record waits for nobody.
+Decides: what is written together. Group commit: one write and fsync at a time, in one thread;
+whatever arrives meanwhile is the next batch, and a lone record waits for nobody. In a crowd the
+next batch gathers for a moment more: every sync costs the same CPU, however much it makes durable.
 Does not decide: how bytes become durable (`appender.py`), what a reader makes of them.
 
 No record is dropped in silence. A record that somebody waits for ends in an answer: durable, or
@@ -39,6 +39,10 @@ from billing.journal.segment import FRAME_BYTES
 
 SEGMENT_BYTES: Final = 64 << 20
 QUEUE_BYTES: Final = 8 << 20
+CROWD: Final = 4
+"""So many records in one batch are a sign that more are on their way."""
+
+GATHER_MS: Final = 1
 _SEGMENT_BYTES_LIMIT: Final = 1 << 30  # frames name their batch by a 32-bit offset
 
 _Entry: TypeAlias = "tuple[AnyRecord, bytes, asyncio.Future[None] | None]"
@@ -110,6 +114,7 @@ class Journal:
         self._backlog_bytes = 0  # of pending and in-flight records, checkpoints apart
         self._in_flight = 0
         self._busy = False
+        self._crowded = False
         self._closing = False
         self._room = asyncio.Event()
         self._failure: JournalError | None = None
@@ -263,6 +268,12 @@ class Journal:
         # Not at once: what else this turn of the loop appends belongs in the same batch.
         if not self._busy:
             self._busy = True
+            self._begin_batch()
+
+    def _begin_batch(self) -> None:
+        if self._crowded and not self._closing:
+            self._loop.call_later(GATHER_MS / 1000, self._start_batch)
+        else:
             self._loop.call_soon(self._start_batch)
 
     def _start_batch(self) -> None:
@@ -302,6 +313,7 @@ class Journal:
                 self._loop.call_soon_threadsafe(self._finish_batch, batch, failure)
             except RuntimeError:  # the loop was closed without closing the journal
                 return
+            self._appender.make_room()  # nobody waits now
 
     def _finish_batch(self, batch: _Batch, failure: JournalError | None) -> None:
         self._in_flight = 0
@@ -321,8 +333,9 @@ class Journal:
             else any(future is not None for _, _, future in self._pending)
         )
         self._busy = wanted
+        self._crowded = len(batch.entries) >= CROWD and failure is None
         if wanted:
-            self._loop.call_soon(self._start_batch)
+            self._begin_batch()
 
     def _acknowledge(self, batch: _Batch) -> None:
         for operation_id, (_, payload) in batch.checkpoints.items():

@@ -164,6 +164,15 @@ def records_of(segment_path: Path, offset: int = 0, until: int | None = None) ->
         yield from records
 
 
+def end_of_records(segment_path: Path) -> int:
+    """Offset behind the last whole record of a segment, whoever owns it and whatever follows."""
+    content = memoryview(segment_path.read_bytes())
+    end = HEADER_BYTES
+    for frame in frames(content, HEADER_BYTES):
+        end = frame.end
+    return end
+
+
 def prune(
     instance_dir: Path, shipped_through_segment: int, now: datetime, keep_ms: int = KEEP_MS
 ) -> list[Path]:

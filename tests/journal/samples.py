@@ -165,11 +165,11 @@ class FullDisk(Disk):
         self.full = False
         self.taken = taken
 
-    def write(self, descriptor: int, content: bytes) -> None:
+    def write(self, descriptor: int, content: bytes, offset: int) -> None:
         if self.full:
-            os.write(descriptor, content[: self.taken])
+            os.pwrite(descriptor, content[: self.taken], offset)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        super().write(descriptor, content)
+        super().write(descriptor, content, offset)
 
 
 class DyingDisk(Disk):

@@ -84,12 +84,12 @@ async def test_a_refused_checkpoint_never_replaces_a_newer_one(tmp_path):
         writing = threading.Event()
         gate = threading.Event()
 
-        def write(self, descriptor, content):
+        def write(self, descriptor, content, offset):
             if self.armed:
                 self.writing.set()
                 assert self.gate.wait(60)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            super().write(descriptor, content)
+            super().write(descriptor, content, offset)
 
     disk = SlowlyRefusingDisk()
     journal = await Journal.open(tmp_path, disk=disk)
@@ -177,12 +177,12 @@ class StubbornDisk(Disk):
         self.fails = fails
         self.armed = False
 
-    def write(self, descriptor, content):
+    def write(self, descriptor, content, offset):
         if self.armed and self.fails == "write":
             self.armed = False
-            os.write(descriptor, content[:-3])
+            os.pwrite(descriptor, content[:-3], offset)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        super().write(descriptor, content)
+        super().write(descriptor, content, offset)
 
     def sync(self, descriptor):
         if self.armed and self.fails == "sync":
@@ -255,10 +255,10 @@ async def test_a_bug_below_answers_the_waiters(tmp_path):
     class BuggyDisk(Disk):
         armed = False
 
-        def write(self, descriptor, content):
+        def write(self, descriptor, content, offset):
             if self.armed:
                 raise ZeroDivisionError
-            super().write(descriptor, content)
+            super().write(descriptor, content, offset)
 
     disk = BuggyDisk()
     journal = await Journal.open(tmp_path, disk=disk)
@@ -273,8 +273,13 @@ async def test_a_bug_below_answers_the_waiters(tmp_path):
 
 
 async def test_short_writes_are_completed(tmp_path, monkeypatch):
-    real_write = os.write
-    monkeypatch.setattr("billing.journal.disk.os.write", lambda d, b: real_write(d, b[:7]))
+    real_write, mark_bytes = os.pwrite, 16
+
+    def short(descriptor, content, offset):
+        taken = content if len(content) == mark_bytes else content[:7]
+        return real_write(descriptor, taken, offset)
+
+    monkeypatch.setattr("billing.journal.disk.os.pwrite", short)
     journal = await Journal.open(tmp_path)
     await journal.append(usage(1))
     await journal.close()

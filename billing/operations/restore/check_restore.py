@@ -15,7 +15,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.journal.reader import list_instances, segments
+from billing.journal.reader import end_of_records, list_instances, segments
 from billing.operations.restore.kept_records import Unreadable, kept_pages
 from billing.store.restore import cursors, unfinished_mirrors, unknown_outcomes
 from billing.store.seal.folds import folds
@@ -126,8 +126,8 @@ def _compare_places(known: dict[str, CursorRow], directory: Path, check: Restore
                 check.findings.append(_gone(instance))
             continue
         newest = kept[-1]
-        size = newest.path.stat().st_size
-        if (place.segment, place.next_offset) > (newest.number, size):
+        end = end_of_records(newest.path)
+        if (place.segment, place.next_offset) > (newest.number, end):
             check.findings.append(
                 RestoreFinding(
                     code="cursor_ahead",
