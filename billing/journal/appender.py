@@ -1,7 +1,7 @@
 """The side of the journal that touches files: batches in, one durable segment after the other.
 
 Decides: when bytes count as durable, when a new segment begins, and what a refusal of the disk
-leaves behind. Runs in the journal's one thread; knows nothing of waiters.
+leaves behind. What touches the disk runs in the journal's one thread; knows nothing of waiters.
 
 * Batches go where zeros were laid out before, while nobody waited: a sync that has only contents
   to write costs half. A segment that is left behind, or closed in order, ends with its last record;
@@ -101,33 +101,30 @@ class Appender:
         grown = self.durable_offset - self._head_bytes
         return grown > 0 and grown + size > self._segment_bytes
 
-    def append(self, payloads: Sequence[bytes], carried: Sequence[bytes] | None) -> None:
-        """Make one batch durable; with `carried`, in a new segment that begins with those.
+    def framed(self, payloads: Sequence[bytes]) -> bytes:
+        """The bytes of the next batch of this segment."""
+        return frames_bytes(payloads, self.durable_offset)
+
+    def append(self, content: bytes) -> None:
+        """Make a batch durable, as it was framed. Readers learn of it by `publish`.
 
         Raises:
             JournalError: the disk refused; nothing of the batch counts. `broken` tells whether
                 another try can succeed.
         """
-        if self.broken:
-            raise JournalError(
-                f"{self.directory} cannot be written any more: its disk failed",
-                remedy="replace the disk, then restart this process: it opens a new journal",
-            )
-        if carried is not None:
-            self._rotate(carried)
-        content = frames_bytes(payloads, self.durable_offset)
+        self._refuse_if_broken()
         try:
-            self._disk.write(self._descriptor, content, self.durable_offset)
+            self._disk.write_through(self._descriptor, content, self.durable_offset)
         except OSError as refused:
             self._cut_back(heals=can_heal(refused))
             raise _refused(self.directory, refused) from None
-        try:
-            self._disk.sync(self._descriptor)
-        except OSError as refused:
-            self._cut_back(heals=False)
-            raise _refused(self.directory, refused) from None
         self.durable_offset += len(content)
-        self._publish()
+
+    def publish(self) -> None:
+        """Tell readers how far the segment is durable."""
+        # A reader that misses one mark sees the next: never a reason to refuse durable records.
+        with contextlib.suppress(OSError):
+            instance.publish_durable(self._mark, self.segment, self.durable_offset)
 
     def make_room(self) -> None:
         """Lay out zeros for the batches to come, if there is little left of the last ones.
@@ -156,7 +153,13 @@ class Appender:
         self._close_files()
         self._lock.release()
 
-    def _rotate(self, carried: Sequence[bytes]) -> None:
+    def rotate(self, carried: Sequence[bytes]) -> None:
+        """Begin a new segment with these payloads, of records that stand in the last one.
+
+        Raises:
+            JournalError: the disk refused; the last segment goes on.
+        """
+        self._refuse_if_broken()
         previous = self._descriptor
         try:
             if self._room_end > self.durable_offset:
@@ -171,6 +174,13 @@ class Appender:
         finally:
             if self._descriptor != previous:
                 os.close(previous)
+
+    def _refuse_if_broken(self) -> None:
+        if self.broken:
+            raise JournalError(
+                f"{self.directory} cannot be written any more: its disk failed",
+                remedy="replace the disk, then restart this process: it opens a new journal",
+            )
 
     def _begin_segment(self, number: int, carried: Sequence[bytes]) -> None:
         """Write the head of a segment and only then give it its name.
@@ -205,7 +215,7 @@ class Appender:
         except OSError:
             self.broken = True  # the name may or may not be durable
             raise
-        self._publish()
+        self.publish()
 
     def give_up(self) -> None:
         """Write nothing more; what is not known to be durable is never read."""
@@ -223,11 +233,6 @@ class Appender:
             heals = False
         if not heals:
             self.give_up()
-
-    def _publish(self) -> None:
-        # A reader that misses one mark sees the next: never a reason to refuse durable records.
-        with contextlib.suppress(OSError):
-            instance.publish_durable(self._mark, self.segment, self.durable_offset)
 
     def _close_files(self) -> None:
         for descriptor in (self._descriptor, self._mark):

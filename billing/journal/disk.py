@@ -21,6 +21,9 @@ _HEALING: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # macOS has no fdatasync
 _sync_contents = getattr(os, "fdatasync", os.fsync)
 
+_WRITE_THROUGH: Final[int | None] = getattr(os, "RWF_DSYNC", None)
+"""Linux only. What it made durable counts; what it refused is written again or never."""
+
 
 class Disk:
     """Real files. A test subclasses it to fail on purpose."""
@@ -32,6 +35,21 @@ class Disk:
             OSError: the disk refuses; part of the bytes may have been written.
         """
         _write_all(descriptor, content, offset)
+
+    def write_through(self, descriptor: int, content: bytes, offset: int) -> None:
+        """Write all of `content` at `offset` and make it durable, in one call where there is one.
+
+        Raises:
+            OSError: the disk refuses; part of the bytes may have been written.
+        """
+        if _WRITE_THROUGH is None:
+            _write_all(descriptor, content, offset)
+            _sync_contents(descriptor)
+            return
+        view = memoryview(content)
+        while view:
+            written = os.pwritev(descriptor, (view,), offset, _WRITE_THROUGH)
+            view, offset = view[written:], offset + written
 
     def sync(self, descriptor: int) -> None:
         """Make the contents and length of the file durable."""

@@ -42,7 +42,10 @@ QUEUE_BYTES: Final = 8 << 20
 CROWD: Final = 4
 """So many records in one batch are a sign that more are on their way."""
 
-GATHER_MS: Final = 1
+GATHER_MS: Final = 2
+ENOUGH: Final = 24
+"""So many wait for no more."""
+
 _SEGMENT_BYTES_LIMIT: Final = 1 << 30  # frames name their batch by a 32-bit offset
 
 _Entry: TypeAlias = "tuple[AnyRecord, bytes, asyncio.Future[None] | None]"
@@ -84,9 +87,11 @@ class _Batch:
 
     Attributes:
         payloads: of its frames; the checkpoints share some.
+        content: the frames, unless they go into a new segment behind what is carried there.
     """
 
     payloads: list[bytes]
+    content: bytes
     checkpoints: dict[bytes, tuple[Checkpoint, bytes]]
     entries: list[_Entry]
     carried: list[bytes] | None
@@ -115,6 +120,7 @@ class Journal:
         self._in_flight = 0
         self._busy = False
         self._crowded = False
+        self._gathering: asyncio.TimerHandle | None = None
         self._closing = False
         self._room = asyncio.Event()
         self._failure: JournalError | None = None
@@ -269,14 +275,19 @@ class Journal:
         if not self._busy:
             self._busy = True
             self._begin_batch()
+        elif self._gathering is not None and (self._closing or len(self._pending) >= ENOUGH):
+            self._gathering.cancel()
+            self._gathering = None
+            self._loop.call_soon(self._start_batch)
 
     def _begin_batch(self) -> None:
-        if self._crowded and not self._closing:
-            self._loop.call_later(GATHER_MS / 1000, self._start_batch)
+        if self._crowded and not self._closing and len(self._pending) < ENOUGH:
+            self._gathering = self._loop.call_later(GATHER_MS / 1000, self._start_batch)
         else:
             self._loop.call_soon(self._start_batch)
 
     def _start_batch(self) -> None:
+        self._gathering = None
         checkpoints, self._checkpoints = self._checkpoints, {}
         entries, self._pending = self._pending, []
         self._in_flight = len(entries) + len(checkpoints)
@@ -286,7 +297,14 @@ class Journal:
         size = sum(map(len, payloads)) + FRAME_BYTES * len(payloads)
         carried = self._carried() if self._appender.is_full_for(size) else None
         self._batch_queue.put(
-            _Batch(payloads=payloads, checkpoints=checkpoints, entries=entries, carried=carried)
+            _Batch(
+                payloads=payloads,
+                # Here and not in the thread: it holds the interpreter for as little as it can.
+                content=self._appender.framed(payloads) if carried is None else b"",
+                checkpoints=checkpoints,
+                entries=entries,
+                carried=carried,
+            )
         )
 
     def _carried(self) -> list[bytes]:
@@ -303,7 +321,11 @@ class Journal:
         while (batch := self._batch_queue.get()) is not None:
             failure: JournalError | None = None
             try:
-                self._appender.append(batch.payloads, batch.carried)
+                content = batch.content
+                if batch.carried is not None:
+                    self._appender.rotate(batch.carried)
+                    content = self._appender.framed(batch.payloads)
+                self._appender.append(content)
             except JournalError as refused:
                 failure = refused
             except Exception as unexpected:  # noqa: BLE001 - nobody may wait for ever on a bug
@@ -320,6 +342,7 @@ class Journal:
         self._failure = failure
         if failure is None:
             self._batches += 1
+            self._appender.publish()
             self._acknowledge(batch)
         else:
             self._refusals += 1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -125,11 +126,11 @@ class Up:
     def kill_9_everything(self) -> None:
         """What a power cut does to processes: children, servers, all of them at once."""
         while found := self.processes():
-            for pid in found:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
+            # All stand still before the first one dies: nobody sees another go.
+            for number in (signal.SIGSTOP, signal.SIGKILL):
+                for pid in found:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, number)
             if self.process is not None:
                 self.process.wait()
             time.sleep(0.02)

@@ -85,7 +85,7 @@ async def interrupted(yard: Yard, disk: DyingDisk | FullDisk) -> tuple[int, int]
     that the stream delivered, and the status of the other."""
     yard.engine.behaviour = Behaviour(tokens=40, pace_ms=25)
     stream = asyncio.create_task(yard.ask(stream=True))
-    await until(lambda: yard.app.tally.checkpoints)
+    await until(lambda: yard.app.tally.checkpoints and not yard.journal.statistics().backlog_records)
     if isinstance(disk, DyingDisk):
         disk.dying = True
     else:

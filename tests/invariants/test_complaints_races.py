@@ -116,11 +116,10 @@ def test_row_23_usage_that_races_a_change_of_plan_is_billed_or_shown_as_unrated(
 DIES_AT_ITS_SYNC = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from billing.journal.disk import Disk
 from billing.journal.journal import Journal
-from tests.journal.samples import usage
+from tests.journal.samples import TwoStepDisk, usage
 
-class Dying(Disk):
+class Dying(TwoStepDisk):
     syncs = 0
     def sync(self, descriptor):
         self.syncs += 1

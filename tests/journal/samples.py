@@ -138,7 +138,15 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
 )
 
 
-class GatedDisk(Disk):
+class TwoStepDisk(Disk):
+    """A disk that writes and syncs in two calls, so that a test can break either."""
+
+    def write_through(self, descriptor: int, content: bytes, offset: int) -> None:
+        self.write(descriptor, content, offset)
+        self.sync(descriptor)
+
+
+class GatedDisk(TwoStepDisk):
     """A disk whose syncs can be made to wait, and are counted."""
 
     def __init__(self) -> None:
@@ -158,7 +166,7 @@ class GatedDisk(Disk):
         self.gate.clear()
 
 
-class FullDisk(Disk):
+class FullDisk(TwoStepDisk):
     """A disk that, while `full`, takes a part of what is written and then refuses."""
 
     def __init__(self, taken: int = 10) -> None:
@@ -172,7 +180,7 @@ class FullDisk(Disk):
         super().write(descriptor, content, offset)
 
 
-class DyingDisk(Disk):
+class DyingDisk(TwoStepDisk):
     """A disk whose syncs fail while `dying`."""
 
     def __init__(self) -> None:

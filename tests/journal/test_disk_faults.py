@@ -15,13 +15,13 @@ import pytest
 
 from billing.errors import JournalError
 from billing.journal import reader
-from billing.journal.disk import Disk
 from billing.journal.journal import Journal
 from billing.journal.records import encode
 from billing.journal.segment import FRAME_BYTES
 from tests.journal.samples import (
     DyingDisk,
     FullDisk,
+    TwoStepDisk,
     all_records,
     checkpoint,
     ids,
@@ -79,7 +79,7 @@ async def test_records_nobody_waits_for_survive_a_full_disk(tmp_path):
 
 
 async def test_a_refused_checkpoint_never_replaces_a_newer_one(tmp_path):
-    class SlowlyRefusingDisk(Disk):
+    class SlowlyRefusingDisk(TwoStepDisk):
         armed = False
         writing = threading.Event()
         gate = threading.Event()
@@ -170,7 +170,7 @@ async def test_a_failed_sync_is_final(tmp_path):
         assert all_records(journal.directory) == [usage(1)]
 
 
-class StubbornDisk(Disk):
+class StubbornDisk(TwoStepDisk):
     """A disk that fails once: it has written a batch, or a part of it, and cannot cut it off."""
 
     def __init__(self, fails: str) -> None:
@@ -220,7 +220,7 @@ async def test_what_was_refused_is_never_read_though_it_stands_on_the_disk(tmp_p
 
 
 async def test_a_bug_below_leaves_nothing_to_be_read(tmp_path):
-    class ForgetfulDisk(Disk):
+    class ForgetfulDisk(TwoStepDisk):
         armed = False
 
         def sync(self, descriptor):
@@ -252,7 +252,7 @@ async def test_a_disk_that_is_full_at_the_start_leaves_nothing(tmp_path):
 
 
 async def test_a_bug_below_answers_the_waiters(tmp_path):
-    class BuggyDisk(Disk):
+    class BuggyDisk(TwoStepDisk):
         armed = False
 
         def write(self, descriptor, content, offset):
@@ -280,6 +280,11 @@ async def test_short_writes_are_completed(tmp_path, monkeypatch):
         return real_write(descriptor, taken, offset)
 
     monkeypatch.setattr("billing.journal.disk.os.pwrite", short)
+    real_through = os.pwritev
+    monkeypatch.setattr(
+        "billing.journal.disk.os.pwritev",
+        lambda descriptor, parts, *rest: real_through(descriptor, [parts[0][:7]], *rest),
+    )
     journal = await Journal.open(tmp_path)
     await journal.append(usage(1))
     await journal.close()
