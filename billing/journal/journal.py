@@ -43,9 +43,7 @@ CROWD: Final = 4
 """So many records in one batch are a sign that more are on their way."""
 
 GATHER_MS: Final = 2
-ENOUGH: Final = 24
-"""So many wait for no more."""
-
+ENOUGH: Final = 24  # wait for no more
 _SEGMENT_BYTES_LIMIT: Final = 1 << 30  # frames name their batch by a 32-bit offset
 
 _Entry: TypeAlias = "tuple[AnyRecord, bytes, asyncio.Future[None] | None]"
@@ -282,7 +280,8 @@ class Journal:
 
     def _begin_batch(self) -> None:
         if self._crowded and not self._closing and len(self._pending) < ENOUGH:
-            self._gathering = self._loop.call_later(GATHER_MS / 1000, self._start_batch)
+            pause = GATHER_MS / 1000  # float: it takes seconds
+            self._gathering = self._loop.call_later(pause, self._start_batch)
         else:
             self._loop.call_soon(self._start_batch)
 

@@ -85,7 +85,8 @@ async def interrupted(yard: Yard, disk: DyingDisk | FullDisk) -> tuple[int, int]
     that the stream delivered, and the status of the other."""
     yard.engine.behaviour = Behaviour(tokens=40, pace_ms=25)
     stream = asyncio.create_task(yard.ask(stream=True))
-    await until(lambda: yard.app.tally.checkpoints and not yard.journal.statistics().backlog_records)
+    await until(lambda: yard.app.tally.checkpoints)
+    await until(lambda: not yard.journal.statistics().backlog_records)  # it is durable
     if isinstance(disk, DyingDisk):
         disk.dying = True
     else:

@@ -9,7 +9,7 @@ import pytest
 
 from billing.errors import JournalError
 from billing.journal import reader
-from billing.journal.journal import Journal
+from billing.journal.journal import CROWD, ENOUGH, Journal
 from billing.journal.records import Checkpoint, Intent
 from billing.journal.recovery import recover
 from tests.journal.samples import (
@@ -257,3 +257,42 @@ async def test_a_record_that_cannot_be_encoded_is_refused_alone(tmp_path):
     await journal.append(usage(2))
     await journal.close()
     assert all_records(journal.directory) == [usage(2)]
+
+
+async def test_a_crowd_gathers_and_a_lone_record_waits_for_nobody(tmp_path):
+    disk = GatedDisk()
+    journal = await Journal.open(tmp_path, disk=disk)
+    before = disk.syncs
+    await asyncio.gather(*(journal.append(usage(number)) for number in range(CROWD)))
+    assert disk.syncs == before + 1
+    late = [asyncio.create_task(journal.append(usage(number))) for number in range(10, 12)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn of the loop in which a batch would have begun
+    late.append(asyncio.create_task(journal.append(usage(12))))
+    await asyncio.gather(*late)
+    assert disk.syncs == before + 2
+    assert journal.statistics().batches == 2
+    assert not journal._crowded
+    await journal.append(usage(13))
+    assert disk.syncs == before + 3
+    await journal.close()
+
+
+async def test_enough_records_wait_for_no_more(tmp_path):
+    disk = GatedDisk()
+    journal = await Journal.open(tmp_path, disk=disk)
+    await asyncio.gather(*(journal.append(usage(number)) for number in range(CROWD)))
+    waiting = [asyncio.create_task(journal.append(usage(number))) for number in range(ENOUGH)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert journal._gathering is None
+    await asyncio.gather(*waiting)
+    await journal.close()
+
+
+async def test_closing_waits_for_no_crowd(tmp_path):
+    journal = await Journal.open(tmp_path)
+    await asyncio.gather(*(journal.append(usage(number)) for number in range(CROWD)))
+    journal.append_soon(usage(10))
+    await journal.close()
+    assert ids(all_records(journal.directory)) == {operation_id(n) for n in (*range(CROWD), 10)}
