@@ -15,6 +15,7 @@ from billing.store.database import Database
 from billing.store.embedded.address import ServerAddress
 from billing.store.embedded.throwaway import throwaway_server
 from billing.store.migrate import migrate
+from tests.memory_folder import folder_in_memory
 
 TEMPLATE = "steelyard_template"
 
@@ -31,7 +32,7 @@ def unconfigured_logs() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[ServerAddress]:
     """A throwaway server with a migrated database to copy."""
-    with throwaway_server(fsync=False) as address:
+    with throwaway_server(fsync=False, parent=folder_in_memory()) as address:
         with psycopg.connect(address.owner_conninfo("postgres"), autocommit=True) as owner:
             owner.execute(f"CREATE DATABASE {TEMPLATE}")
         migrate(address.owner_url(TEMPLATE))
@@ -44,7 +45,7 @@ def database_name(postgres: ServerAddress) -> Iterator[str]:
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
         owner.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
                 sql.Identifier(name), sql.Identifier(TEMPLATE)
             )
         )

@@ -25,6 +25,7 @@ from billing.store.embedded.address import ServerAddress
 from billing.store.embedded.throwaway import throwaway_server
 from billing.store.migrate import configuration, migrate
 from billing.tenancy.tenant import Tenant
+from tests.memory_folder import folder_in_memory
 from tests.world import World
 
 
@@ -67,7 +68,7 @@ def test_L7_books_verify_and_sealing_goes_on_after_a_restore_into_another_cluste
          postgres.owner_conninfo(database_name)],
         check=True, env=os.environ | {"PGTZ": "UTC"},
     )  # fmt: skip
-    with throwaway_server(fsync=False) as other:
+    with throwaway_server(fsync=False, parent=folder_in_memory()) as other:
         with psycopg.connect(other.owner_conninfo("postgres"), autocommit=True) as owner:
             owner.execute("CREATE DATABASE roles")
             migrate(other.owner_url("roles"))  # a dump holds no roles

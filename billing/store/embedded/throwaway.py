@@ -13,16 +13,15 @@ from billing.store.embedded.server import EmbeddedServer
 
 
 @contextmanager
-def throwaway_server(*, fsync: bool) -> Generator[ServerAddress]:
+def throwaway_server(*, fsync: bool, parent: Path | None = None) -> Generator[ServerAddress]:
     """Start a server in a new folder and remove both at the end.
 
     Args:
         fsync: False makes commits faster and a power cut fatal, which costs nothing here.
-
-    The folder is where `tempfile` puts it; under root the server's own user must be able to pass
-    through to there, which /tmp allows.
+        parent: where the folder is made; None: where `tempfile` puts it. Under root the server's
+            own user must be able to pass through to there, which /tmp allows.
     """
-    folder = Path(tempfile.mkdtemp(prefix="steelyard-tests-"))
+    folder = Path(tempfile.mkdtemp(prefix="steelyard-tests-", dir=parent))
     server = EmbeddedServer(folder, fsync=fsync)
     try:
         yield server.start()
