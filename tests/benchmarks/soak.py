@@ -4,7 +4,7 @@ The proxy, an engine, the ledger's writer and PostgreSQL run as in production; c
 whole answers and streams, send long prompts, and leave in the middle. What the machine can do is
 measured first. A line per minute says how it goes; the verdict asks whether memory grows and
 whether an answer is missing in the ledger. `MINUTES=n` makes it shorter; Ctrl-C ends it, with a
-verdict on what was seen until then.
+verdict on what was seen until then; SIGTERM ends it without one. Either way nothing stays behind.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import psycopg
@@ -48,6 +49,7 @@ CALIBRATION_CALLERS = 64
 SAMPLE_SECONDS = 5
 PACE_MS = 100
 PATIENCE_SECONDS = 60
+TERMINATED = 128 + signal.SIGTERM
 FLAT_MIB = 1.0
 """Per 10 minutes."""
 FLAT_SHARE = 5
@@ -182,7 +184,11 @@ def run_data_plane(port: int, *arguments: Any) -> None:
 async def _drive(site: Site, load: MixedLoad) -> tuple[int, float]:
     """Learn the capacity, then load half of it; the rate and the seconds it was kept."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
+    loop, soaking = asyncio.get_running_loop(), asyncio.current_task()
+    assert soaking is not None
+    loop.add_signal_handler(signal.SIGINT, stop.set)
+    # Cancelled, so that every block that started something ends it on the way out.
+    loop.add_signal_handler(signal.SIGTERM, soaking.cancel)
     print(f"measuring what this machine can do, {CALIBRATION_SECONDS} s …", flush=True)
     capacity = await load.flat_out(connections=CALIBRATION_CALLERS, seconds=CALIBRATION_SECONDS)
     rate = max(1, int(capacity / 2))
@@ -248,8 +254,15 @@ async def _soak(site: Site) -> list[Figure]:
     return figures
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """SIGTERM while the soak starts or ends: by default it would leave its children running."""
+    del number, frame
+    sys.exit(TERMINATED)
+
+
 def main() -> None:
     """Start everything, load it, and judge; exits 1 where memory grows or an answer is missing."""
+    signal.signal(signal.SIGTERM, _end)
     pin(0)
     FOLDER.mkdir(parents=True, exist_ok=True)
     ports = {"tiny": free_port(), "paced": free_port()}
@@ -277,7 +290,10 @@ def main() -> None:
                 proxy=Watched("proxy", pid),
                 writer=Watched("writer", writer_pid),
             )
-            figures = uvloop.run(_soak(site))
+            try:
+                figures = uvloop.run(_soak(site))
+            except asyncio.CancelledError:
+                sys.exit(TERMINATED)
         database.close()
     publish("soak", figures)
     values = {figure.name: figure.value for figure in figures}
