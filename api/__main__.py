@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Generator
 
@@ -19,6 +18,7 @@ from api.deployment import utc_now
 from api.http_limits import LimitedConnection
 from api.interpreter import tune_interpreter
 from billing.errors import SteelyardError
+from billing.exit_status import end_process
 from billing.operations.deployment import opened_database, wait_for_database
 from billing.settings import read_settings
 
@@ -102,7 +102,7 @@ def main() -> None:
             tune_interpreter()
             server_of(app, settings.api_host, settings.api_port).run()
     except SteelyardError as error:
-        sys.exit(f"error: {error}")
+        end_process(error)
 
 
 def _tell_waiting(pause_ms: int) -> None:

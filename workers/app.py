@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -16,6 +15,7 @@ from procrastinate.exceptions import ConnectorException
 from sqlalchemy.exc import OperationalError
 
 from billing.errors import SteelyardError
+from billing.exit_status import end_process
 from billing.operations.deployment import opened_database, wait_for_database
 from billing.payments.client import make_client
 from billing.settings import Settings, read_settings
@@ -110,7 +110,7 @@ def main() -> None:
             if not stopping.is_set():
                 asyncio.run(run(database, settings))
     except SteelyardError as error:
-        sys.exit(f"error: {error}")
+        end_process(error)
 
 
 def _tell_waiting(pause_ms: int) -> None:

@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from billing.errors import SteelyardError
+from billing.exit_status import end_process
 from billing.journal.reader import sweep_unborn
 from billing.operations.deployment import journal_dir, opened_database, wait_for_database
 from billing.operations.metering.ship_journal import JournalShipper
@@ -168,7 +169,7 @@ def main() -> None:
     try:
         run(read_settings())
     except SteelyardError as error:
-        sys.exit(f"error: {error}")
+        end_process(error)
 
 
 if __name__ == "__main__":

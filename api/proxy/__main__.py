@@ -22,6 +22,7 @@ from api.proxy.server import serve
 from api.proxy.telemetry.export import Export, export_to
 from api.proxy.telemetry.otlp import Collector, checked_endpoint, exporting, read_headers
 from billing.errors import SteelyardError
+from billing.exit_status import end_process
 from billing.journal.instance import new_name
 from billing.journal.journal import Journal
 from billing.operations.deployment import journal_dir, opened_database, wait_for_database
@@ -93,7 +94,7 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Start from the environment; exit status 1 if it cannot work as configured."""
+    """Start from the environment; exit status 3 if it cannot work as configured."""
     shared = ONE_OF_SEVERAL in (sys.argv[1:] if arguments is None else arguments)
     try:
         settings = read_settings()
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             keep_freed_memory()
             uvloop.run(run(settings, database, shared=shared))
     except SteelyardError as error:
-        sys.exit(f"error: {error}")
+        end_process(error)
 
 
 def _export(settings: Settings, instance: str) -> Export | None:

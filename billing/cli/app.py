@@ -15,10 +15,11 @@ from typer.core import TyperCommand, TyperGroup
 from typer.exceptions import TyperException
 from typer.main import get_group
 
-from billing.cli.failure import BUG, exit_status, report, report_bug, wants_traceback
+from billing.cli.failure import report, report_bug, wants_traceback
 from billing.cli.logs import LogFormat, configure_logs
 from billing.cli.output import is_json
 from billing.errors import SteelyardError
+from billing.exit_status import BUG, exit_status
 
 COMMANDS: Mapping[str, str] = {
     "up": "Run everything on this machine: database, proxy, API, ledger writer, worker.",

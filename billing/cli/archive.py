@@ -11,7 +11,6 @@ import typer
 
 from billing.archive.places import ArchivePlace
 from billing.cli.connect import connected
-from billing.cli.failure import REFUSED
 from billing.cli.output import (
     JsonFlag,
     progress,
@@ -22,6 +21,7 @@ from billing.cli.output import (
     show_text,
 )
 from billing.cli.when import clock
+from billing.exit_status import REFUSED
 from billing.operations.retention.archive_month import (
     archive_month,
     configured_place,

@@ -7,10 +7,10 @@ from typing import Annotated
 import typer
 
 from billing.cli.connect import as_operator, connected
-from billing.cli.failure import REFUSED
 from billing.cli.output import JsonFlag, show_json, show_members, show_nothing, show_table
 from billing.cli.when import clock
 from billing.errors import InvalidInput, NotFound
+from billing.exit_status import REFUSED
 from billing.operations.deployment import configured_backends
 from billing.operations.metering.ask_batch import batch_client
 from billing.operations.metering.settle_batch import BatchSettler, reopen_batch

@@ -11,12 +11,13 @@ from billing.catalog.contract import Contract
 from billing.catalog.contract_terms import NO_TERMS
 from billing.cli.connect import as_operator, connected
 from billing.cli.documents import contract_document
-from billing.cli.failure import REFUSED, refused_in
+from billing.cli.failure import refused_in
 from billing.cli.output import JsonFlag, show_json, show_nothing, show_table, show_text
 from billing.cli.plan import plan_and_version
 from billing.cli.sources import read_bytes
 from billing.cli.when import clock, instant
 from billing.errors import InvalidInput
+from billing.exit_status import REFUSED
 from billing.operations.catalog.contracts import (
     bind_contract,
     end_contract,

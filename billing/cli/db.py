@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from billing.cli.connect import answering, as_operator, connected
-from billing.cli.failure import REFUSED
 from billing.cli.output import JsonFlag, show_json, show_members, show_table, show_text
 from billing.cli.when import clock
 from billing.errors import InvalidInput
+from billing.exit_status import REFUSED
 from billing.operations.deployment import data_dir, journal_dir, running_database
 from billing.operations.restore.check_restore import KeptHead, check_restore
 from billing.settings import read_settings

@@ -1,7 +1,6 @@
-"""How an error leaves the program: one line, what to do about it, and an exit status.
+"""How an error leaves the program: one line, and what to do about it.
 
-1: the input was refused, or it conflicts with what is there. 2: the command line was not
-understood (Typer's). 3: the deployment or its surroundings do not work. 70: a bug.
+Does not decide with which exit status: `billing/exit_status.py` does.
 """
 
 from __future__ import annotations
@@ -15,27 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from billing.errors import (
-    ConfigurationError,
-    InvalidPlan,
-    JournalError,
-    SteelyardError,
-    StripeUnavailable,
-    UpstreamError,
-)
-
-REFUSED = 1
-ENVIRONMENT = 3
-BUG = 70
-
-
-def exit_status(error: SteelyardError) -> int:
-    """The exit status of a deliberate error."""
-    match error:
-        case ConfigurationError() | JournalError() | UpstreamError() | StripeUnavailable():
-            return ENVIRONMENT
-        case _:
-            return REFUSED
+from billing.errors import InvalidPlan, SteelyardError
 
 
 def report(error: SteelyardError, *, as_json: bool) -> None:

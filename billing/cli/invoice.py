@@ -12,7 +12,6 @@ import sqlalchemy as sa
 import typer
 
 from billing.cli.connect import as_operator, connected
-from billing.cli.failure import REFUSED
 from billing.cli.invoice_documents import invoice_document, invoice_view_document, major
 from billing.cli.invoice_explain import explain
 from billing.cli.invoice_tables import show_invoice, show_invoices
@@ -27,6 +26,7 @@ from billing.cli.output import (
 )
 from billing.cli.when import billing_month, clock
 from billing.errors import Conflict, InvalidInput, SteelyardError
+from billing.exit_status import REFUSED
 from billing.ledger.account import AccountCode
 from billing.money import currency, exact_decimal, to_minor
 from billing.operations.catalog.contracts import list_contracts

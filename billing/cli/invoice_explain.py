@@ -15,12 +15,12 @@ import typer
 
 from billing.cli.connect import as_operator
 from billing.cli.documents import Json, period_document
-from billing.cli.failure import REFUSED
 from billing.cli.invoice_documents import invoice_view_document, line_document, major
 from billing.cli.invoice_tables import show_explanation, show_steps
 from billing.cli.output import JsonFlag, show_json, show_table, show_text, span
 from billing.cli.when import FromOption, ToOption, chosen_period
 from billing.errors import InvalidInput
+from billing.exit_status import REFUSED
 from billing.exports.csv_text import instant_text
 from billing.money import plain
 from billing.operations.invoicing.explain_line import (

@@ -10,7 +10,6 @@ from uuid import UUID
 import typer
 
 from billing.cli.connect import as_operator, connected
-from billing.cli.failure import REFUSED
 from billing.cli.output import (
     JsonFlag,
     progress,
@@ -23,6 +22,7 @@ from billing.cli.output import (
 )
 from billing.cli.when import clock, instant
 from billing.errors import InvalidInput
+from billing.exit_status import REFUSED
 from billing.journal.records import Usage, Void, decode
 from billing.operations.deployment import journal_dir
 from billing.operations.restore.replay_journal import replay_journals

@@ -10,11 +10,12 @@ import typer
 
 from billing.catalog.price_plan import PricePlan
 from billing.cli.documents import Json, plan_summary
-from billing.cli.failure import REFUSED, refused_in, report
+from billing.cli.failure import refused_in, report
 from billing.cli.output import JsonFlag, show_json, show_note, show_text
 from billing.cli.plan_tables import show_plan
 from billing.cli.sources import STDIN, read_bytes
 from billing.errors import InvalidInput, InvalidPlan
+from billing.exit_status import REFUSED
 from billing.planfiles.meter_file import MeterFile, declared_by_code, read_meter
 from billing.planfiles.plan_file import read_price_books
 from billing.planfiles.plan_warnings import PlanWarning, plan_warnings

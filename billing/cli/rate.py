@@ -13,7 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 
 from billing.catalog.price_plan import PricePlan
 from billing.cli.documents import rated_line_document, unrated_document
-from billing.cli.failure import REFUSED, refused_in
+from billing.cli.failure import refused_in
 from billing.cli.output import (
     JsonFlag,
     amount,
@@ -28,6 +28,7 @@ from billing.cli.plan_check import METERS, read_meters
 from billing.cli.sources import STDIN, opened, read_bytes
 from billing.cli.when import PeriodOption, ZoneOption
 from billing.errors import InvalidInput
+from billing.exit_status import REFUSED
 from billing.money import EXACT
 from billing.period import parse_month, zone
 from billing.planfiles.meter_file import declared_by_code

@@ -9,7 +9,7 @@ import typer
 
 from billing.cli.connect import as_operator
 from billing.cli.documents import period_document, unrated_document
-from billing.cli.failure import REFUSED, refused_in
+from billing.cli.failure import refused_in
 from billing.cli.output import (
     JsonFlag,
     figure,
@@ -24,6 +24,7 @@ from billing.cli.usage_import import Imported, import_usage
 from billing.cli.usage_parked import app as parked
 from billing.cli.usage_show import IMPORT, TenantOption, show, tenant_and_period
 from billing.cli.when import FromOption, PeriodOption, ToOption, clock, instant
+from billing.exit_status import REFUSED
 from billing.metering.usage_event import Cause, EventKind, VerdictKind
 from billing.money import plain
 from billing.operations.metering.read_usage import requests_of

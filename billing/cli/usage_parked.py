@@ -8,10 +8,10 @@ from uuid import UUID
 import typer
 
 from billing.cli.connect import as_operator
-from billing.cli.failure import REFUSED
 from billing.cli.output import JsonFlag, show_json, show_table, show_text
 from billing.cli.when import clock
 from billing.errors import InvalidInput
+from billing.exit_status import REFUSED
 from billing.metering.usage_event import VerdictKind
 from billing.operations.metering.parking import reject_parked, release_parked
 from billing.operations.metering.read_usage import parked_usage

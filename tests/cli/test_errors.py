@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
-from billing.cli.failure import BUG, ENVIRONMENT, REFUSED, exit_status
 from billing.errors import (
     ConfigurationError,
     Conflict,
@@ -22,6 +24,17 @@ from billing.errors import (
     UnratedUsage,
     UpstreamTimeout,
 )
+from billing.exit_status import BUG, ENVIRONMENT, REFUSED, exit_status
+
+PROGRAMS = ("api", "api.proxy", "workers", "workers.writer")
+END_EACH = """
+import runpy, sys
+for name in sys.argv[1:]:
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=False)
+    except SystemExit as end:
+        print(end.code)
+"""
 
 BAD_PLAN = """\
 slug: standard
@@ -140,3 +153,18 @@ def test_output_that_is_no_terminal_has_no_colours(run, tmp_path):
     path.write_text(BAD_PLAN)
     for shown in (run("plan", "check", str(path)), run("plan", "example"), run("--help")):
         assert not re.search("\x1b\\[", shown.out + shown.err)
+
+
+def test_every_program_that_cannot_work_as_configured_ends_with_the_same_status():
+    """In one process, because each start of an interpreter with them takes a second."""
+    ran = subprocess.run(
+        [sys.executable, "-c", END_EACH, *PROGRAMS],
+        env={**os.environ, "STEELYARD_PROXY_PORT": "many"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ran.stdout.split() == [str(ENVIRONMENT)] * len(PROGRAMS)
+    assert ran.stderr.count("error: STEELYARD_PROXY_PORT: ") == len(PROGRAMS)
+    assert "many" not in ran.stderr

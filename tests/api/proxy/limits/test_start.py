@@ -16,6 +16,7 @@ from api.proxy.tally import Tally
 from billing.admission.limit import Unit, Window
 from billing.cli.processes import Child, free_port
 from billing.errors import ConfigurationError
+from billing.exit_status import ENVIRONMENT
 from billing.operations.tenancy.keys import issue_key, revoke_key
 from billing.planfiles.backend_file import BackendModel, BackendSpec
 from billing.store.catalog import ensure_models
@@ -154,6 +155,7 @@ async def test_the_process_says_which_limit_and_what_to_do(database, world, as_o
                     await asyncio.sleep(0.05)
         finally:
             child.stop()
+    assert child.exit_status == ENVIRONMENT
     text = said.read_text()
     assert "`budget` of tenant `acme`" in text
     assert "steelyard limit end acme budget" in text
