@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from api.batch_metrics import BatchMetrics
 from api.deployment import Clock
+from api.rating_metrics import RatingMetrics
 from billing.metering.leakage import Reconciled, leakage
 from billing.operations.leakage.read_leakage import newest_leakage
 from billing.store.database import Database, Role
@@ -46,6 +47,7 @@ class Metrics:
         )
         deadlocks.set_function(lambda: database.deadlocks)
         self._registry.register(BatchMetrics(database))
+        self._registry.register(RatingMetrics(database, clock))
 
     async def count(self, message: Message, scope: Scope) -> None:
         """Count an answer when its head is sent."""

@@ -122,6 +122,10 @@ class Settings(BaseSettings):
         ge=10_000,
         description="After which silence of a proxy its shares of limits are given to others.",
     )
+    accrual_interval_s: Literal[5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800] = Field(
+        default=60,
+        description="Seconds between turns of the worker that rates what changed.",
+    )
     engine_metrics: bool = Field(
         default=True,
         description="Whether engines' own counters are read, to tell what was counted there and "

@@ -17,18 +17,16 @@ import structlog
 from procrastinate.jobs import Status
 from sqlalchemy.exc import OperationalError
 
-from billing.errors import Conflict, SteelyardError, StripeUnavailable
-from billing.operations.credits.apply_credits import apply_credits
+from billing.errors import Conflict, StripeUnavailable
 from billing.operations.payments.mirror_invoice import mirror_invoice
 from billing.operations.payments.stripe_events import apply_event, catch_up
-from billing.operations.rating.accrue_usage import accrue_usage
-from billing.operations.tenancy.tenants import list_tenants
 from billing.settings import Settings
 from billing.store import jobs
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
 from workers.batches import settle_batches
 from workers.lease_sweep import free_lost_leases
+from workers.rating import accrue_changes, every
 from workers.reconciler import Reconciler
 from workers.sealer import SealWatch, seal_ledgers
 from workers.upkeep import check_rollups, free_holds, keep_months, release_parked, tend_credit
@@ -40,9 +38,6 @@ log = structlog.get_logger("steelyard.worker")
 
 CATCH_UP_WINDOW = timedelta(days=3)
 """Stripe stops redelivering a webhook after this long."""
-
-COMMIT_LAG = timedelta(minutes=1)
-"""Usage that was drawn from credit longer ago than this is in the ledger when accrual reads it."""
 
 PASSING = procrastinate.RetryStrategy(
     max_attempts=12,
@@ -91,11 +86,6 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
             apply_event, tools.database, client, event_id, now=datetime.now(UTC)
         )
 
-    @app.periodic(cron="* * * * *")
-    @app.task(name="accrue_usage", queueing_lock="accrue_usage")
-    async def accrue(timestamp: int) -> None:
-        await asyncio.to_thread(accrue_everybody, tools.database, now=_instant(timestamp))
-
     @app.periodic(cron="*/10 * * * *")
     @app.task(name="catch_up_with_stripe", queueing_lock="catch_up_with_stripe", retry=PASSING)
     async def catch_up_with_stripe(timestamp: int) -> None:
@@ -131,9 +121,19 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
         del timestamp
         await asyncio.to_thread(watch.check)
 
+    add_rating(app, tools)
     add_upkeep(app, tools)
     add_reconciler(app, Reconciler(tools.database, tools.settings))
     add_batches(app, tools)
+
+
+def add_rating(app: procrastinate.App, tools: Tools) -> None:
+    """Register the periodic task that keeps accruals current."""
+
+    @app.periodic(cron=every(tools.settings.accrual_interval_s))
+    @app.task(name="accrue_usage", queueing_lock="accrue_usage", lock="accrue_usage")
+    async def accrue(timestamp: int) -> None:
+        await asyncio.to_thread(accrue_changes, tools.database, now=_instant(timestamp))
 
 
 def add_upkeep(app: procrastinate.App, tools: Tools) -> None:
@@ -219,40 +219,6 @@ async def revive_stalled(app: procrastinate.App) -> None:
             await app.job_manager.finish_job_by_id_async(
                 job.id, status=Status.FAILED, delete_job=False
             )
-
-
-def accrue_everybody(database: Database, *, now: datetime) -> None:
-    """Bring accruals, and the credit that pays them, of every tenant up to date.
-
-    Its billing period, and the one before it.
-
-    The one before gets what was used in its last minute or reported late. A tenant whose usage
-    cannot be rated stops nobody else.
-    """
-    with database.transaction(Role.OPERATOR) as connection:
-        tenants = list_tenants(connection)
-    for tenant in tenants:
-        current = tenant.billing_period(now)
-        before = tenant.billing_period(current.start - timedelta(microseconds=1))
-        accrued = True
-        for period in (before, current):
-            # Draws on credit stop counting once grants pay for them, which needs both periods.
-            settled_through = now - COMMIT_LAG if accrued and period is current else None
-            try:
-                with database.transaction(Role.OPERATOR) as connection:
-                    accrue_usage(connection, tenant=tenant, period=period, now=now)
-                    apply_credits(
-                        connection,
-                        tenant=tenant,
-                        period=period,
-                        settled_through=settled_through,
-                        now=now,
-                    )
-            except SteelyardError as error:
-                accrued = False
-                log.error(  # noqa: TRY400  # expected of data, not a bug: no traceback
-                    "usage cannot be accrued", tenant=tenant.slug, code=error.code
-                )
 
 
 def make_partitions(database: Database, *, now: datetime) -> None:

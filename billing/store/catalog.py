@@ -145,6 +145,16 @@ def contracts(connection: sa.Connection, *, tenant_id: int | None = None) -> lis
     return [_contract(row) for row in rows]
 
 
+def contracts_of(connection: sa.Connection, tenant_ids: Sequence[int]) -> list[Contract]:
+    """Contracts of some tenants, oldest first."""
+    rows = query(
+        connection,
+        f"{_CONTRACT} WHERE c.tenant_id = ANY(CAST(:tenants AS integer[])) ORDER BY c.id",
+        tenants=list(tenant_ids),
+    )
+    return [_contract(row) for row in rows]
+
+
 def end_contract(connection: sa.Connection, contract_id: int, *, valid_until: datetime) -> bool:
     """Set the end of a contract that has none; False if there is no such contract."""
     touched = run(

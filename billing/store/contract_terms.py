@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,12 +43,15 @@ def insert_terms(
     )
 
 
-def contract_terms(connection: sa.Connection, *, tenant_id: int | None = None) -> list[TermsRow]:
-    """Terms of one tenant's contracts, or of everybody's if None; contracts without are absent."""
+def contract_terms(
+    connection: sa.Connection, *, tenant_ids: Sequence[int] | None = None
+) -> list[TermsRow]:
+    """Terms of some tenants' contracts, or of everybody's if None; those without are absent."""
     rows = query(
         connection,
         "SELECT contract_id, document FROM contract_terms "
-        "WHERE CAST(:tenant AS integer) IS NULL OR tenant_id = :tenant",
-        tenant=tenant_id,
+        "WHERE CAST(:tenants AS integer[]) IS NULL "
+        "OR tenant_id = ANY(CAST(:tenants AS integer[]))",
+        tenants=None if tenant_ids is None else list(tenant_ids),
     )
     return [TermsRow(contract_id=row.contract_id, document=row.document) for row in rows]

@@ -5,7 +5,7 @@ Every step of a hold is one call of a function of the schema, which takes the li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -90,6 +90,18 @@ def ensure_credit(connection: sa.Connection, *, tenant_id: int, currency: str) -
         name=CREDIT,
         currency=currency,
     )
+
+
+def tenants_with_credit(connection: sa.Connection, tenant_ids: Sequence[int]) -> frozenset[int]:
+    """Those of the tenants who have, or had, credit."""
+    rows = query(
+        connection,
+        "SELECT DISTINCT tenant_id FROM spend_limit "
+        "WHERE tenant_id = ANY(CAST(:tenants AS integer[])) AND name = :name",
+        tenants=list(tenant_ids),
+        name=CREDIT,
+    )
+    return frozenset(row.tenant_id for row in rows)
 
 
 def ensure_credits(connection: sa.Connection, currencies: Mapping[int, str]) -> dict[int, int]:

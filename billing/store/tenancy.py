@@ -144,6 +144,16 @@ def tenant_by_id(connection: sa.Connection, tenant_id: int) -> Tenant:
     return Tenant(**members(only(connection, f"{_TENANT} WHERE t.id = :id", id=tenant_id)))
 
 
+def tenants_by_id(connection: sa.Connection, tenant_ids: Sequence[int]) -> list[Tenant]:
+    """The tenants with these row ids, by id."""
+    rows = query(
+        connection,
+        f"{_TENANT} WHERE t.id = ANY(CAST(:ids AS integer[])) ORDER BY t.id",
+        ids=list(tenant_ids),
+    )
+    return [Tenant(**members(row)) for row in rows]
+
+
 def tenants(connection: sa.Connection) -> list[Tenant]:
     """All tenants by slug."""
     return [Tenant(**members(row)) for row in query(connection, f"{_TENANT} ORDER BY t.slug")]

@@ -143,7 +143,7 @@ def accrue_all(database: Database, asked: Sequence[TenantPeriod]) -> int:
     posted = 0
     for page in pages(asked):
         with database.transaction(Role.OPERATOR) as connection:
-            posted += accrue_tenants(connection, page, now=NOW)
+            posted += sum(each.posted for each in accrue_tenants(connection, page, now=NOW))
     return posted
 
 

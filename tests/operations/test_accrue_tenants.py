@@ -19,7 +19,7 @@ def accrue(world: World, tenants: Sequence[Tenant]) -> int:
     with world.database.transaction(Role.OPERATOR) as connection:
         periods = [(tenant, tenant.billing_period(world.now)) for tenant in tenants]
         asked = tenant_periods(connection, periods, bound_plans(connection))
-        return accrue_tenants(connection, asked, now=world.now)
+        return sum(each.posted for each in accrue_tenants(connection, asked, now=world.now))
 
 
 def test_R4_a_page_posts_what_each_tenant_posts_and_then_nothing(

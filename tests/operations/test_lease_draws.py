@@ -41,7 +41,7 @@ from tests.operations.test_lease_functions import credit_of
 from tests.operations.test_ship_journal import killed_proxy
 from tests.world import World, make_world
 from workers.lease_sweep import free_lost_leases
-from workers.tasks import accrue_everybody
+from workers.rating import accrue_changes
 
 
 @pytest.fixture
@@ -146,12 +146,12 @@ def test_balance_equals_ledger(
     # Whether it is leased or drawn: it is not free.
     assert (left(world.now), paid(world)) == (5, 0)
     assert standing(world.database, limit, world.now)[:2] == (cost, 5 - cost)
-    accrue_everybody(world.database, now=world.now + timedelta(seconds=30))
+    accrue_changes(world.database, now=world.now + timedelta(seconds=30))
     # Paid by the grant, and still counted as drawn: too little is free for a minute, never more.
     fees = paid(world) - cost
     assert left(world.now) == 5 - fees - cost
     for minutes in (2, 3):
-        accrue_everybody(world.database, now=world.now + timedelta(minutes=minutes))
+        accrue_changes(world.database, now=world.now + timedelta(minutes=minutes))
         assert left(world.now) == 5 - fees
     assert standing(world.database, limit, world.now)[:2] == (0, 5 - cost)
 
@@ -247,7 +247,7 @@ def test_credit_that_was_drawn_unasked_is_settled_like_any_other(
     ship(world, tmp_path)
     assert standing(world.database, limit, world.now) == (3, 0, 7)
     for minutes in (1, 3):
-        accrue_everybody(world.database, now=world.now + timedelta(minutes=minutes))
+        accrue_changes(world.database, now=world.now + timedelta(minutes=minutes))
     assert standing(world.database, limit, world.now)[0] == 0
 
 

@@ -19,6 +19,7 @@ from billing.metering.usage_event import VerdictKind
 from billing.operations.metering.define_meter import define_meter
 from billing.operations.metering.encode_page import append_records
 from billing.operations.metering.ingest_usage import report_usage
+from billing.operations.rating.accrue_due import note_changes
 from billing.operations.seal.fold import seal_all
 from billing.signing.ed25519 import SealKey
 from billing.store.catalog import ensure_models
@@ -125,6 +126,8 @@ def make_filled_world(database: Database, owner_conninfo: str, *, events: int) -
             verdicts = report_usage(connection, list(_scans(tenant)), now=world.now)
         assert {verdict.kind for verdict in verdicts} == {VerdictKind.ACCEPTED}, verdicts[0]
     seal_all(database, SealKey(private=Ed25519PrivateKey.generate()), now=world.now)
+    with database.transaction(Role.OPERATOR) as connection:
+        note_changes(connection, now=world.now)
     with psycopg.connect(owner_conninfo, autocommit=True) as owner:
         # One by one: not all of it may run in one transaction.
         for statement in _OVER.format(rows=events // 10, tenants=TENANTS).split(";\n"):

@@ -27,6 +27,7 @@ from billing.metering.correction import Correction
 from billing.metering.event_id import microseconds
 from billing.operations.metering.correct_usage import correct_usage
 from billing.operations.metering.ship_journal import JournalShipper
+from billing.operations.rating.accrue_due import due_tenants, note_changes, rating_lag
 from billing.operations.stored_objects import bindings
 from billing.operations.tenancy.keys import IssuedKey, issue_key
 from billing.planfiles.backend_file import BackendModel, BackendSpec
@@ -55,7 +56,8 @@ NOT_A_TENANTS = (
 )  # fmt: skip
 # As many rows as there are tenants, meters, models and processes, and as much as is open now.
 REGISTERS = {
-    "account", "alembic_version", "backend", "contract", "contract_terms", "journal_cursor",
+    "account", "accrual_due", "accrual_turn", "alembic_version", "backend", "contract",
+    "contract_terms", "journal_cursor",
     "ledger_epoch", "legal_entity", "meter_set", "meter_version", "model", "open_hold",
     "outcome_definition",
     "plan_version", "price_version", "project", "seal_key", "seal_tree", "spend_limit",
@@ -222,7 +224,21 @@ def read_portal(place: Place, database: Database, folder: Path) -> None:
             assert answer.status_code == 200 or counts_none, (path, answer.text)
 
 
-@pytest.mark.parametrize("work", [ship, admit, read_portal])
+def find_changes(place: Place, database: Database, folder: Path) -> None:
+    """Who is to be rated again: of what changed since the last turn."""
+    now = place.filled.world.now
+    reporting = type(place.filled.world)(database=database, now=now)
+    for number, tenant in enumerate(place.filled.tenants[:2]):
+        report = usage_report(foreign_id=f"new-{number}", occurred_at=now)
+        reporting.report(tenant, report)
+    with database.transaction(Role.OPERATOR) as connection:
+        assert note_changes(connection, now=now) >= 2
+        assert due_tenants(connection, now=now, most=10)
+        rating_lag(connection, now=now)
+
+
+# Changes first: what the others ship is a day's usage of everybody, and all of it would be new.
+@pytest.mark.parametrize("work", [find_changes, ship, admit, read_portal])
 def test_nothing_reads_a_history(
     place: Place, tmp_path: Path, work: Callable[[Place, Database, Path], None]
 ) -> None:

@@ -17,7 +17,8 @@ from billing.store import jobs, ledger
 from billing.store.database import Database, Role, query, run
 from tests.world import MONTH_END, make_world, usage_report
 from workers.app import make_app
-from workers.tasks import Tools, accrue_everybody, revive_stalled
+from workers.rating import accrue_changes
+from workers.tasks import Tools, revive_stalled
 
 QUANTITY_MAX = 10**18
 
@@ -28,7 +29,7 @@ def test_a_tenant_that_cannot_be_rated_holds_up_nobody(database: Database, now: 
     for serial in ("1", "2"):
         world.report(first, usage_report(foreign_id=serial, quantity=QUANTITY_MAX, occurred_at=now))
     world.use(second, {"tokens.input": 1_000_000})
-    accrue_everybody(database, now=now)
+    accrue_changes(database, now=now)
     with database.transaction(Role.OPERATOR) as connection:
         earned = ledger.revenue(connection, period=second.billing_period(now))
     assert {row.tenant for row in earned} == {"bbb"}
@@ -39,11 +40,11 @@ def test_usage_of_a_periods_last_minute_is_accrued_after_its_end(
 ) -> None:
     world = make_world(database, now)
     acme = world.tenant()
-    accrue_everybody(database, now=now)
+    accrue_changes(database, now=now)
     replace(world, now=MONTH_END).use(
         acme, {"tokens.input": 1_000_000}, occurred_at=MONTH_END - timedelta(seconds=1)
     )
-    accrue_everybody(database, now=MONTH_END + timedelta(minutes=1))
+    accrue_changes(database, now=MONTH_END + timedelta(minutes=1))
     with database.transaction(Role.OPERATOR) as connection:
         earned = ledger.revenue(connection, period=acme.billing_period(now))
     assert "input" in {row.line_key for row in earned}

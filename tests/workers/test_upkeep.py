@@ -21,7 +21,7 @@ from billing.store.database import Database, Role
 from tests.credits.grants import POLICY, give, require_ties
 from tests.operations.crash_points import Crash, crash_before
 from tests.world import MONTH_END, make_world, usage_report
-from workers.tasks import accrue_everybody
+from workers.rating import accrue_changes
 from workers.upkeep import (
     Tended,
     check_rollups,
@@ -139,7 +139,7 @@ def test_C1_the_worker_pays_what_it_accrues(database: Database, now: datetime, r
         start = acme.billing_period(now).start
         row = give(connection, acme, "50.00", key="k", now=now, starts_at=start)
     for _ in range(runs):
-        accrue_everybody(database, now=now)
+        accrue_changes(database, now=now)
     with database.transaction(Role.OPERATOR) as connection:
         assert require_grant(connection, row.grant.id).used == 21
         require_ties(connection, acme)

@@ -147,13 +147,31 @@ def bound_plans(
         at: an instant of the billing period whose terms the plans have; None: plans as written,
             for who asks what is priced and not at which price.
     """
+    tenant_ids = None if tenant_id is None else [tenant_id]
+    contracts = store.contracts(connection, tenant_id=tenant_id)
+    return _with_plans(connection, contracts, tenant_ids=tenant_ids, at=at)
+
+
+def bound_plans_of(connection: sa.Connection, tenant_ids: Sequence[int]) -> list[BoundPlan]:
+    """Contracts of some tenants with their plans as written."""
+    contracts = store.contracts_of(connection, tenant_ids)
+    return _with_plans(connection, contracts, tenant_ids=tenant_ids, at=None)
+
+
+def _with_plans(
+    connection: sa.Connection,
+    contracts: Sequence[Contract],
+    *,
+    tenant_ids: Sequence[int] | None,
+    at: datetime | None,
+) -> list[BoundPlan]:
     agreed = {
         row.contract_id: load_terms(row.document)
-        for row in terms_store.contract_terms(connection, tenant_id=tenant_id)
+        for row in terms_store.contract_terms(connection, tenant_ids=tenant_ids)
     }
     plans: dict[tuple[str, int], PricePlan] = {}
     bound: list[BoundPlan] = []
-    for contract in store.contracts(connection, tenant_id=tenant_id):
+    for contract in contracts:
         key = (contract.plan_slug, contract.plan_version)
         if key not in plans:
             plans[key] = require_plan(connection, *key)

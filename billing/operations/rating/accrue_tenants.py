@@ -7,6 +7,7 @@ Decides: for which periods there may be anything new; what is posted is decided 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
@@ -14,22 +15,34 @@ import sqlalchemy as sa
 
 from billing.money import to_ledger
 from billing.operations.rating.accrue_usage import post_accruals
-from billing.operations.rating.rate_period import RatedContract
+from billing.operations.rating.rate_period import RatedContract, RatedPeriod
 from billing.operations.rating.rate_tenants import TenantPeriod, rate_tenants
 from billing.store.accruals import accrued_of
 from billing.store.invoices import lock_invoicing_of
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccruedPeriod:
+    """A billing period whose accruals are up to date.
+
+    Attributes:
+        posted: whether something was new.
+    """
+
+    rated: RatedPeriod
+    posted: bool
+
+
 def accrue_tenants(
     connection: sa.Connection, asked: Sequence[TenantPeriod], *, now: datetime
-) -> int:
+) -> tuple[AccruedPeriod, ...]:
     """Rate billing periods and post what is new, in the operator role's transaction.
 
     Args:
         asked: a page of a few hundred; their tenants are locked until commit.
 
     Returns:
-        In how many periods something was posted.
+        One for each period that was asked, in order.
 
     Raises:
         Conflict: events that a price asks for have left the database.
@@ -39,16 +52,17 @@ def accrue_tenants(
         connection,
         [(entry.contract.id, each.period.start) for each in asked for entry in each.bound],
     )
-    posted = 0
+    accrued: list[AccruedPeriod] = []
     for rated in rate_tenants(connection, asked, until=now, explained=False):
         start = rated.period.start
-        if any(
+        changed = any(
             _differs(contract, before.get((contract.bound.contract.id, start), {}))
             for contract in rated.contracts
-        ):
+        )
+        if changed:
             post_accruals(connection, rated, now=now)
-            posted += 1
-    return posted
+        accrued.append(AccruedPeriod(rated=rated, posted=changed))
+    return tuple(accrued)
 
 
 def _differs(contract: RatedContract, before: Mapping[str, Decimal]) -> bool:
