@@ -116,6 +116,13 @@ def _accrue(database: Database, tenant_ids: list[int], *, now: datetime) -> Accr
     page = database.retrying(Role.OPERATOR, partial(accrue_due, tenant_ids=tenant_ids, now=now))
     for slug in page.unrated:
         log.warning("usage has no price", tenant=slug, remedy="steelyard usage unrated")
+    for each in page.fired:
+        log.info(
+            "a spend threshold was reached",
+            tenant=each.tenant,
+            threshold=each.alert.name,
+            period_start=str(each.alert.period.start),
+        )
     return page
 
 

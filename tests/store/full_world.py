@@ -26,11 +26,14 @@ from billing.operations.metering.read_usage import parked_usage
 from billing.operations.metering.ship_journal import append_records
 from billing.operations.outcomes.claims import confirm_outcome, report_outcome
 from billing.operations.rating.accrue_usage import accrue_usage
+from billing.operations.rating.alerts import MadeBy, define_threshold, fire_alerts
+from billing.operations.rating.rate_period import rate_period
 from billing.operations.seal.fold import seal_all
 from billing.operations.stored_objects.batches import record_batch
 from billing.operations.tenancy.keys import authenticate, issue_key
 from billing.outcomes.claim import Actor
 from billing.period import Period
+from billing.rating.spend import Threshold
 from billing.signing.ed25519 import SealKey
 from billing.store import costs, payments
 from billing.store.archive_details import DetailKind, DetailRow, insert_details
@@ -149,6 +152,7 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
             now=MONTH_END,
         )
         assert invoice.number == f"INV-{number + 1:06d}"
+        _watch_spend(connection, tenant, now=now)
         fill_credits(connection, tenant, now=now)
         lease_credit(connection, tenant, now=now)
         record_batch(connection, *_batch(tenant, number, now))
@@ -156,6 +160,15 @@ def _fill(world: World, tenant: Tenant, number: int) -> None:
             sa.text("INSERT INTO stripe_customer (tenant_id, stripe_id) VALUES (:tenant, :stripe)"),
             {"tenant": tenant.id, "stripe": f"cus_{number}"},
         )
+
+
+def _watch_spend(connection: sa.Connection, tenant: Tenant, *, now: datetime) -> None:
+    terms = Threshold(amount=Decimal("0.01"))
+    define_threshold(
+        connection, tenant=tenant, name="cent", terms=terms, made_by=MadeBy.OPERATOR, now=now
+    )
+    rated = rate_period(connection, tenant=tenant, period=tenant.billing_period(now), until=now)
+    assert len(fire_alerts(connection, [rated], now=now)) == 1
 
 
 def _seal(world: World, tenant: Tenant) -> None:

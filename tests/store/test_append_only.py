@@ -25,7 +25,7 @@ MAY_CHANGE = {
     "api_key", "contract", "invoice", "invoice_line", "invoice_quantity", "invoice_scope",
     "invoice_settlement", "stripe_customer", "stripe_event", "invoice_mirror",
     "credit_balance", "credit_reservation", "spend_limit", "open_hold", "usage_import",
-    "unsealed_transaction", "accrual_due", "accrual_turn",
+    "unsealed_transaction", "accrual_due", "accrual_turn", "spend_threshold",
     "proxy_process", "lease", "limit_draw",
     # measurements, and what comes of them: neither bills anything
     "engine_sample", "leakage",

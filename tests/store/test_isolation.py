@@ -31,13 +31,15 @@ TENANT_READS = {
     "credit_balance", "credit_event", "credit_grant", "credit_reservation", "hold_event",
     "open_hold", "spend_limit",
     "top_up", "top_up_policy", "top_up_resolution",
-    "backend_object", "batch_run",
+    "backend_object", "batch_run", "spend_alert", "spend_threshold",
 }  # fmt: skip
 TENANT_WRITES = {
     ("api_key", "INSERT"),
     ("api_key", "UPDATE"),
     ("outcome_claim", "INSERT"),
     ("outcome_transition", "INSERT"),
+    ("spend_threshold", "INSERT"),
+    ("spend_threshold", "UPDATE"),
 }
 
 

@@ -21,6 +21,7 @@ from billing.catalog.contract import Contract
 from billing.operations.catalog.contracts import bound_plans_of
 from billing.operations.credits.apply_credits import apply_credits
 from billing.operations.rating.accrue_tenants import AccruedPeriod, accrue_tenants
+from billing.operations.rating.alerts import FiredAlert, fire_alerts
 from billing.operations.rating.rate_tenants import tenant_periods
 from billing.period import BUCKET, Period, bucket_of
 from billing.store import accrual_queue as queue
@@ -46,10 +47,12 @@ class AccruedPage:
     Attributes:
         periods: all that were rated.
         unrated: tenants with usage that no charge prices, told the first time only.
+        fired: thresholds that were reached.
     """
 
     periods: tuple[AccruedPeriod, ...]
     unrated: tuple[str, ...]
+    fired: tuple[FiredAlert, ...]
 
 
 def note_changes(connection: sa.Connection, *, now: datetime) -> int:
@@ -90,6 +93,7 @@ def accrue_due(
     accrued = accrue_tenants(connection, tenant_periods(connection, asked, bound), now=now)
     for tenant_id in sorted(tenants_with_credit(connection, tenant_ids)):
         _pay(connection, tenants[tenant_id], touched.get(tenant_id, ()), now=now)
+    fired = fire_alerts(connection, [each.rated for each in accrued], now=now)
     known = {row.tenant_id for row in rows if row.problem == UNRATED}
     unrated = [each for each in accrued if each.rated.unrated]
     queue.put_due(
@@ -106,7 +110,7 @@ def accrue_due(
     )
     queue.count_periods(connection, sum(each.posted for each in accrued))
     slugs = {each.rated.tenant.slug for each in unrated if each.rated.tenant.id not in known}
-    return AccruedPage(periods=accrued, unrated=tuple(sorted(slugs)))
+    return AccruedPage(periods=accrued, unrated=tuple(sorted(slugs)), fired=fired)
 
 
 def postpone(connection: sa.Connection, tenant_id: int, problem: str, *, now: datetime) -> int:

@@ -25,7 +25,7 @@ from billing.rating.compiled import compiled
 from billing.rating.line import Rating, UnratedQuantity
 from billing.rating.needs import needs_of
 from billing.rating.pipeline import Slice, rate
-from billing.rating.proration import day_share
+from billing.rating.proration import DayShare, day_share
 from billing.rating.quantity import MeteredQuantity
 from billing.store.usage.read import PeriodUsage, QuantityRow, period_usage
 from billing.tenancy.tenant import Tenant
@@ -180,16 +180,23 @@ _share = lru_cache(maxsize=1024)(day_share)
 """Tenants' periods are few, and their days are slow to count."""
 
 
-def _slice(entry: BoundPlan, period: Period, until: datetime | None) -> Slice:
+def share_of(entry: BoundPlan, period: Period) -> DayShare:
+    """The days of a billing period that a contract covers, which is in force somewhere in it."""
     covered = entry.contract.segment(period)
     assert covered is not None
     in_zone = zone(entry.contract.zone)
+    return _share(covered, period, in_zone, days=entry.plan.policies.proration_days)
+
+
+def _slice(entry: BoundPlan, period: Period, until: datetime | None) -> Slice:
+    covered = entry.contract.segment(period)
+    assert covered is not None
     return Slice(
         # What is missing from a commitment is known once nothing can be used any more.
         closes_period=until is None or until >= covered.end,
-        share=_share(covered, period, in_zone, days=entry.plan.policies.proration_days),
+        share=share_of(entry, period),
         covered=covered,
-        zone=in_zone,
+        zone=zone(entry.contract.zone),
     )
 
 
