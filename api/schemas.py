@@ -71,13 +71,28 @@ class RedeemedCredit(msgspec.Struct, frozen=True, kw_only=True):
     amount: str
 
 
+class DueAtEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What an open period lacks of a minimum or commitment: due if nothing more is used."""
+
+    contract: int
+    key: str
+    kind: str
+    description: str
+    text: str
+    amount: str
+
+
 class Invoice(InvoiceSummary, frozen=True, kw_only=True):
-    """An invoice with its lines, the watermark of the usage in it, and what rounding left over."""
+    """An invoice with its lines, the watermark of the usage in it, and what rounding left over.
+
+    `due_at_end` is empty unless it is a draft of a period that is not over.
+    """
 
     watermark: int
     residual_before: str
     residual_after: str
     lines: list[InvoiceLine]
+    due_at_end: list[DueAtEnd]
     credits_redeemed: list[RedeemedCredit]
 
 
@@ -143,6 +158,7 @@ def show_invoice(view: InvoiceView) -> Invoice:
         residual_before=ledger_text(row.residual_before),
         residual_after=ledger_text(row.residual_after),
         lines=[show_line(line, row.currency) for line in view.lines],
+        due_at_end=[DueAtEnd(**each) for each in row.inputs.get("due_at_end", ())],
         credits_redeemed=[
             RedeemedCredit(grant=paid.grant_id, source=paid.source, amount=ledger_text(paid.amount))
             for paid in view.redeemed

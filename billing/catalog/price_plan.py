@@ -24,7 +24,7 @@ CHARGES_MAX = 1000
 
 PAYMENT_TERMS_DAYS_MAX = 365
 
-_SUFFIXES = frozenset({"maximum", "minimum", "true_up", "overage"})
+LINE_SUFFIXES = frozenset({"maximum", "minimum", "true_up", "overage"})
 """Behind a colon, what the lines that bend a charge add to its key."""
 
 
@@ -168,7 +168,7 @@ class PricePlan:
         for member, entries in {"charges": self.charges, **together}.items():
             for position, entry in enumerate(entries):
                 _, colon, suffix = entry.key.rpartition(":")
-                if entry.key in seen or (colon and suffix in _SUFFIXES):
+                if entry.key in seen or (colon and suffix in LINE_SUFFIXES):
                     raise InvalidPlan(
                         "two lines would have the same key",
                         field=f"{member}[{position}].key",

@@ -304,3 +304,10 @@ def _show_view(view: InvoiceView, in_zone: str, *, as_json: bool) -> None:
             ("meter", "model", "#quantity"),
             [(row["meter"], row["model"], row["quantity"]) for row in unrated],
         )
+    due = view.invoice.inputs.get("due_at_end", ())
+    if due:
+        show_table(
+            "Due at the end of the billing period if nothing more is used",
+            ("description", "because", f"#{view.invoice.currency}"),
+            [(row["description"], row["text"], row["amount"]) for row in due],
+        )

@@ -54,7 +54,7 @@ def line_document(row: InvoiceRow, line: InvoiceLineRow) -> Json:
         "description": line.description,
         "meter": line.meter,
         "unit": line.unit,
-        "quantity": plain(line.quantity) if line.kind == LineKind.CHARGE else None,
+        "quantity": plain(line.quantity) if LineKind(line.kind).is_rated else None,
         "exact": plain(line.exact),
         "amount": f"{major(row, line.amount_minor):f}",
         "explanation": line.explanation,

@@ -24,11 +24,21 @@ _ZERO = Decimal(0)
 
 
 class LineKind(StrEnum):
-    """Why a line is on an invoice."""
+    """Why a line is on an invoice: a rated line of one of rating's kinds, credit, or a residual."""
 
     CHARGE = "charge"
+    MAXIMUM = "maximum"
+    MINIMUM = "minimum"
+    TRUE_UP = "true_up"
+    OVERAGE = "overage"
+    COUPON = "coupon"
     CREDIT = "credit"
     RESIDUAL = "residual"
+
+    @property
+    def is_rated(self) -> bool:
+        """Whether rating gives the line's amount."""
+        return self not in {LineKind.CREDIT, LineKind.RESIDUAL}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +52,7 @@ class LineBasis:
         exact: amount since the start of the billing period, in major units, not rounded.
         invoiced_minor: what earlier invoices billed on this key, in minor units.
         accrued_before: what earlier invoices took as accrued on this key, at 12 decimals.
-        kind: charge, or credit whose amounts are below zero.
+        kind: why it is there; credit has amounts below zero.
     """
 
     key: str

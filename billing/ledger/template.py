@@ -6,6 +6,7 @@ are in `credit_template`, money that comes and goes in `cash_template`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -43,22 +44,23 @@ class Books:
         return self.postings((debit, amount), (credit, amount.copy_negate()))
 
 
-def usage_accrued(books: Books, accruals: list[tuple[LineRef, Decimal]]) -> tuple[Posting, ...]:
+def usage_accrued(
+    books: Books,
+    accruals: Sequence[tuple[LineRef, Decimal]],
+    *,
+    earned_on: AccountCode = AccountCode.REVENUE,
+) -> tuple[Posting, ...]:
     """Dr Unbilled / Cr Revenue, one credit per rated line, one pair per line.
 
     Args:
         accruals: (line, amount at 12 decimals) with non-zero amounts of either sign.
+        earned_on: the account of the lines' kind (`earning.account_of`).
     """
+    unbilled, earned = books.account(AccountCode.UNBILLED), books.account(earned_on)
     postings: list[Posting] = []
     for line, amount in accruals:
-        postings.append(
-            Posting(account=books.account(AccountCode.UNBILLED), amount=amount, line=line)
-        )
-        postings.append(
-            Posting(
-                account=books.account(AccountCode.REVENUE), amount=amount.copy_negate(), line=line
-            )
-        )
+        postings.append(Posting(account=unbilled, amount=amount, line=line))
+        postings.append(Posting(account=earned, amount=amount.copy_negate(), line=line))
     return tuple(postings)
 
 
@@ -77,12 +79,6 @@ def credit_note_issued(books: Books, *, subtotal: Decimal, tax: Decimal) -> tupl
     The exact accrual is reversed apart.
     """
     return invoice_issued(books, subtotal=-subtotal, tax=-tax)
-
-
-def commitment_trued_up(books: Books, *, amount: Decimal, prepaid: bool) -> tuple[Posting, ...]:
-    """Dr Contract liability if prepaid, else Unbilled / Cr Revenue: unused commitment."""
-    debit = AccountCode.CONTRACT_LIABILITY if prepaid else AccountCode.UNBILLED
-    return books.moved(amount, debit=debit, credit=AccountCode.UNUSED_COMMITMENT)
 
 
 def outcome_expected(books: Books, *, amount: Decimal) -> tuple[Posting, ...]:

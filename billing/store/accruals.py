@@ -11,6 +11,7 @@ from typing import TypeAlias
 import sqlalchemy as sa
 
 from billing.ledger.account import AccountCode
+from billing.ledger.earning import LINE_ACCOUNTS, EarnedOn
 from billing.store.database import query
 
 ContractPeriod: TypeAlias = tuple[int, datetime]
@@ -19,21 +20,22 @@ ContractPeriod: TypeAlias = tuple[int, datetime]
 
 def accrued_of(
     connection: sa.Connection, wanted: Sequence[ContractPeriod]
-) -> Mapping[ContractPeriod, Mapping[str, Decimal]]:
-    """Revenue posted so far by line key; a contract's period without any has an empty mapping."""
+) -> Mapping[ContractPeriod, Mapping[EarnedOn, Decimal]]:
+    """What was posted so far by line and account; a contract's period without any has none."""
     rows = query(
         connection,
-        "SELECT p.contract_id, p.period_start, p.line_key, -sum(p.amount) AS amount "
+        "SELECT p.contract_id, p.period_start, p.line_key, a.code, -sum(p.amount) AS amount "
         "FROM unnest(CAST(:contracts AS integer[]), CAST(:starts AS timestamptz[])) "
         "AS w (contract_id, period_start) "
         "JOIN posting p ON p.contract_id = w.contract_id AND p.period_start = w.period_start "
-        "JOIN account a ON a.id = p.account_id AND a.code = :revenue "
-        "GROUP BY p.contract_id, p.period_start, p.line_key",
+        "JOIN account a ON a.id = p.account_id AND a.code = ANY(:earned_on) "
+        "GROUP BY p.contract_id, p.period_start, p.line_key, a.code",
         contracts=[contract for contract, _ in wanted],
         starts=[start for _, start in wanted],
-        revenue=AccountCode.REVENUE.value,
+        earned_on=[code.value for code in LINE_ACCOUNTS],
     )
-    found: defaultdict[ContractPeriod, dict[str, Decimal]] = defaultdict(dict)
+    found: defaultdict[ContractPeriod, dict[EarnedOn, Decimal]] = defaultdict(dict)
     for row in rows:
-        found[row.contract_id, row.period_start][row.line_key] = row.amount
+        earned_on = row.line_key, AccountCode(row.code)
+        found[row.contract_id, row.period_start][earned_on] = row.amount
     return found

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from billing.ledger.account import AccountCode
+from billing.ledger.earning import LINE_ACCOUNTS
 from billing.period import Period
 from billing.store.database import members, only, query
 
@@ -79,7 +79,7 @@ class MovementRow:
 def earned_by_day(
     connection: sa.Connection, *, tenant_id: int, currency: str, period: Period, zone: str
 ) -> list[PlacedAmount]:
-    """Revenue posted by line and local day, of either sign: a correction lowers its own day.
+    """What lines earned by local day, of either sign: a correction lowers its own day.
 
     Of the lines of billing periods that start in the period.
     """
@@ -89,11 +89,11 @@ def earned_by_day(
         "CAST(t.effective_at AT TIME ZONE :zone AS date) AS day, -sum(p.amount) AS amount "
         "FROM posting p JOIN account a ON a.id = p.account_id "
         "JOIN ledger_transaction t ON t.id = p.transaction_id "
-        "WHERE a.code = :revenue AND a.tenant_id = :tenant AND a.currency = :currency "
+        "WHERE a.code = ANY(:earned_on) AND a.tenant_id = :tenant AND a.currency = :currency "
         "AND p.period_start >= :start AND p.period_start < :end GROUP BY 1, 2, 3, 4 "
         "HAVING sum(p.amount) <> 0",
         zone=zone,
-        revenue=AccountCode.REVENUE.value,
+        earned_on=[code.value for code in LINE_ACCOUNTS],
         tenant=tenant_id,
         currency=currency,
         start=period.start,

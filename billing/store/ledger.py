@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from billing.errors import IdempotencyConflict, LedgerError
 from billing.ledger.account import Account, AccountCode
+from billing.ledger.earning import LINE_ACCOUNTS, EarnedOn
 from billing.ledger.posting import LineRef, Posting, Transaction, postings_digest
 from billing.period import Period
 from billing.store.database import first, members, only, query, run
@@ -125,18 +126,18 @@ def _insert_postings(
 
 def accrued(
     connection: sa.Connection, *, contract_id: int, period_start: datetime
-) -> dict[str, Decimal]:
-    """Revenue posted so far per line key of a contract's billing period."""
+) -> dict[EarnedOn, Decimal]:
+    """What was posted so far on the lines of a contract's billing period; above zero is earned."""
     rows = query(
         connection,
-        "SELECT p.line_key, -sum(p.amount) AS amount FROM posting p "
+        "SELECT p.line_key, a.code, -sum(p.amount) AS amount FROM posting p "
         "JOIN account a ON a.id = p.account_id WHERE p.contract_id = :contract "
-        "AND p.period_start = :start AND a.code = :revenue GROUP BY p.line_key",
+        "AND p.period_start = :start AND a.code = ANY(:earned_on) GROUP BY 1, 2",
         contract=contract_id,
         start=period_start,
-        revenue=AccountCode.REVENUE.value,
+        earned_on=[code.value for code in LINE_ACCOUNTS],
     )
-    return {row.line_key: row.amount for row in rows}
+    return {(row.line_key, AccountCode(row.code)): row.amount for row in rows}
 
 
 def account_id(connection: sa.Connection, account: Account) -> int | None:
@@ -231,7 +232,9 @@ def stored_transaction(connection: sa.Connection, transaction_id: UUID) -> Trans
 
 
 def revenue(connection: sa.Connection, *, period: Period) -> list[RevenueRow]:
-    """Posted revenue of the rated lines whose billing period has its middle in `period`.
+    """What was earned on the rated lines whose billing period has its middle in `period`.
+
+    Unused commitments among them, and less coupons.
 
     Tenants' months begin at midnight in zones of their own: by their begin, those east of UTC
     would all be counted to the month before.
@@ -240,10 +243,10 @@ def revenue(connection: sa.Connection, *, period: Period) -> list[RevenueRow]:
         connection,
         "SELECT n.slug AS tenant, p.contract_id, p.period_start, p.line_key, p.currency, "
         "-sum(p.amount) AS amount FROM posting p JOIN account a ON a.id = p.account_id "
-        "JOIN tenant n ON n.id = p.tenant_id WHERE a.code = :revenue "
+        "JOIN tenant n ON n.id = p.tenant_id WHERE a.code = ANY(:earned_on) "
         "AND p.period_start >= :start AND p.period_start < :end GROUP BY 1, 2, 3, 4, 5 "
         "ORDER BY 1, 2, 3, 4, 5",
-        revenue=AccountCode.REVENUE.value,
+        earned_on=[code.value for code in LINE_ACCOUNTS],
         start=period.start - _HALF_A_MONTH,
         end=period.end - _HALF_A_MONTH,
     )

@@ -23,7 +23,7 @@ from billing.invoicing.invoice import InvoiceDraft
 from billing.money import Currency, plain
 from billing.operations.invoicing.line_bases import Basis, bases_of, rated_again, settlements
 from billing.operations.minting import mint_id
-from billing.operations.rating.rate_period import RatedPeriod, rate_period
+from billing.operations.rating.rate_period import RatedPeriod, due_at_end, rate_period
 from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import Period
 from billing.planfiles.contract_file import terms_digest
@@ -158,6 +158,18 @@ def _inputs(rated: RatedPeriod) -> dict[str, Any]:
         "unrated": [
             {"meter": row.meter, "model": row.model, "quantity": plain(row.quantity)}
             for row in rated.unrated
+        ],
+        "due_at_end": [
+            {
+                "contract": contract.bound.contract.id,
+                "key": line.key,
+                "kind": line.kind.value,
+                "description": line.description,
+                "text": line.explanation[-1].text,
+                "amount": plain(line.exact),
+            }
+            for contract in rated.contracts
+            for line in due_at_end(contract, rated.period)
         ],
     }
 

@@ -245,9 +245,10 @@ def events_of_line(
 
 def _explain(connection: sa.Connection, found: LineSource) -> LineExplanation:
     head, line = found.view.invoice, found.line
+    rated = LineKind(line.kind).is_rated
     before = 0
     # Credit that was used before is no charge that was billed.
-    if found.own is not None and line.kind == LineKind.CHARGE:
+    if found.own is not None and rated:
         before = billed_before(
             connection,
             head,
@@ -256,7 +257,7 @@ def _explain(connection: sa.Connection, found: LineSource) -> LineExplanation:
             line_key=found.line_key,
         )
     # A line without steps takes back what is rated no more: its cumulative amount is nothing.
-    exact = line.exact if line.explanation or line.kind != LineKind.CHARGE else _ZERO
+    exact = line.exact if line.explanation or not rated else _ZERO
     counts = found.charge.selector if found.charge is not None else None
     return LineExplanation(
         invoice=head,
@@ -275,7 +276,7 @@ def _checks(
     connection: sa.Connection, found: LineSource, exact: Decimal, before_minor: int
 ) -> Iterable[Check]:
     line, in_currency = found.line, currency(found.view.invoice.currency)
-    if line.kind != LineKind.CHARGE:
+    if not LineKind(line.kind).is_rated:
         # Credit is cut to what the invoice charges, and a residual line has no usage.
         return
     amounts = [Decimal(text) for step in line.explanation if (text := step["amount"]) is not None]

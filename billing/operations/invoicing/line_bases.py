@@ -16,12 +16,14 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
+from billing.catalog.price_plan import LINE_SUFFIXES, PricePlan
 from billing.invoicing.invoice import InvoiceDraft, LineBasis, LineKind, due_on_line
 from billing.money import EXACT
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, rate_period
 from billing.rating.line import RatedLine
 from billing.store import credit_lines as credit_store
 from billing.store import invoices as store
+from billing.store.credit_lines import UsedRow
 from billing.store.invoices import SettlementRow
 
 _ZERO = Decimal(0)
@@ -132,7 +134,7 @@ def _of_contract(
                     exact=exact,
                     invoiced_minor=billed_minor,
                     accrued_before=accrued,
-                    kind=LineKind.CREDIT if used else LineKind.CHARGE,
+                    kind=_kind(contract.bound.plan, key, line, used),
                 ),
                 rated=rated,
                 contract=contract,
@@ -141,3 +143,17 @@ def _of_contract(
             )
         )
     return bases
+
+
+def _kind(plan: PricePlan, key: str, line: RatedLine | None, used: UsedRow | None) -> LineKind:
+    if used is not None:
+        return LineKind.CREDIT
+    if line is not None:
+        return LineKind(line.kind.value)
+    # Of a line that is rated no more, nothing but the key tells what it was.
+    if key in {coupon.key for coupon in plan.coupons}:
+        return LineKind.COUPON
+    if key in {commitment.key for commitment in plan.commitments}:
+        return LineKind.TRUE_UP
+    _, colon, suffix = key.rpartition(":")
+    return LineKind(suffix) if colon and suffix in LINE_SUFFIXES else LineKind.CHARGE

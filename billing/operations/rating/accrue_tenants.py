@@ -13,8 +13,8 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from billing.money import to_ledger
-from billing.operations.rating.accrue_usage import post_accruals
+from billing.ledger.earning import EarnedOn
+from billing.operations.rating.accrue_usage import earned_by, post_accruals
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod
 from billing.operations.rating.rate_tenants import TenantPeriod, rate_tenants
 from billing.store.accruals import accrued_of
@@ -65,8 +65,8 @@ def accrue_tenants(
     return tuple(accrued)
 
 
-def _differs(contract: RatedContract, before: Mapping[str, Decimal]) -> bool:
-    earned = {line.key: to_ledger(line.exact) for line in contract.rating.lines}
+def _differs(contract: RatedContract, before: Mapping[EarnedOn, Decimal]) -> bool:
+    earned = earned_by(contract)
     return any(
         earned.get(key, Decimal(0)) != before.get(key, Decimal(0))
         for key in earned.keys() | before.keys()

@@ -7,12 +7,14 @@ posted on it before, so nothing drifts however often this runs.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal, localcontext
 
 import sqlalchemy as sa
 
-from billing.ledger.posting import LineRef, Transaction
+from billing.ledger.earning import EarnedOn, account_of
+from billing.ledger.posting import LineRef, Posting, Transaction
 from billing.ledger.template import Books, usage_accrued
 from billing.money import EXACT, to_ledger
 from billing.operations.minting import mint_id
@@ -22,6 +24,8 @@ from billing.period import Period
 from billing.store import invoices as invoice_store
 from billing.store import ledger as store
 from billing.tenancy.tenant import Tenant
+
+_ZERO = Decimal(0)
 
 
 def accrue_usage(
@@ -40,7 +44,7 @@ def accrue_usage(
 def post_accruals(connection: sa.Connection, rated: RatedPeriod, *, now: datetime) -> Decimal:
     """Post the difference between a rated period and what was posted; see `accrue_usage`."""
     entity = require_legal_entity(connection, rated.tenant.legal_entity)
-    posted_now = Decimal(0)
+    posted_now = _ZERO
     # Part of the key: a level earns as much again in the next hour, with no event in between.
     until = min(now, rated.period.end)
     for contract in rated.contracts:
@@ -65,35 +69,57 @@ def post_accruals(connection: sa.Connection, rated: RatedPeriod, *, now: datetim
                     f"{until:%Y%m%dT%H%M%S.%f}/{_fingerprint(accruals)}"
                 ),
                 effective_at=min(now, rated.period.end - timedelta(microseconds=1)),
-                postings=usage_accrued(books, accruals),
+                postings=_postings(books, bound.id, rated.period, accruals),
                 reference=f"contract {bound.id}, epoch {rated.watermark}",
             ),
             now=now,
         )
         with localcontext(EXACT):
-            posted_now += sum((amount for _, amount in accruals), Decimal(0))
+            posted_now += sum(accruals.values(), _ZERO)
     return posted_now
+
+
+def earned_by(contract: RatedContract) -> dict[EarnedOn, Decimal]:
+    """What a contract's lines have earned since the start of the period, as the ledger keeps it."""
+    return {
+        (line.key, account_of(line.kind)): to_ledger(line.exact) for line in contract.rating.lines
+    }
 
 
 def _new_accruals(
     connection: sa.Connection, contract: RatedContract, period: Period
-) -> list[tuple[LineRef, Decimal]]:
-    contract_id = contract.bound.contract.id
-    before = store.accrued(connection, contract_id=contract_id, period_start=period.start)
-    exact = {line.key: line.exact for line in contract.rating.lines}
-    # A key that was posted and is rated no more has nothing due: it is taken back.
+) -> dict[EarnedOn, Decimal]:
+    """What is to be posted, in a stable order.
+
+    A line that was posted and is rated no more has nothing due: it is taken back where it was
+    posted.
+    """
+    earned = earned_by(contract)
+    before = store.accrued(
+        connection, contract_id=contract.bound.contract.id, period_start=period.start
+    )
     amounts = {
-        key: EXACT.subtract(to_ledger(exact.get(key, Decimal(0))), before.get(key, Decimal(0)))
-        for key in sorted(exact.keys() | before.keys())
+        line: EXACT.subtract(earned.get(line, _ZERO), before.get(line, _ZERO))
+        for line in sorted(earned.keys() | before.keys())
     }
-    return [
-        (LineRef(contract_id=contract_id, period_start=period.start, line_key=key), amount)
-        for key, amount in amounts.items()
-        if amount
-    ]
+    return {line: amount for line, amount in amounts.items() if amount}
 
 
-def _fingerprint(accruals: list[tuple[LineRef, Decimal]]) -> str:
+def _postings(
+    books: Books, contract_id: int, period: Period, accruals: Mapping[EarnedOn, Decimal]
+) -> tuple[Posting, ...]:
+    return tuple(
+        posting
+        for (key, code), amount in accruals.items()
+        for posting in usage_accrued(
+            books,
+            [(LineRef(contract_id=contract_id, period_start=period.start, line_key=key), amount)],
+            earned_on=code,
+        )
+    )
+
+
+def _fingerprint(accruals: Mapping[EarnedOn, Decimal]) -> str:
     """Part of the idempotency key that differs when the same epoch is rated to other amounts."""
-    text = ",".join(f"{line.line_key}={amount:f}" for line, amount in accruals)
+    text = ",".join(f"{key}/{code}={amount:f}" for (key, code), amount in accruals.items())
     return hashlib.sha256(text.encode()).hexdigest()[:16]

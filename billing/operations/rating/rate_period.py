@@ -22,7 +22,7 @@ from billing.money import EXACT
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.period import Period, zone
 from billing.rating.compiled import compiled
-from billing.rating.line import Rating, UnratedQuantity
+from billing.rating.line import LineKind, RatedLine, Rating, UnratedQuantity
 from billing.rating.needs import needs_of
 from billing.rating.pipeline import Slice, rate
 from billing.rating.proration import DayShare, day_share
@@ -141,6 +141,21 @@ def rate_usage(
         watermark=used.watermark,
         contracts=contracts,
         unrated=unrated,
+    )
+
+
+def due_at_end(contract: RatedContract, period: Period) -> tuple[RatedLine, ...]:
+    """What an open period lacks of its minimums and commitments: due if nothing more is used.
+
+    Nothing once the contract's part of the period is over: those lines are rated then.
+    """
+    bound = contract.bound
+    rated = {line.key for line in contract.rating.lines}
+    over = rate(bound.plan, contract.quantities, of=_slice(bound, period, None))
+    return tuple(
+        line
+        for line in over.lines
+        if line.kind in {LineKind.MINIMUM, LineKind.TRUE_UP} and line.key not in rated
     )
 
 
