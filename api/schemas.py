@@ -20,10 +20,16 @@ from billing.tenancy import api_key
 
 
 class InvoiceSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """An invoice without its lines. Amounts are text in major units of the currency."""
+    """An invoice without its lines. Amounts are text in major units of the currency.
+
+    `kind` is `period`, `correction` (an invoice of corrections only) or `credit_note`, whose
+    amounts are below zero; `ordinal` counts those of a kind in one billing period.
+    """
 
     id: UUID
     number: str | None
+    kind: str
+    ordinal: int
     state: str
     tenant: str
     legal_entity: str
@@ -237,6 +243,8 @@ def _head(row: InvoiceRow) -> dict[str, Any]:
     return {
         "id": row.id,
         "number": row.number,
+        "kind": row.kind,
+        "ordinal": row.ordinal,
         "state": row.state,
         "tenant": row.tenant,
         "legal_entity": row.legal_entity,

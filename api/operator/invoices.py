@@ -16,6 +16,7 @@ from api.schemas import Invoice, InvoiceSummary, show_invoice, show_summary
 from billing.ledger.account import AccountCode
 from billing.money import currency, exact_decimal, to_minor
 from billing.operations.invoicing.draft_invoice import draft_invoice
+from billing.operations.invoicing.issue_corrections import issue_corrections
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.invoicing.read_invoices import list_invoices, require_invoice
 from billing.operations.payments.receive_payment import receive_payment
@@ -89,6 +90,27 @@ class InvoicingController(Controller):
                 now=deployment.now(),
             )
             return show_invoice(require_invoice(transaction, str(issued.id), tenant_id=owner.id))
+
+    @post(
+        "/tenants/{tenant:str}/invoices/correct",
+        operation_id="operator_correct_invoices",
+        summary="Issue what changed in invoiced periods: invoices of corrections, credit notes",
+        status_code=200,
+        sync_to_thread=True,
+    )
+    def correct(self, deployment: DeploymentInUse, tenant: SlugPath) -> list[Invoice]:
+        with deployment.as_operator() as transaction:
+            owner = require_tenant(transaction, tenant)
+            issued = issue_corrections(
+                transaction,
+                tenant=owner,
+                enqueue_mirror=deployment.enqueue_mirror(),
+                now=deployment.now(),
+            )
+            return [
+                show_invoice(require_invoice(transaction, str(row.id), tenant_id=owner.id))
+                for row in issued
+            ]
 
     @post(
         "/invoices/{invoice:str}/payments",

@@ -62,6 +62,15 @@ class ProrationDays(StrEnum):
     """Every month has 30 days; the 31st is the 30th."""
 
 
+class CorrectionBy(StrEnum):
+    """How a period that was invoiced is corrected where it cost too much."""
+
+    NEXT_INVOICE = "next_invoice"
+    """By a line on the next invoice; by a credit note if that would turn negative."""
+    CREDIT_NOTE = "credit_note"
+    """By a credit note beside the next invoice."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """Choices on which billing engines differ, so that a plan states its own (D13).
@@ -71,6 +80,7 @@ class Policies:
         allowance_in_volume: whether included usage stays free once more than it is used.
         negative_usage: what a period costs whose quantity is below zero.
         proration_days: how the days of a part of a billing period are counted.
+        correction: on which document a correction below zero is.
         admission: how requests are admitted; it changes no amount.
     """
 
@@ -78,6 +88,7 @@ class Policies:
     allowance_in_volume: AllowanceInVolume = AllowanceInVolume.STAYS_FREE
     negative_usage: NegativeUsage = NegativeUsage.CLAMP
     proration_days: ProrationDays = ProrationDays.HALF_OPEN
+    correction: CorrectionBy = CorrectionBy.NEXT_INVOICE
     admission: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 

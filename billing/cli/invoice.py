@@ -31,7 +31,9 @@ from billing.ledger.account import AccountCode
 from billing.money import currency, exact_decimal, to_minor
 from billing.operations.catalog.contracts import list_contracts
 from billing.operations.invoicing.draft_invoice import draft_invoice
-from billing.operations.invoicing.issue_invoice import EnqueueMirror, issue_invoice
+from billing.operations.invoicing.issue_corrections import issue_corrections
+from billing.operations.invoicing.issue_drafts import EnqueueMirror
+from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.invoicing.read_invoices import (
     InvoiceView,
     list_invoices,
@@ -108,6 +110,35 @@ def issue(
             row = _issue(connection, owner, period, mirror, now=clock())
             view = require_invoice(connection, str(row.id), tenant_id=owner.id)
     _show_view(view, owner.zone, as_json=as_json)
+
+
+@app.command(
+    epilog="Example: steelyard invoice correct --tenant acme\n\n"
+    "Example: steelyard invoice correct --all"
+)
+def correct(
+    *,
+    tenant: Annotated[str | None, _TENANT] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Every tenant.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Issue what changed in invoiced periods now: an invoice of corrections, or a credit note."""
+    if everybody == (tenant is not None):
+        raise InvalidInput("whose invoices?", field="tenant", remedy="use --tenant SLUG or --all")
+    mirror = enqueue_mirror if read_settings().stripe_api_key is not None else None
+    with connected() as database:
+        with database.transaction(Role.OPERATOR) as connection:
+            owners = list_tenants(connection) if everybody else [_named(connection, tenant)]
+        outcomes: list[_Outcome] = []
+        with progress(hidden=as_json) as bar:
+            for owner in bar.track(owners, description="correcting"):
+                outcomes += _correct(database, owner, mirror)
+    _show_run(
+        outcomes,
+        nothing="Nothing changed in invoiced periods.",
+        then="steelyard invoice list",
+        as_json=as_json,
+    )
 
 
 @app.command("list", epilog="Example: steelyard invoice list --tenant acme --period 2026-10")
@@ -221,6 +252,20 @@ class _Outcome:
     refused: SteelyardError | None = None
 
 
+def _named(connection: sa.Connection, tenant: str | None) -> Tenant:
+    assert tenant is not None
+    return require_tenant(connection, tenant)
+
+
+def _correct(database: Database, owner: Tenant, mirror: EnqueueMirror | None) -> list[_Outcome]:
+    try:
+        with database.transaction(Role.OPERATOR) as connection:
+            rows = issue_corrections(connection, tenant=owner, enqueue_mirror=mirror, now=clock())
+    except SteelyardError as refused:
+        return [_Outcome(tenant=owner.slug, refused=refused)]
+    return [_Outcome(tenant=owner.slug, issued=row) for row in rows]
+
+
 def _issue_all(
     database: Database, period: str, mirror: EnqueueMirror | None, *, as_json: bool
 ) -> None:
@@ -236,13 +281,19 @@ def _issue_all(
                 outcomes.append(_Outcome(tenant=tenant.slug, issued=row))
             except SteelyardError as refused:
                 outcomes.append(_Outcome(tenant=tenant.slug, refused=refused))
+    _show_run(
+        outcomes,
+        nothing="No tenant has a contract in this period.",
+        then="steelyard contract bind --tenant SLUG --plan PLAN --from DATE",
+        as_json=as_json,
+    )
+
+
+def _show_run(outcomes: Sequence[_Outcome], *, nothing: str, then: str, as_json: bool) -> None:
     if as_json:
         show_json(_summary(outcomes))
     elif not outcomes:
-        show_nothing(
-            "No tenant has a contract in this period.",
-            then="steelyard contract bind --tenant SLUG --plan PLAN --from DATE",
-        )
+        show_nothing(nothing, then=then)
     else:
         _show_summary(outcomes)
     if any(outcome.refused for outcome in outcomes):

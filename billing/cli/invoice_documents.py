@@ -16,6 +16,8 @@ def invoice_document(row: InvoiceRow) -> Json:
     return {
         "id": str(row.id),
         "number": row.number,
+        "kind": row.kind,
+        "ordinal": row.ordinal,
         "state": row.state,
         "tenant": row.tenant,
         "legal_entity": row.legal_entity,

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from billing.cli.invoice_documents import major
 from billing.cli.output import amount, show_members, show_table, show_text, span
+from billing.invoicing.document_kind import DocumentKind
 from billing.invoicing.invoice import LineKind
 from billing.money import EXACT, currency, plain, to_minor
 from billing.operations.invoicing.explain_line import LineExplanation
@@ -18,10 +19,11 @@ def show_invoices(rows: Sequence[InvoiceRow]) -> None:
     """Print invoices, one per row."""
     show_table(
         "Invoices (days in UTC)",
-        ("invoice", "state", "tenant", "period", "currency", "#total", "due"),
+        ("invoice", "kind", "state", "tenant", "period", "currency", "#total", "due"),
         [
             (
                 row.number or row.id,
+                row.kind.replace("_", " "),
                 row.state,
                 row.tenant,
                 f"{row.period_start:%Y-%m-%d} to {row.period_end:%Y-%m-%d}",
@@ -38,7 +40,7 @@ def show_invoice(view: InvoiceView, *, zone: str) -> None:
     """Print one invoice with its lines; its period in the tenant's zone."""
     head = view.invoice
     show_members(
-        f"Invoice {head.number or '(draft)'}",
+        f"{_title(head)} {head.number or '(draft)'}",
         [
             ("tenant", head.tenant),
             ("from", head.legal_entity),
@@ -144,6 +146,10 @@ def _show_sums(view: InvoiceView) -> None:
 def _accrued(head: InvoiceRow, subtotal: Decimal) -> Decimal:
     """What the lines earned less what credit paid of them by day, those too small to bill too."""
     return EXACT.add(EXACT.subtract(head.residual_after, head.residual_before), subtotal)
+
+
+def _title(head: InvoiceRow) -> str:
+    return "Credit note" if head.kind == DocumentKind.CREDIT_NOTE else "Invoice"
 
 
 def _counts(line: InvoiceLineRow) -> bool:

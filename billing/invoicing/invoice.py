@@ -145,26 +145,64 @@ def draft_invoice(
         AmountOutOfRange: an amount that neither an invoice nor the ledger can carry.
         Conflict: the lines sum to less than zero; that takes a credit note.
     """
-    _require_unique(bases)
     with localcontext(EXACT):
-        lines = _credit_within_charges(
-            [line for basis in bases if (line := _line(basis, currency)) is not None]
-        )
-        accruals = [
-            Accrual(key=basis.key, amount=accrued)
-            for basis in bases
-            if (accrued := newly_accrued(basis))
-        ]
-        charged_minor = sum(line.amount_minor for line in lines)
-        if charged_minor < 0:
+        lines = _lines(bases, currency)
+        charged = sum(line.amount_minor for line in lines)
+        if charged < 0:
             raise Conflict(
                 "the lines sum to less than zero",
                 field="total",
                 remedy="an invoice cannot credit; leave the correction to a credit note",
             )
-        residual = _residual_line(residual_before, currency, charged_minor=charged_minor)
-        if residual is not None:
-            lines.append(residual)
+        residual = _residual_line(residual_before, currency, charged_minor=charged)
+    return _draft(
+        bases, lines if residual is None else [*lines, residual], currency, residual_before
+    )
+
+
+def draft_credit_note(
+    bases: Sequence[LineBasis], *, currency: Currency, residual_before: Decimal = _ZERO
+) -> InvoiceDraft:
+    """Work out a credit note, an invoice whose lines sum below zero; see `draft_invoice`.
+
+    What is left in Unbilled before it waits for the next invoice.
+
+    Raises:
+        Conflict: the lines do not sum below zero.
+    """
+    lines = _lines(bases, currency)
+    if sum(line.amount_minor for line in lines) >= 0:
+        raise Conflict("a credit note gives something back", field="total", remedy="invoice it")
+    return _draft(bases, lines, currency, residual_before)
+
+
+def charged_minor(bases: Sequence[LineBasis], currency: Currency) -> int:
+    """What lines come to before credit pays for them, in minor units of either sign."""
+    due = [
+        (due_on_line(basis.exact, basis.invoiced_minor, currency), basis.kind) for basis in bases
+    ]
+    return sum(minor for minor, kind in due if minor > 0 or kind is not LineKind.CREDIT)
+
+
+def _lines(bases: Sequence[LineBasis], currency: Currency) -> list[InvoiceLine]:
+    _require_unique(bases)
+    return _credit_within_charges(
+        [line for basis in bases if (line := _line(basis, currency)) is not None]
+    )
+
+
+def _draft(
+    bases: Sequence[LineBasis],
+    lines: Sequence[InvoiceLine],
+    currency: Currency,
+    residual_before: Decimal,
+) -> InvoiceDraft:
+    with localcontext(EXACT):
+        accruals = [
+            Accrual(key=basis.key, amount=accrued)
+            for basis in bases
+            if (accrued := newly_accrued(basis))
+        ]
         totals = total_up(lines)
         draft = InvoiceDraft(
             currency=currency,
@@ -211,7 +249,8 @@ def check_sums(amounts_minor: Sequence[int], totals: InvoiceTotals) -> None:
         raise TieOutFailed("invoice lines do not add up to the subtotal", field="subtotal")
     if totals.subtotal_minor + totals.tax_minor != totals.total_minor:
         raise TieOutFailed("subtotal and tax do not add up to the total", field="total")
-    if not 0 <= totals.amount_due_minor <= totals.total_minor:
+    least, most = sorted((0, totals.total_minor))
+    if not least <= totals.amount_due_minor <= most:
         raise TieOutFailed("the amount due is not between zero and the total", field="amount_due")
 
 

@@ -289,6 +289,7 @@ class PoliciesDocument(Document):
     allowance_in_volume: Literal["stays_free", "billable_once_exceeded"] = "stays_free"
     negative_usage: Literal["clamp", "mirror"] = "clamp"
     proration_days: Literal["half_open", "inclusive", "fixed_30"] = "half_open"
+    correction: Literal["next_invoice", "credit_note"] = "next_invoice"
     payment: Literal["postpaid", "prepaid"] = "postpaid"
     hold: Literal["worst_case", "likely"] = "worst_case"
     on_database_loss: Literal["open", "closed"] | None = None

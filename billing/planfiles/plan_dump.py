@@ -71,6 +71,7 @@ def _dump_policies(policies: Policies) -> dict[str, Any]:
             "allowance_in_volume": policies.allowance_in_volume.value,
             "negative_usage": policies.negative_usage.value,
             "proration_days": policies.proration_days.value,
+            "correction": policies.correction.value,
             "payment": admission.payment.value,
             "hold": admission.hold.value,
             "on_database_loss": admission.on_database_loss and admission.on_database_loss.value,

@@ -17,6 +17,7 @@ from billing.catalog.charge import Charge
 from billing.catalog.price_list import token_charge
 from billing.catalog.price_plan import (
     AllowanceInVolume,
+    CorrectionBy,
     NegativeUsage,
     Policies,
     PricePlan,
@@ -263,6 +264,7 @@ def _policies(document: PoliciesDocument) -> Policies:
         allowance_in_volume=AllowanceInVolume(document.allowance_in_volume),
         negative_usage=NegativeUsage(document.negative_usage),
         proration_days=ProrationDays(document.proration_days),
+        correction=CorrectionBy(document.correction),
         admission=AdmissionPolicy(
             payment=Payment(document.payment),
             hold=HoldSize(document.hold),

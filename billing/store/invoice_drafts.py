@@ -13,30 +13,49 @@ from billing.store.database import run
 from billing.store.invoices import NewDraft
 
 
-def replace_draft(connection: sa.Connection, draft: NewDraft, *, now: datetime) -> None:
-    """Store a draft in place of an earlier draft of the same period."""
+def delete_drafts(
+    connection: sa.Connection,
+    *,
+    tenant_id: int,
+    legal_entity_id: int,
+    currency: str,
+    period_start: datetime | None,
+) -> None:
+    """Delete the draft of a billing period, and every draft that corrects earlier ones.
+
+    Corrections go on the document that comes first, so a draft of them is stale with the next.
+    """
     run(
         connection,
         "DELETE FROM invoice WHERE tenant_id = :tenant AND legal_entity_id = :entity "
-        "AND currency = :currency AND period_start = :start AND state = 'draft'",
-        tenant=draft.tenant_id,
-        entity=draft.legal_entity_id,
-        currency=draft.currency,
-        start=draft.period.start,
+        "AND currency = :currency AND state = 'draft' "
+        "AND (kind <> 'period' OR period_start = CAST(:start AS timestamptz))",
+        tenant=tenant_id,
+        entity=legal_entity_id,
+        currency=currency,
+        start=period_start,
     )
+
+
+def insert_draft(connection: sa.Connection, draft: NewDraft, *, now: datetime) -> None:
+    """Store a draft."""
     run(
         connection,
         "INSERT INTO invoice (id, tenant_id, legal_entity_id, currency, period_start, period_end, "
         "kind, ordinal, state, watermark, inputs, subtotal_minor, tax_minor, total_minor, "
-        "amount_due_minor, residual_before, residual_after, drafted_at) VALUES (:id, :tenant, "
-        ":entity, :currency, :start, :end, 'period', 1, 'draft', :watermark, "
-        "CAST(:inputs AS jsonb), :subtotal, :tax, :total, :due, :before, :after, :now)",
+        "amount_due_minor, residual_before, residual_after, drafted_at) "
+        "SELECT :id, :tenant, :entity, :currency, :start, :end, :kind, "
+        "coalesce(max(ordinal), 0) + 1, 'draft', :watermark, CAST(:inputs AS jsonb), :subtotal, "
+        ":tax, :total, :due, :before, :after, :now FROM invoice WHERE tenant_id = :tenant "
+        "AND legal_entity_id = :entity AND currency = :currency AND period_start = :start "
+        "AND kind = :kind",
         id=draft.id,
         tenant=draft.tenant_id,
         entity=draft.legal_entity_id,
         currency=draft.currency,
         start=draft.period.start,
         end=draft.period.end,
+        kind=draft.kind,
         watermark=draft.watermark,
         inputs=json.dumps(draft.inputs),
         subtotal=draft.subtotal_minor,
@@ -91,16 +110,17 @@ def _insert_quantities(connection: sa.Connection, draft: NewDraft) -> None:
         return
     connection.execute(
         sa.text(
-            "INSERT INTO invoice_quantity (invoice_id, ordinal, tenant_id, contract_id, meter, "
-            "model, quantity, dimensions, at, transactions) VALUES (:invoice, :ordinal, :tenant, "
-            ":contract, :meter, :model, :quantity, CAST(:dimensions AS jsonb), :at, "
-            "CAST(:transactions AS jsonb))"
+            "INSERT INTO invoice_quantity (invoice_id, ordinal, tenant_id, period_start, "
+            "contract_id, meter, model, quantity, dimensions, at, transactions) VALUES (:invoice, "
+            ":ordinal, :tenant, :start, :contract, :meter, :model, :quantity, "
+            "CAST(:dimensions AS jsonb), :at, CAST(:transactions AS jsonb))"
         ),
         [
             {
                 "invoice": draft.id,
                 "ordinal": ordinal,
                 "tenant": draft.tenant_id,
+                "start": row.period_start,
                 "contract": row.contract_id,
                 "meter": row.meter,
                 "model": row.model,

@@ -80,11 +80,13 @@ class InvoiceQuantityRow:
     """A quantity as it was read for the draft.
 
     Attributes:
+        period_start: of the billing period that it was used in.
         dimensions: values that its price asked for, by name, ascending.
         at: the quarter hour in which it was used, where its price asked for it.
         transactions: single events in their order, where its price asked for them.
     """
 
+    period_start: datetime
     contract_id: int | None
     meter: str
     model: str | None
@@ -120,9 +122,10 @@ class SettlementRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewDraft:
-    """A draft to store; see `InvoiceRow` for the members."""
+    """A draft to store; see `InvoiceRow` for the members. It takes the next ordinal of its kind."""
 
     id: UUID
+    kind: str
     tenant_id: int
     legal_entity_id: int
     currency: str
@@ -324,12 +327,12 @@ def lines(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceLineRow]:
 
 
 def quantities(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceQuantityRow]:
-    """What an invoice's own period was rated from, in the order in which it was read."""
+    """What an invoice's periods were rated from, in the order in which it was read."""
     rows = query(
         connection,
-        "SELECT contract_id, meter, model, quantity, dimensions, at, "
-        "transactions FROM invoice_quantity "
-        "WHERE invoice_id = :id ORDER BY ordinal",
+        "SELECT coalesce(q.period_start, i.period_start) AS period_start, q.contract_id, q.meter, "
+        "q.model, q.quantity, q.dimensions, q.at, q.transactions FROM invoice_quantity q "
+        "JOIN invoice i ON i.id = q.invoice_id WHERE q.invoice_id = :id ORDER BY q.ordinal",
         id=invoice_id,
     )
     return [

@@ -15,6 +15,7 @@ from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unp
 from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.price_plan import (
     AllowanceInVolume,
+    CorrectionBy,
     NegativeUsage,
     Policies,
     ProrationDays,
@@ -104,6 +105,7 @@ def test_every_policy_round_trips(admission):
         allowance_in_volume=st.sampled_from(AllowanceInVolume),
         negative_usage=st.sampled_from(NegativeUsage),
         proration_days=st.sampled_from(ProrationDays),
+        correction=st.sampled_from(CorrectionBy),
     )
 )
 def test_policies_of_amounts_round_trip(policies):
@@ -111,7 +113,13 @@ def test_policies_of_amounts_round_trip(policies):
     assert load_document(dump(plan)) == plan
 
 
-RATING = {"zero_usage_first_flat", "allowance_in_volume", "negative_usage", "proration_days"}
+RATING = {
+    "zero_usage_first_flat",
+    "allowance_in_volume",
+    "negative_usage",
+    "proration_days",
+    "correction",
+}
 """Policies of amounts, which say nothing about prepayment."""
 
 

@@ -179,7 +179,7 @@ def test_L2_no_line_is_moved_from_a_draft_into_an_issued_invoice(
         december = full.acme.billing_period(later)
         draft = draft_invoice(connection, tenant=full.acme, period=december, now=later)
     owner.execute(
-        "INSERT INTO invoice_quantity VALUES (%s, 0, %s, 1, 'requests', NULL, 1)",
+        "INSERT INTO invoice_quantity VALUES (%s, 99, %s, 1, 'requests', NULL, 1)",
         (draft.id, full.acme.id),
     )
     for table in PARTS:

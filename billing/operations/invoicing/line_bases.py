@@ -16,7 +16,8 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from billing.catalog.price_plan import LINE_SUFFIXES, PricePlan
+from billing.catalog.price_plan import LINE_SUFFIXES, CorrectionBy, PricePlan
+from billing.invoicing.document_kind import LineGroup
 from billing.invoicing.invoice import InvoiceDraft, LineBasis, LineKind, due_on_line
 from billing.money import EXACT
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, rate_period
@@ -44,6 +45,30 @@ class Basis:
     line: RatedLine | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContractLines:
+    """The lines of one contract in one billing period.
+
+    Attributes:
+        is_correction: whether the period was invoiced before.
+    """
+
+    rated: RatedPeriod
+    contract: RatedContract
+    is_correction: bool
+    bases: tuple[Basis, ...]
+
+    @property
+    def group(self) -> LineGroup:
+        """What decides on which document they go."""
+        policies = self.contract.bound.plan.policies
+        return LineGroup(
+            bases=tuple(entry.basis for entry in self.bases),
+            is_correction=self.is_correction,
+            by_credit_note=policies.correction is CorrectionBy.CREDIT_NOTE,
+        )
+
+
 def rated_again(connection: sa.Connection, rated: RatedPeriod) -> list[RatedPeriod]:
     """Earlier periods that were invoiced and got usage or contracts since then, rated again.
 
@@ -54,22 +79,28 @@ def rated_again(connection: sa.Connection, rated: RatedPeriod) -> list[RatedPeri
         connection, tenant_id=rated.tenant.id, before=rated.period.start
     )
     again = [rate_period(connection, tenant=rated.tenant, period=period) for period in changed]
-    return [part for part in again if _currencies(part) <= _currencies(rated)]
+    return [part for part in again if currencies(part) <= currencies(rated)]
 
 
-def bases_of(
-    connection: sa.Connection, rated: RatedPeriod, corrected: Sequence[RatedPeriod]
-) -> list[Basis]:
-    """Bases of the period's own lines, then of the corrections, in a stable order."""
+def groups_of(
+    connection: sa.Connection, own: RatedPeriod | None, corrected: Sequence[RatedPeriod]
+) -> list[ContractLines]:
+    """The period's own lines by contract, then those of the corrections, in a stable order."""
+    parts = corrected if own is None else (own, *corrected)
     return [
-        basis
-        for period in (rated, *corrected)
-        for contract in period.contracts
-        for basis in _of_contract(connection, period, contract, is_correction=period is not rated)
+        ContractLines(
+            rated=rated,
+            contract=contract,
+            is_correction=rated is not own,
+            bases=tuple(_of_contract(connection, rated, contract, is_correction=rated is not own)),
+        )
+        for rated in parts
+        for contract in rated.contracts
     ]
 
 
-def _currencies(rated: RatedPeriod) -> set[str]:
+def currencies(rated: RatedPeriod) -> set[str]:
+    """Codes of the currencies that a period's contracts are in; more than one cannot be billed."""
     return {contract.bound.contract.currency.code for contract in rated.contracts}
 
 

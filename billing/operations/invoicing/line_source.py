@@ -147,10 +147,10 @@ def source_of(connection: sa.Connection, view: InvoiceView, line: InvoiceLineRow
     line_key = line.key
     if own is not None:
         line_key = line.key.removeprefix(f"contract-{own.contract.id}/")
-        for earlier in rated:
-            suffix = f"@{earlier.period.start:%Y-%m-%d}"
-            if earlier is not scope and line_key.endswith(suffix):
-                scope, line_key = earlier, line_key.removesuffix(suffix)
+        for corrected in rated:
+            suffix = f"@{corrected.period.start:%Y-%m-%d}"
+            if line_key.endswith(suffix):
+                scope, line_key = corrected, line_key.removesuffix(suffix)
                 break
     charges = own.plan.charges if own is not None else ()
     return LineSource(
