@@ -15,6 +15,7 @@ from billing.cli.connect import as_operator, connected
 from billing.cli.invoice_documents import invoice_document, invoice_view_document, major
 from billing.cli.invoice_explain import explain
 from billing.cli.invoice_tables import show_invoice, show_invoices
+from billing.cli.invoice_verify import verify
 from billing.cli.output import (
     JsonFlag,
     amount,
@@ -180,6 +181,12 @@ app.command(
     "Example: steelyard invoice explain INV-000001 --line 2 --usage day\n\n"
     "Example: steelyard invoice explain INV-000001 --line 2 --events --limit 20"
 )(explain)
+
+
+app.command(
+    epilog="Example: steelyard invoice verify INV-000001\n\n"
+    "Example: steelyard invoice verify --all --json"
+)(verify)
 
 
 @app.command(epilog="Example: steelyard invoice pay INV-000001 --reference 'wire 7731'")

@@ -22,6 +22,7 @@ from billing.cli.output import (
 )
 from billing.cli.when import billing_month, clock
 from billing.errors import InvalidInput
+from billing.operations.invoicing.verify_invoice import verify_invoices
 from billing.operations.ledger.verify_ledger import verify_ledger
 from billing.operations.retention.archive_month import configured_place
 from billing.operations.seal.bundle import bundle_lines, open_bundle
@@ -54,8 +55,16 @@ def seal(as_json: JsonFlag = False) -> None:
         show_members("Sealed", document.items())
 
 
-@app.command(epilog="Example: steelyard ledger verify --json")
-def verify(as_json: JsonFlag = False) -> None:
+@app.command(
+    epilog="Example: steelyard ledger verify --json\n\nExample: steelyard ledger verify --invoices"
+)
+def verify(
+    *,
+    invoices: Annotated[
+        bool, typer.Option("--invoices", help="Rate every issued invoice again, too.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
     """Verify seal, archives, rollups and postings; exit status 1 names what is wrong."""
     place = configured_place(read_settings())
     with as_operator(snapshot=True) as connection, progress(hidden=as_json) as bar:
@@ -67,6 +76,9 @@ def verify(as_json: JsonFlag = False) -> None:
                 task, description=part, completed=done, total=total
             ),
         )
+        if invoices:
+            checks = bar.track(verify_invoices(connection), description="invoices", total=None)
+            found += [finding for check in checks for finding in check.findings]
         sealed = len(folds(connection))
     if as_json:
         show_json({"signed_heads": sealed, "findings": [asdict(each) for each in found]})

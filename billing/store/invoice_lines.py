@@ -7,7 +7,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from billing.period import Period
-from billing.store.database import only, query
+from billing.store.database import query
 from billing.store.invoices import InvoiceRow, ScopeRow
 
 
@@ -27,28 +27,23 @@ def scopes(connection: sa.Connection, invoice: InvoiceRow) -> list[ScopeRow]:
 
 
 def billed_before(
-    connection: sa.Connection,
-    invoice: InvoiceRow,
-    *,
-    contract_id: int,
-    period_start: datetime,
-    line_key: str,
-) -> int:
-    """Minor units that invoices issued before this one billed on a line of a period."""
-    return only(
+    connection: sa.Connection, invoice: InvoiceRow, *, contract_id: int, period_start: datetime
+) -> dict[str, int]:
+    """Minor units that invoices issued before this one billed on the lines of a period, by key."""
+    rows = query(
         connection,
-        "SELECT CAST(coalesce(sum(s.amount_minor), 0) AS bigint) AS minor "
+        "SELECT s.line_key, CAST(sum(s.amount_minor) AS bigint) AS minor "
         "FROM invoice_settlement s JOIN invoice i ON i.id = s.invoice_id "
         "WHERE s.tenant_id = :tenant AND s.contract_id = :contract "
-        "AND s.period_start = :start AND s.line_key = :key "
+        "AND s.period_start = :start "
         "AND i.id <> :id AND i.state <> 'draft' "
         # By number, which is given under a lock; a draft follows all that have one.
         "AND (CAST(:number AS text) IS NULL "
-        "     OR (length(i.number), i.number) < (length(:number), :number))",
+        "     OR (length(i.number), i.number) < (length(:number), :number)) GROUP BY s.line_key",
         tenant=invoice.tenant_id,
         contract=contract_id,
         start=period_start,
-        key=line_key,
         id=invoice.id,
         number=invoice.number,
-    ).minor
+    )
+    return {row.line_key: row.minor for row in rows}

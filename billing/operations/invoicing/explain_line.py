@@ -254,8 +254,7 @@ def _explain(connection: sa.Connection, found: LineSource) -> LineExplanation:
             head,
             contract_id=found.own.contract.id,
             period_start=found.scope.period.start,
-            line_key=found.line_key,
-        )
+        ).get(found.line_key, 0)
     # A line without steps takes back what is rated no more: its cumulative amount is nothing.
     exact = line.exact if line.explanation or not rated else _ZERO
     counts = found.charge.selector if found.charge is not None else None

@@ -174,12 +174,15 @@ def _keys(groups: Iterable[ContractLines]) -> set[str]:
 def _inputs(document: _Document) -> dict[str, Any]:
     head, *others = document.rated
     is_period = document.kind is DocumentKind.PERIOD
+    here = {
+        (group.rated.period.start, group.contract.bound.contract.id) for group in document.groups
+    }
     return {
-        "contracts": [_contract_input(contract) for contract in head.contracts],
+        "contracts": _contract_inputs(head, here),
         "corrected": [
             {
                 "period_start": rated.period.start.isoformat(),
-                "contracts": [_contract_input(contract) for contract in rated.contracts],
+                "contracts": _contract_inputs(rated, here),
             }
             for rated in others
         ],
@@ -191,7 +194,15 @@ def _inputs(document: _Document) -> dict[str, Any]:
     }
 
 
-def _contract_input(contract: RatedContract) -> dict[str, Any]:
+def _contract_inputs(rated: RatedPeriod, here: set[tuple[datetime, int]]) -> list[dict[str, Any]]:
+    """What rates the period again: all contracts in force, and whose lines are on the document."""
+    return [
+        _contract_input(contract, here=(rated.period.start, contract.bound.contract.id) in here)
+        for contract in rated.contracts
+    ]
+
+
+def _contract_input(contract: RatedContract, *, here: bool) -> dict[str, Any]:
     bound = contract.bound.contract
     digest = terms_digest(contract.bound.terms)
     until = bound.valid_until
@@ -201,6 +212,7 @@ def _contract_input(contract: RatedContract) -> dict[str, Any]:
         "version": bound.plan_version,
         "valid_from": bound.valid_from.isoformat(),
         "valid_until": None if until is None else until.isoformat(),
+        "here": here,
         **({} if digest is None else {"terms": digest}),
     }
 

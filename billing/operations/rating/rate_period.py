@@ -8,7 +8,7 @@ charge prices is unrated: visible, and in the way of the invoice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -85,24 +85,50 @@ def rate_period(
     Raises:
         Conflict: events that are asked for have left the database.
     """
-    bound = [
-        entry
-        for entry in bound_plans(connection, tenant_id=tenant.id, at=period.start)
-        if entry.contract.segment(period) is not None
-    ]
-    segments = [segment for entry in bound if (segment := entry.contract.segment(period))]
+    return rate_under(
+        connection,
+        tenant=tenant,
+        period=period,
+        bound=bound_plans(connection, tenant_id=tenant.id, at=period.start),
+        until=until,
+        from_events=from_events,
+        explained=explained,
+    )
+
+
+def rate_under(
+    connection: sa.Connection,
+    *,
+    tenant: Tenant,
+    period: Period,
+    bound: Iterable[BoundPlan],
+    until: datetime | None = None,
+    from_events: int | None = None,
+    explained: bool = True,
+) -> RatedPeriod:
+    """Rate a billing period under given contracts, such as those of an earlier time.
+
+    Args:
+        bound: contracts with the terms of the period; those not in force in it are left out.
+        until, from_events, explained: see `rate_period`.
+
+    Raises:
+        Conflict: events that are asked for have left the database.
+    """
+    in_force = [entry for entry in bound if entry.contract.segment(period) is not None]
+    segments = [segment for entry in in_force if (segment := entry.contract.segment(period))]
     used = period_usage(
         connection,
         tenant_id=tenant.id,
         period=period,
         edges=(edge for segment in segments for edge in (segment.start, segment.end)),
         until=until,
-        needs=needs_of(entry.plan for entry in bound),
+        needs=needs_of(entry.plan for entry in in_force),
         zone_name=tenant.zone,
         from_events=from_events,
     )
     return rate_usage(
-        tenant=tenant, period=period, bound=bound, used=used, until=until, explained=explained
+        tenant=tenant, period=period, bound=in_force, used=used, until=until, explained=explained
     )
 
 
@@ -141,6 +167,40 @@ def rate_usage(
         watermark=used.watermark,
         contracts=contracts,
         unrated=unrated,
+    )
+
+
+def rate_stored(
+    *,
+    tenant: Tenant,
+    period: Period,
+    watermark: int,
+    bound: Iterable[BoundPlan],
+    quantities: Mapping[int, Sequence[MeteredQuantity]],
+) -> RatedPeriod:
+    """Rate quantities that were assigned to contracts before; pure.
+
+    Args:
+        quantities: by contract.
+    """
+    return RatedPeriod(
+        tenant=tenant,
+        period=period,
+        watermark=watermark,
+        contracts=tuple(
+            RatedContract(
+                bound=entry,
+                quantities=tuple(quantities.get(entry.contract.id, ())),
+                rating=rate(
+                    entry.plan,
+                    quantities.get(entry.contract.id, ()),
+                    of=_slice(entry, period, None),
+                ),
+            )
+            for entry in bound
+            if entry.contract.segment(period) is not None
+        ),
+        unrated=(),
     )
 
 
