@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "20261121_1510"
-down_revision = "20261121_1350"
+down_revision = "20261121_1501"
 branch_labels = None
 depends_on = None
 
