@@ -19,16 +19,19 @@ from typing import Any, Protocol, cast
 import httptools
 
 from api.proxy.client_request import ClientRequest
+from api.proxy.head_memo import HeadMemo, memo_of
 from api.proxy.headers import Headers
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import ClientLeft, TooSlow
 from api.proxy.openai_errors import body as error_body
+from api.proxy.upgrade_offer import head_without_offer
 
 LINGER_SECONDS = 10.0
 MAX_WAITING = 16
 """Requests of one connection that may wait for the one before them."""
 
-_OFFERS = frozenset({b"upgrade", b"http2-settings"})
+MEMOS_MAX = 4
+"""Heads that are remembered in vain before a client is taken for one that repeats none."""
 
 
 class Host(Protocol):
@@ -65,8 +68,12 @@ class ClientConnection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._waiting: deque[ClientRequest] = deque()
         self._receiving: ClientRequest | None = None
+        self._latest: ClientRequest | None = None
+        self._memo: HeadMemo | None = None
+        self._memos = self._begun = 0  # heads remembered; requests in what is being parsed
         self._url = b""
         self._headers: Headers = []
+        self._add_header = self._headers.append
         self._in_head = False
         self._head_bytes = 0
         self._chunk_bytes = 0
@@ -232,51 +239,75 @@ class ClientConnection(asyncio.Protocol):
             writable.set()
 
     def data_received(self, data: bytes) -> None:
+        if self._serving is None and self._memo is not None and self._recall(data, self._memo):
+            return
         while data and not self._deaf:
             data = self._parse(data)
 
+    def _recall(self, data: bytes, memo: HeadMemo) -> bool:
+        """Serve a request with the last one's head; False leaves it to the parser."""
+        if self._in_head or self._receiving is not None or self._waiting or self._deaf:
+            return False
+        recalled = memo.recall(data)
+        if recalled is None:
+            return False
+        request = ClientRequest(
+            self,
+            memo.method,
+            memo.path,
+            recalled.headers,
+            query=memo.query,
+            chunks=True,
+            keeps_alive=True,
+            fields=recalled.fields,
+        )
+        self._since = self._host.loop.time()
+        self._memos = 0
+        request.receive(recalled.body)
+        request.receive_end()
+        self._serve(request)
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of the request that these bytes were, if they were just one."""
+        request, self._latest = self._latest, None
+        if request is None or not request.body_complete or self._begun > 1 or self._in_head:
+            return
+        if data and self._memos < MEMOS_MAX:
+            self._memos += 1
+            self._memo = memo_of(data, request)
+
     def _parse(self, data: bytes) -> bytes:
         """Feed the parser; what is to be parsed next, if it stopped early."""
-        self._chunk_bytes = len(data)
+        between = not self._in_head and self._receiving is None
+        self._chunk_bytes, self._begun = len(data), 0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             if self._parser.get_method() == b"CONNECT":
                 self._refuse(*self._refusal)
                 return b""
-            head = self._head_without_upgrade()
+            head = head_without_offer(self._parser.get_method(), self._url, self._headers)
             self._parser = httptools.HttpRequestParser(self)
             return head + data[upgrade.args[0] :]
         except httptools.HttpParserError:
             if not self._deaf:
                 self._refuse(*self._refusal)
             return b""
+        self._remember(data if between else b"")
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self._limits.head_bytes:
                 self._refuse(431, "headers_too_large", "The request's headers are too large.")
         return b""
 
-    def _head_without_upgrade(self) -> bytes:
-        """The head of a request that offered another protocol, without the offer.
-
-        A server may ignore an offer. The parser stops behind such a head, before the body, so the
-        head is read once more. Java's client offers HTTP/2 with its first request.
-        """
-        head = [b"%b %b HTTP/1.1\r\n" % (self._parser.get_method(), self._url)]
-        for name, value in self._headers:
-            kept = value
-            if name == b"connection":
-                kept = b"close" if b"close" in _tokens(value) else b"keep-alive"
-            if name not in _OFFERS:
-                head.append(b"%b: %b\r\n" % (name, kept))
-        return b"".join([*head, b"\r\n"])
-
     # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
+        self._begun += 1
         self._url = b""
         self._headers = []
+        self._add_header = self._headers.append
         self._in_head = True
         self._head_bytes = 0
         self._since = self._host.loop.time()
@@ -285,7 +316,7 @@ class ClientConnection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        self._add_header((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -315,7 +346,7 @@ class ClientConnection(asyncio.Protocol):
                 self._reject(400, "invalid_http", "The request needs one Host header.")
         elif len(fields) < len(headers) and len(request.all_of(b"host")) > 1:
             self._reject(400, "invalid_http", "The request needs one Host header.")
-        self._receiving = request
+        self._receiving = self._latest = request
         if self._serving is None and not self._waiting:
             self._serve(request)
         else:
@@ -366,7 +397,3 @@ class ClientConnection(asyncio.Protocol):
         refused = ClientRequest(self, b"POST", b"", [], chunks=True, keeps_alive=False)
         self._serving = None
         refused.answer(status, [(b"content-type", b"application/json")], content)
-
-
-def _tokens(value: bytes) -> list[bytes]:
-    return [token.strip().lower() for token in value.split(b",")]

@@ -108,12 +108,13 @@ class ClientRequest:
         chunks: bool,
         keeps_alive: bool,
         query: bytes = b"",
+        fields: Fields | None = None,
     ) -> None:
         self.method = method
         self.path = path
         self.query = query
         self.headers = headers
-        self.fields: Fields = dict(headers)
+        self.fields: Fields = dict(headers) if fields is None else fields
         self.status = 0
         self.keeps_alive = keeps_alive
         self.body_complete = False

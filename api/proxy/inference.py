@@ -107,7 +107,7 @@ class Inference:
         exchange: Exchange | None = None
         self._tally.in_flight += 1
         try:
-            exchange = await self._admit(operation_id, route, request, client)
+            exchange = await self._admit(operation_id, began_at_us, route, request, client)
             await self._run(exchange, request, client)
         except ClientLeft as error:
             failure = error.code
@@ -152,12 +152,17 @@ class Inference:
             self._plant.upstream.close()
 
     async def _admit(
-        self, operation_id: bytes, route: Route, received: ClientRequest, client: ClientConnection
+        self,
+        operation_id: bytes,
+        at_us: int,
+        route: Route,
+        received: ClientRequest,
+        client: ClientConnection,
     ) -> Exchange:
         """Whose request it is, what it asks for, and whether it may run."""
         received_us = now_us()
         digest = key_digest(received.fields)
-        if not self._keys.is_good(digest, self._clock()):
+        if not self._keys.is_good(digest, at_us):
             await self._keys.grant(digest)
         request = await read_inference(received, route, self._limits.body_bytes)
         run = run_ids(received, request.run)

@@ -59,9 +59,10 @@ async def read_body(request: ClientRequest, limit_bytes: int) -> bytes:
     """
     if int(request.fields.get(b"content-length", b"0")) > limit_bytes:
         raise TooLarge(f"The request body is larger than {limit_bytes} bytes.")
-    for encoding in request.all_of(b"content-encoding"):
-        if encoding.lower() != b"identity":
-            raise InvalidInput("Compressed request bodies are not taken.")
+    if b"content-encoding" in request.fields:
+        for encoding in request.all_of(b"content-encoding"):
+            if encoding.lower() != b"identity":
+                raise InvalidInput("Compressed request bodies are not taken.")
     return await request.body(limit_bytes)
 
 

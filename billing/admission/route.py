@@ -21,7 +21,17 @@ from billing.metering.unit_meter import UnitMeter
 
 
 class Route(StrEnum):
-    """A kind of inference request; its value is its path, which usage events record."""
+    """A kind of inference request; its value is its path, which usage events record.
+
+    Attributes:
+        spec: its row in the table.
+        generates: answers carry generated text, which can be streamed.
+
+    Attributes and not properties, because a dozen places ask for them in every request.
+    """
+
+    spec: RouteSpec
+    generates: bool
 
     CHAT_COMPLETIONS = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
@@ -36,24 +46,14 @@ class Route(StrEnum):
     IMAGES = "/v1/images/generations"
 
     @property
-    def spec(self) -> RouteSpec:
-        """Its row in the table."""
-        return _OF_ROUTE[self]
-
-    @property
-    def generates(self) -> bool:
-        """Whether answers carry generated text, which can be streamed."""
-        return self in _GENERATING
-
-    @property
     def classes(self) -> frozenset[TokenClass]:
         """Every class that an answer on this route may be charged for."""
-        return _OF_ROUTE[self].classes
+        return self.spec.classes
 
     @property
     def units(self) -> frozenset[UnitMeter]:
         """Every meter beside tokens that an answer on this route may be charged for."""
-        return _OF_ROUTE[self].units
+        return self.spec.units
 
 
 class BodyForm(Enum):
@@ -204,12 +204,13 @@ ROUTES: Final[tuple[RouteSpec, ...]] = (
     RouteSpec(method="GET", path="/readyz", serving=Serving.STATUS),
 )
 
-_OF_ROUTE: Final = {spec.route: spec for spec in ROUTES if spec.route is not None}
-_GENERATING: Final = frozenset(
-    route
-    for route, spec in _OF_ROUTE.items()
-    if spec.model_kind is ModelKind.TEXT and spec.serving is Serving.INFERENCE
-)
+for _row in ROUTES:
+    if _row.route is not None:
+        _row.route.spec = _row
+        _row.route.generates = (
+            _row.model_kind is ModelKind.TEXT and _row.serving is Serving.INFERENCE
+        )
+
 _NO_IDS: Final[Mapping[str, str]] = MappingProxyType({})
 _FIXED: Final = {
     (spec.method.encode(), spec.path.encode()): (spec, _NO_IDS)

@@ -170,7 +170,7 @@ def read_request(body: bytes, route: Route, content_type: bytes = JSON_TYPE) -> 
         return _read_form(body, route, content_type)
     members = locate(body)
     model = required_text(members, "model")
-    stream = bool(flag(members, "stream"))
+    stream = "stream" in members.values and bool(flag(members, "stream"))
     options = _NO_OPTIONS
     raw = members.values.get("stream_options")
     if raw is not None:
@@ -182,22 +182,27 @@ def read_request(body: bytes, route: Route, content_type: bytes = JSON_TYPE) -> 
         model=model,
         stream=stream and route.generates,
         max_tokens=_output_bound(members, route),
-        choices=count(members, "n", minimum=1) or 1,
+        choices=_choices(members, "n"),
         wants_usage=wants_usage,
         wants_continuous=wants_usage and bool(options.continuous_usage_stats),
         members=members,
         references=_references(members, route),
-        run=_run_ids(members),
+        run=_run_ids(members) if "metadata" in members.values else NO_RUN,
         most_units=_most_units(members, route),
-        best_of=count(members, "best_of", minimum=1) or 1,
+        best_of=_choices(members, "best_of"),
     )
+
+
+def _choices(members: Members, name: str) -> int:
+    return count(members, name, minimum=1) or 1 if name in members.values else 1
 
 
 def _output_bound(members: Members, route: Route) -> int | None:
     for name in _OUTPUT_MEMBERS.get(route, ()):
-        bound = count(members, name, minimum=0)
-        if bound is not None:
-            return bound
+        if name in members.values:
+            bound = count(members, name, minimum=0)
+            if bound is not None:
+                return bound
     return None
 
 
@@ -232,11 +237,8 @@ def _most_units(members: Members, route: Route) -> Mapping[UnitMeter, int]:
 
 def _run_ids(members: Members) -> RunIds:
     """Ids in the metadata; metadata of another form is the engine's to judge."""
-    raw = members.values.get("metadata")
-    if raw is None:
-        return NO_RUN
     try:
-        found = _METADATA.decode(raw)
+        found = _METADATA.decode(members.values["metadata"])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return NO_RUN
     return RunIds(found.run_id, found.step_id, found.agent_id)

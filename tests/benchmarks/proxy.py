@@ -21,7 +21,6 @@ from tests.benchmarks import relay
 from tests.benchmarks.load import Load, run_load
 from tests.benchmarks.measures import cpu_us, shared_out_mib
 from tests.benchmarks.open_loop import at_rate, paced_streams, percentile
-from tests.benchmarks.proxy_sustained import losses_of_a_kill, sustained
 from tests.benchmarks.proxy_world import (
     Server,
     child,
@@ -131,6 +130,9 @@ def paced(name: str, server: Server) -> tuple[list[Figure], int]:
 
 def main() -> None:
     """Measure the relay, the proxy, and the engine without either."""
+    # Here, because servers start as copies of this module, and one's memory is measured.
+    from tests.benchmarks.proxy_sustained import losses_of_a_kill, sustained
+
     pin(0)
     FOLDER.mkdir(parents=True, exist_ok=True)
     ports = {name: free_port() for name in ENGINES}
