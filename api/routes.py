@@ -21,6 +21,7 @@ from api.operator.limits import LimitController
 from api.operator.meters import MeterController
 from api.operator.outcomes import OperatorOutcomeController
 from api.operator.plans import PlanController
+from api.operator.spend import OperatorSpendController
 from api.operator.tenants import TenantController
 from api.operator.usage import OperatorUsageController
 from api.operator.usage_events import UsageEventsController
@@ -32,6 +33,7 @@ from api.tenant.keys import KeyController
 from api.tenant.limits import OwnLimitController
 from api.tenant.outcomes import OutcomeController
 from api.tenant.seal import PublishedSealController, SealController
+from api.tenant.spend import SpendController
 from api.tenant.usage import UsageController
 
 ROOT = "/api/v1"
@@ -50,6 +52,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 InvoiceLineController,
                 CreditController,
                 OwnLimitController,
+                SpendController,
                 KeyController,
                 OutcomeController,
                 PublishedSealController,
@@ -67,6 +70,7 @@ def make_routes() -> list[ControllerRouterHandler]:
                 OperatorInvoiceLineController,
                 OperatorCreditController,
                 LimitController,
+                OperatorSpendController,
                 TopUpController,
                 OperatorOutcomeController,
                 CostController,

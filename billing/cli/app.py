@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, str] = {
     "credit": "Credit of tenants: grant, list, apply, void, expire.",
     "batch": "Batches that backends run: list them, bill one now.",
     "limit": "Limits of tenants: set, list, end.",
+    "alert": "Thresholds on spend: set, list, end; what was reached.",
     "outcome": "Outcomes: report, confirm, list.",
     "ledger": "Seal both ledgers, verify them, make bundles for tenants.",
     "verify-bundle": "Verify a month of sealed usage from a file, without a database.",

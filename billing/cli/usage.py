@@ -23,6 +23,7 @@ from billing.cli.usage_correct import amend, void
 from billing.cli.usage_import import Imported, import_usage
 from billing.cli.usage_parked import app as parked
 from billing.cli.usage_show import IMPORT, TenantOption, show, tenant_and_period
+from billing.cli.usage_spend import balance, forecast
 from billing.cli.when import FromOption, PeriodOption, ToOption, clock, instant
 from billing.exit_status import REFUSED
 from billing.metering.usage_event import Cause, EventKind, VerdictKind
@@ -44,6 +45,9 @@ app.command(
     epilog="Example: steelyard usage amend req_0193... --tenant acme --id a-1 "
     '--quantity tokens.output=900 --reason "counted twice"'
 )(amend)
+
+app.command(epilog="Example: steelyard usage balance --tenant acme")(balance)
+app.command(epilog="Example: steelyard usage forecast --tenant acme")(forecast)
 
 
 @app.command(epilog="Example: steelyard usage requests --tenant acme --limit 10")

@@ -12,7 +12,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from billing.store.database import first, members, only, query, run
+from billing.store.database import members, only, query, run
 from billing.store.usage.append import SHARD
 
 
@@ -241,16 +241,3 @@ def tenants_with_levels(connection: sa.Connection, tenant_ids: Sequence[int]) ->
         versions=[row.id for row in versions],
     )
     return frozenset(row.id for row in rows)
-
-
-def is_queued(connection: sa.Connection, tenant_id: int, *, now: datetime) -> bool:
-    """Whether something of a tenant is due and not yet rated."""
-    return (
-        first(
-            connection,
-            "SELECT 1 FROM accrual_due WHERE tenant_id = :tenant AND due_at <= :now LIMIT 1",
-            tenant=tenant_id,
-            now=now,
-        )
-        is not None
-    )

@@ -71,6 +71,13 @@ INSERT INTO invoice_line (invoice_id, ordinal, tenant_id, kind, key, description
   SELECT id, 1, tenant_id, 'charge', 'input', 'Input', 1, 1, 1, '[]', '[]' FROM invoice;
 INSERT INTO invoice_scope (invoice_id, period_start, period_end, tenant_id, watermark)
   SELECT id, period_start, period_end, tenant_id, watermark FROM invoice;
+INSERT INTO invoice_settlement (invoice_id, contract_id, period_start, line_key, tenant_id,
+    accrued, amount_minor)
+  SELECT id, tenant_id, period_start, 'input', tenant_id, 0.01, 1 FROM invoice;
+INSERT INTO spend_threshold (tenant_id, name, amount, made_by, created_at)
+  SELECT DISTINCT tenant, 'old', 1, 'tenant', timestamptz '2026-11-01' FROM old;
+INSERT INTO spend_alert SELECT t.id, at - interval '9 years', at, tenant, 'USD', 1, 1, 1, at
+  FROM old JOIN spend_threshold t ON t.tenant_id = tenant;
 INSERT INTO usage_correction (event_id, tenant_id, kind, corrects, corrects_at, source, foreign_id,
     reason, actor, corrected_at)
   SELECT gen_random_uuid(), tenant, 'void', gen_random_uuid(), at, 'desk', 'old ' || n, 'old',

@@ -61,6 +61,7 @@ REGISTERS = {
     "ledger_epoch", "legal_entity", "meter_set", "meter_version", "model", "open_hold",
     "outcome_definition",
     "plan_version", "price_version", "project", "seal_key", "seal_tree", "spend_limit",
+    "spend_threshold",
     "stripe_customer", "tenant", "top_up_policy", "usage_archive", "usage_horizon", "usage_shape",
     "usage_source",
 }  # fmt: skip

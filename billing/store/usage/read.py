@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from billing.period import Period
 from billing.rating.needs import NO_NEEDS, Needs
-from billing.store.database import query
+from billing.store.database import only, query
 from billing.store.usage.aggregates import QuantityRow, Scope, aggregated_quantities
 from billing.store.usage.rated_events import quantities_of_events
 from billing.store.usage.raw_counts import unpack_counts
@@ -150,6 +150,20 @@ def event(connection: sa.Connection, *, tenant_id: int, event_id: UUID) -> Event
     """One event of a tenant."""
     rows = query(connection, f"{_EVENTS} AND e.id = :id", tenant=tenant_id, id=event_id)
     return _view(rows[0]) if rows else None
+
+
+def newest_usage_at(
+    connection: sa.Connection, *, tenant_id: int, period: Period
+) -> datetime | None:
+    """When a tenant's newest event of a period occurred; None if it has none."""
+    return only(
+        connection,
+        "SELECT max(occurred_at) AS at FROM usage_event WHERE tenant_id = :tenant "
+        "AND occurred_at >= :start AND occurred_at < :end",
+        tenant=tenant_id,
+        start=period.start,
+        end=period.end,
+    ).at
 
 
 def scrap(connection: sa.Connection, *, period: Period) -> list[tuple[str, int, int]]:
