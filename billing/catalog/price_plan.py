@@ -140,6 +140,7 @@ class PricePlan:
         if len(self.charges) > CHARGES_MAX:
             raise InvalidPlan("too many charges", field="charges", remedy=f"at most {CHARGES_MAX}")
         self._require_keys()
+        self._require_one_promise()
         self._require_windows()
         self._require_units()
         for overlap in find_overlaps(self.charges):
@@ -148,6 +149,20 @@ class PricePlan:
                 field=f"charges[{overlap.second}]",
                 remedy=f"narrow this charge or {self.charges[overlap.first].key}",
             )
+
+    def _require_one_promise(self) -> None:
+        """Usage that counted towards two promises would keep both of them with one payment."""
+        counting: set[str] = set()
+        every = frozenset(charge.key for charge in self.charges)
+        for position, promised in enumerate(self.commitments):
+            of = every if promised.charges is None else promised.charges
+            if twice := counting & of:
+                raise InvalidPlan(
+                    f"{min(twice)} counts towards two commitments",
+                    field=f"commitments[{position}].charges",
+                    remedy="name each charge in one of them",
+                )
+            counting |= of
 
     def _require_windows(self) -> None:
         """A window is known by its name, so one name is one window."""

@@ -31,7 +31,7 @@ from billing.errors import InvalidInput
 from billing.exit_status import REFUSED
 from billing.money import EXACT
 from billing.period import parse_month, zone
-from billing.planfiles.meter_file import declared_by_code
+from billing.planfiles.meter_file import declared_by_code, units_by_code
 from billing.planfiles.plan_file import read_price_books
 from billing.planfiles.usage_file import LINE_CHARACTERS_MAX
 from billing.planfiles.usage_tally import UsageTally, tally
@@ -93,7 +93,8 @@ def rate(
     counted = UsageTally(plan=price_plan, meters=declared, period=covered, zone=clock)
     with refused_in(usage), opened(usage, field="usage") as source:
         quantities = tally(_lines(source, quiet=as_json), counted)
-    rating = rate_usage(price_plan, quantities, of=Slice(covered=covered, zone=clock))
+    part = Slice(covered=covered, zone=clock)
+    rating = rate_usage(price_plan, quantities, of=part, units=units_by_code(declared))
     if as_json:
         show_json(
             {

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -136,6 +136,11 @@ def declared_by_code(files: Iterable[MeterFile]) -> dict[str, DeclaredMeter]:
                 remedy="leave one of them out",
             )
     return found
+
+
+def units_by_code(meters: Mapping[str, DeclaredMeter]) -> dict[str, str]:
+    """What a unit of each meter is called."""
+    return {code: each.meter.unit for code, each in meters.items()}
 
 
 def meter_digest(meter: Meter, reading: Reading) -> bytes:

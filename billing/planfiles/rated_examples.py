@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from billing.money import EXACT
 from billing.period import Period
-from billing.planfiles.meter_file import MeterFile, declared_by_code, read_meter
+from billing.planfiles.meter_file import MeterFile, declared_by_code, read_meter, units_by_code
 from billing.planfiles.plan_file import EXAMPLES, read_plan
 from billing.planfiles.usage_tally import UsageTally, tally
 from billing.rating.line import RatedLine, Rating
@@ -78,7 +78,9 @@ def rate_example(example: Example) -> Rating:
     plan = read_plan(EXAMPLES.joinpath(f"{example.name}.yaml").read_bytes(), meters=meters)
     usage = UsageTally(plan=plan, meters=meters, period=month, zone=zone)
     with EXAMPLES.joinpath("usage", f"{example.name}.jsonl").open(encoding="utf-8") as lines:
-        return rate(plan, tally(lines, usage), of=Slice(covered=month, zone=zone))
+        quantities = tally(lines, usage)
+    part = Slice(covered=month, zone=zone)
+    return rate(plan, quantities, of=part, units=units_by_code(meters))
 
 
 def readme() -> str:

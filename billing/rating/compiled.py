@@ -8,7 +8,7 @@ without the words that a person reads. The steps give the same amounts, and a te
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, localcontext
 from functools import lru_cache
@@ -18,7 +18,7 @@ from billing.catalog.adjustment import NO_ADJUSTMENT
 from billing.catalog.charge import Charge
 from billing.catalog.price import FlatFee, Graduated, PerUnit, Span
 from billing.catalog.price_plan import Policies, PricePlan, ZeroUsageFirstFlat
-from billing.catalog.selector import Selector, unit_of
+from billing.catalog.selector import Selector, is_built_in, unit_of
 from billing.errors import InvalidInput, OverlappingCharges
 from billing.money import EXACT, Currency
 from billing.rating.proration import DayShare
@@ -149,11 +149,28 @@ class CompiledPlan:
     Attributes:
         charges: in the plan's order.
         meters: by code; a meter that is missing has no price.
+        counts_declared: whether a charge counts by a meter that is not built in, whose unit is
+            known to who declared it.
     """
 
     plan: PricePlan
     charges: tuple[CompiledCharge, ...]
     meters: Mapping[str, MeterPrices]
+    counts_declared: bool
+
+    def in_units(self, units: Mapping[str, str]) -> CompiledPlan:
+        """The same with the units of declared meters, by code of the meter."""
+        if not self.counts_declared or not units:
+            return self
+        return replace(
+            self,
+            charges=tuple(
+                replace(charge, unit=units[charge.meter])
+                if charge.meter is not None and charge.meter in units
+                else charge
+                for charge in self.charges
+            ),
+        )
 
     def charge_of(self, used: MeteredQuantity, zone: ZoneInfo) -> Charge | None:
         """The charge that prices a quantity; see `MeterPrices.charge_of`."""
@@ -196,6 +213,7 @@ def _compiled(same: _Same) -> CompiledPlan:
         plan=plan,
         charges=charges,
         meters={meter: _prices(entries) for meter, entries in by_meter.items()},
+        counts_declared=not all(map(is_built_in, by_meter)),
     )
 
 

@@ -7,7 +7,7 @@ local time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -72,6 +72,24 @@ def groups_of(terms: Terms, usage: Iterable[MeteredQuantity]) -> tuple[Group, ..
     if not found:
         found[GroupKey()] = []
     return tuple(_group(key, found[key]) for key in sorted(found, key=_in_order))
+
+
+def present(groups: Sequence[Group], *, through: bool) -> Sequence[Group]:
+    """The groups that something was used of by then; one empty group where nothing was.
+
+    A fee that is due without usage is due once then, whichever groups a later slice has.
+    """
+    found = [group for group in groups if _was_used(group, through=through)]
+    return found or [_group(GroupKey(), [])]
+
+
+def _was_used(group: Group, *, through: bool) -> bool:
+    if group.transactions_before or group.changes_before:
+        return True
+    if through:
+        used = EXACT.add(group.before, group.quantity)
+        return bool(used or group.transactions or group.changes)
+    return bool(group.before)
 
 
 def span_of(charge: Charge) -> Span:

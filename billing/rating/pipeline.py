@@ -18,7 +18,7 @@ Promotional credits, tax and paid credits follow on the invoice, since they are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, Inexact, localcontext
 from zoneinfo import ZoneInfo
@@ -34,12 +34,13 @@ from billing.rating.proration import WHOLE, DayShare
 from billing.rating.quantity import MeteredQuantity
 from billing.rating.rounding import round_line
 from billing.rating.step import Terms, Weighing
-from billing.rating.together import rate_together
+from billing.rating.together import less_before, rate_together
 from billing.rating.weigh import weigh
 from billing.rating.whole import Adjustment, adjustments
 
 _ZERO, _ONE = Decimal(0), Decimal(1)
 _UTC = ZoneInfo("UTC")
+_NO_UNITS: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ def rate(
     *,
     of: Slice = WHOLE_PERIOD,
     explained: bool = True,
+    units: Mapping[str, str] = _NO_UNITS,
 ) -> Rating:
     """Rate a slice of one contract's billing period.
 
@@ -83,6 +85,7 @@ def rate(
         of: which slice it is.
         explained: whether lines carry their arithmetic; without it they are the same lines, and
             cost a fraction of the time.
+        units: what a unit of a declared meter is called, by code of the meter.
 
     Raises:
         InvalidInput: usage before a slice that opens the period, or a charge that asks for a time
@@ -90,7 +93,7 @@ def rate(
         AmountOutOfRange: a quantity or an amount beyond what can be billed exactly.
         OverlappingCharges: two charges select one quantity (D16).
     """
-    ready = compiled(plan)
+    ready = compiled(plan).in_units(units)
     with localcontext(EXACT):
         selected, unrated = _select(ready, _in_place(quantities, of), of)
         try:
@@ -100,13 +103,40 @@ def rate(
                 for line in _lines(plan, charge, selected.get(charge.charge.key, ()), of, explained)
             )
             if plan.commitments or plan.coupons:
-                share, closes = of.share, of.closes_period
-                lines = (*lines, *rate_together(plan, lines, share=share, closes=closes))
+                lines = (*lines, *_together(ready, selected, lines, of))
         except Inexact:
             raise AmountOutOfRange("an amount has more digits than can be kept exactly") from None
     if not explained:
         lines = tuple(replace(line, explanation=()) if line.explanation else line for line in lines)
     return Rating(currency=plan.currency, lines=lines, unrated=unrated)
+
+
+def _together(
+    ready: CompiledPlan,
+    selected: Mapping[str, Sequence[MeteredQuantity]],
+    lines: Sequence[RatedLine],
+    of: Slice,
+) -> Iterator[RatedLine]:
+    """Lines of commitments and coupons; of a later slice, what it changes in the period's."""
+    if of.opens_period:
+        yield from rate_together(ready.plan, lines, share=of.share, closes=of.closes_period)
+        return
+    periods: list[list[RatedLine]] = []
+    for through, closes in ((True, of.closes_period), (False, False)):
+        whole = replace(of, opens_period=True, closes_period=closes)
+        bent = [
+            line
+            for charge in ready.charges
+            for line in _lines(
+                ready.plan,
+                charge,
+                [used.as_one(through=through) for used in selected.get(charge.charge.key, ())],
+                whole,
+                False,
+            )
+        ]
+        periods.append(list(rate_together(ready.plan, bent, share=of.share, closes=closes)))
+    yield from less_before(*periods)
 
 
 def _in_place(quantities: Iterable[MeteredQuantity], of: Slice) -> list[MeteredQuantity]:

@@ -6,7 +6,7 @@ Decides: which quantities can be rated at all. Decides nothing about how they we
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -86,6 +86,32 @@ class MeteredQuantity:
         if self.changes or self.changes_before:
             _require_sum((c.prorated for c in self.changes), self.quantity, field="changes")
             _require_sum((c.prorated for c in self.changes_before), self.before, field="changes")
+
+    def as_one(self, *, through: bool) -> MeteredQuantity:
+        """The same place as one slice from the start of the period.
+
+        Args:
+            through: up to the end of this slice, or up to its beginning.
+        """
+        if not through:
+            return replace(
+                self,
+                quantity=self.before,
+                before=_ZERO,
+                transactions=self.transactions_before,
+                transactions_before=(),
+                changes=self.changes_before,
+                changes_before=(),
+            )
+        return replace(
+            self,
+            quantity=EXACT.add(self.before, self.quantity),
+            before=_ZERO,
+            transactions=(*self.transactions_before, *self.transactions),
+            transactions_before=(),
+            changes=(*self.changes_before, *self.changes),
+            changes_before=(),
+        )
 
 
 def _values(points: Iterable[Point]) -> Iterable[Decimal]:

@@ -7,6 +7,7 @@ what a coupon takes off. Both compare with amounts that are rounded already.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from billing.catalog.adjustment import Coupon, SpendCommitment
@@ -38,6 +39,31 @@ def rate_together(
         yield from made
 
 
+def less_before(now: Sequence[RatedLine], then: Sequence[RatedLine]) -> Iterator[RatedLine]:
+    """What lines of a period come to, less what they came to at the beginning of a slice.
+
+    Args:
+        now, then: of `rate_together`; a key occurs once in each.
+    """
+    earlier = {line.key: line for line in then}
+    for line in now:
+        before = earlier.pop(line.key, None)
+        if before is None:
+            yield line
+        elif before.amount != line.amount:
+            text = f"less {before.amount} up to the slice"
+            yield _changed(line, line.amount - before.amount, text, -before.amount.major())
+    for line in earlier.values():
+        yield _changed(line, -line.amount, "no longer due", None)
+
+
+def _changed(line: RatedLine, amount: Money, text: str, less: Decimal | None) -> RatedLine:
+    major = amount.major()
+    kept = () if less is None else line.explanation
+    note = ExplanationStep(step="slice", text=text, amount=major if less is None else less)
+    return replace(line, exact=major, amount=amount, explanation=(*kept, note))
+
+
 def _commitment(
     promised: SpendCommitment,
     lines: Sequence[RatedLine],
@@ -49,7 +75,8 @@ def _commitment(
     due = share.of(promised.amount)
     missing = to_minor(due, currency) - reached
     text = f"{figure(due)} committed, {_money(reached, currency)} reached"
-    if missing > 0 and closes:
+    # Nothing promised is no bound: usage that was taken back may leave less than nothing.
+    if missing > 0 and closes and promised.amount:
         yield _line(
             promised,
             LineKind.TRUE_UP,

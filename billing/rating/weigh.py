@@ -15,7 +15,7 @@ from billing.catalog.adjustment import Commitment
 from billing.catalog.price import Reserved, Span
 from billing.catalog.price_plan import NegativeUsage
 from billing.rating.discount import discount
-from billing.rating.groups import Group, GroupKey, by_time, spans_in
+from billing.rating.groups import Group, GroupKey, by_time, present, spans_in
 from billing.rating.included_usage import deduct_included
 from billing.rating.line import ExplanationStep
 from billing.rating.pricing_unit import price_in_currency
@@ -51,6 +51,7 @@ def weigh(terms: Terms, groups: Sequence[Group], *, through: bool) -> Weighing:
     Returns:
         The exact amount with its explanation; `quantity` is what stayed chargeable.
     """
+    groups = present(groups, through=through)
     total = Weighing(quantity=_ZERO)
     chargeable = 0
     for group in groups:

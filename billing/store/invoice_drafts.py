@@ -111,9 +111,10 @@ def _insert_quantities(connection: sa.Connection, draft: NewDraft) -> None:
     connection.execute(
         sa.text(
             "INSERT INTO invoice_quantity (invoice_id, ordinal, tenant_id, period_start, "
-            "contract_id, meter, model, quantity, dimensions, at, transactions) VALUES (:invoice, "
-            ":ordinal, :tenant, :start, :contract, :meter, :model, :quantity, "
-            "CAST(:dimensions AS jsonb), :at, CAST(:transactions AS jsonb))"
+            "contract_id, meter, model, quantity, dimensions, at, transactions, changes) VALUES "
+            "(:invoice, :ordinal, :tenant, :start, :contract, :meter, :model, :quantity, "
+            "CAST(:dimensions AS jsonb), :at, CAST(:transactions AS jsonb), "
+            "CAST(:changes AS jsonb))"
         ),
         [
             {
@@ -128,6 +129,12 @@ def _insert_quantities(connection: sa.Connection, draft: NewDraft) -> None:
                 "dimensions": json.dumps(dict(row.dimensions)),
                 "at": row.at,
                 "transactions": json.dumps([_written(point) for point in row.transactions]),
+                "changes": json.dumps(
+                    [
+                        [each.at.isoformat(), plain(each.units), plain(each.prorated)]
+                        for each in row.changes
+                    ]
+                ),
             }
             for ordinal, row in enumerate(draft.quantities)
         ],

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from billing.metering.aggregation import Point
 from billing.period import Period
+from billing.rating.quantity import LevelChange
 from billing.store.database import first, members, only, query, run
 
 
@@ -84,6 +85,7 @@ class InvoiceQuantityRow:
         dimensions: values that its price asked for, by name, ascending.
         at: the quarter hour in which it was used, where its price asked for it.
         transactions: single events in their order, where its price asked for them.
+        changes: of a level, by time, where its price goes by units and days.
     """
 
     period_start: datetime
@@ -94,6 +96,7 @@ class InvoiceQuantityRow:
     dimensions: tuple[tuple[str, str], ...] = ()
     at: datetime | None = None
     transactions: tuple[Point, ...] = ()
+    changes: tuple[LevelChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,8 +334,9 @@ def quantities(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceQuant
     rows = query(
         connection,
         "SELECT coalesce(q.period_start, i.period_start) AS period_start, q.contract_id, q.meter, "
-        "q.model, q.quantity, q.dimensions, q.at, q.transactions FROM invoice_quantity q "
-        "JOIN invoice i ON i.id = q.invoice_id WHERE q.invoice_id = :id ORDER BY q.ordinal",
+        "q.model, q.quantity, q.dimensions, q.at, q.transactions, q.changes "
+        "FROM invoice_quantity q JOIN invoice i ON i.id = q.invoice_id "
+        "WHERE q.invoice_id = :id ORDER BY q.ordinal",
         id=invoice_id,
     )
     return [
@@ -341,10 +345,17 @@ def quantities(connection: sa.Connection, invoice_id: UUID) -> list[InvoiceQuant
                 row,
                 dimensions=tuple(sorted(row.dimensions.items())),
                 transactions=tuple(_point(*each) for each in row.transactions),
+                changes=tuple(_change(*each) for each in row.changes),
             )
         )
         for row in rows
     ]
+
+
+def _change(at: str, units: str, prorated: str) -> LevelChange:
+    return LevelChange(
+        at=datetime.fromisoformat(at), units=Decimal(units), prorated=Decimal(prorated)
+    )
 
 
 def _point(at: str, epoch: int, event_id: str, value: str) -> Point:

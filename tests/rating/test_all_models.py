@@ -1,192 +1,213 @@
-"""Every price model with every adjustment, whole and in slices, against an independent oracle."""
+"""Every price model with every adjustment and policy, against an independent oracle.
+
+Whole periods and slices of them, quantities to 10^18, prices with 12 decimals, usage that was
+taken back, windows, parts of a period, several charges with commitments and coupons over them.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
-from uuid import UUID
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from billing.catalog.adjustment import Adjustments, Commitment, Coupon, SpendCommitment
+from billing.catalog.adjustment import Adjustments, Commitment, SpendCommitment
 from billing.catalog.charge import Charge
-from billing.catalog.price import (
-    Graduated,
-    Package,
-    Percentage,
-    PerUnit,
-    Reserved,
-    Rounding,
-    Span,
-    Volume,
-)
+from billing.catalog.price import Graduated, Package, Percentage, PerUnit, Reserved, Span, Volume
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.rates import highest_price
 from billing.catalog.selector import Selector
 from billing.catalog.tier import Tier
 from billing.errors import InvalidPlan
-from billing.metering.aggregation import Point
 from billing.money import EXACT, currency
-from billing.period import Period
+from billing.planfiles.plan_dump import dump
+from billing.planfiles.plan_file import load_document
+from billing.rating.line import LineKind, RatedLine
 from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
+from tests.charges import flat_fee, per_unit
+from tests.rating.drawn import (
+    COVERED,
+    ROUNDS,
+    SMALL,
+    WHOLE,
+    ZERO,
+    Case,
+    cases,
+    has_transactions,
+    metered,
+    models,
+    sizes,
+    tiers,
+)
 from tests.rating.oracle_of_models import Use, total_minor
-from tests.strategies import PATIENT, decimals
-
-HOURS = 4
-START = datetime(2026, 11, 1, tzinfo=UTC)
-COVERED = Period(start=START, end=START + timedelta(hours=HOURS))
-WHOLE = Slice(covered=COVERED)
-ZERO = Decimal(0)
-prices = decimals(limit=100, places=12)
-some = decimals(limit=1000, places=3)
-above_zero = some.filter(lambda number: number > 0)
-maybe = st.none() | some
-uses = st.lists(
-    st.builds(
-        Use,
-        hour=st.integers(0, HOURS - 1),
-        region=st.sampled_from(["eu", "us"]),
-        quantity=some.map(Fraction),
-    ),
-    max_size=8,
-)
 
 
-@st.composite
-def tiers(draw: st.DrawFn) -> tuple[Tier, ...]:
-    bounds = sorted(draw(st.sets(above_zero, max_size=3)))
-    found = []
-    for bound in [*bounds, None]:
-        least = draw(st.just(ZERO) | prices)
-        found.append(
-            Tier(
-                up_to=bound,
-                unit=draw(prices),
-                flat=draw(prices),
-                package=draw(st.none() | above_zero),
-                cap=draw(st.none() | prices.map(lambda more, least=least: least + more)),
-                minimum=least,
-            )
+def usage_of(case: Case, *, done: bool = False) -> list[MeteredQuantity]:
+    """The usage of both slices together, or of the second behind the first."""
+    first, second = (case.first, case.second) if done else ([], [*case.first, *case.second])
+    return metered(first, second, single=has_transactions(case.plan))
+
+
+def opening(case: Case) -> list[RatedLine]:
+    """Lines of the first slice, while the period is open."""
+    usage = metered([], case.first, single=has_transactions(case.plan))
+    part = Slice(covered=COVERED, share=case.share, closes_period=False)
+    return list(rate(case.plan, usage, of=part).lines)
+
+
+def whole(case: Case) -> Slice:
+    return Slice(covered=COVERED, share=case.share)
+
+
+def minor(plan: PricePlan, usage: list[MeteredQuantity], of: Slice) -> int:
+    return sum(line.amount.minor for line in rate(plan, usage, of=of).lines)
+
+
+@ROUNDS
+@given(cases())
+def test_R1_lines_are_whole_minor_units_and_come_to_what_the_oracle_says(case):
+    lines = rate(case.plan, usage_of(case), of=whole(case)).lines
+
+    assert sum(line.amount.minor for line in lines) == total_minor(
+        case.plan, case.all_uses, case.time
+    )
+    for line in lines:
+        # What is not billed of a charge is less than what half a minor unit is worth.
+        off = abs(Fraction(line.exact) * 100 - line.amount.minor)
+        assert off <= Fraction(1, 2) if line.kind is LineKind.CHARGE else off == 0
+    assert len({line.key for line in lines}) == len(lines)
+
+
+@ROUNDS
+@given(cases())
+def test_R2_two_slices_cost_the_whole(case):
+    """Commitments and coupons over several charges too: they are of the period, not of a slice."""
+    closing = replace(whole(case), opens_period=False)
+
+    slices = [*opening(case), *rate(case.plan, usage_of(case, done=True), of=closing).lines]
+
+    found: dict[str, int] = defaultdict(int)
+    for line in slices:
+        found[line.key] += line.amount.minor
+    at_once = rate(case.plan, usage_of(case), of=whole(case)).lines
+    expected = {line.key: line.amount.minor for line in at_once if line.amount.minor}
+    assert {key: amount for key, amount in found.items() if amount} == expected
+
+
+@ROUNDS
+@given(cases(signed=False))
+def test_R3_more_usage_never_costs_less_of_any_model_but_volume(case):
+    """A shortfall that is given back shrinks with usage; volume tiers may fall at a bound."""
+    # A later use may be free where an earlier one would have cost, so more of it comes last.
+    falling = (Volume, Percentage)
+    assume(not any(isinstance(charge.price, falling) for charge in case.plan.charges))
+
+    fewer = minor(case.plan, metered([], case.first, single=False), whole(case))
+
+    assert fewer <= minor(case.plan, usage_of(case), whole(case))
+
+
+@ROUNDS
+@given(sizes.flatmap(tiers), st.sampled_from([1, 10, 1000]), st.data())
+def test_R3_volume_jumps_at_a_bound_by_exactly_the_difference_of_its_tiers(drawn, per, data):
+    """At the bound all units have the lower tier's price, a step beyond it the upper one's."""
+    plain = tuple(Tier(up_to=tier.up_to, unit=tier.unit, flat=tier.flat) for tier in drawn)
+    assume(len(plain) > 1)
+    bound, (lower, upper) = plain[0].up_to, plain[:2]
+    assert bound is not None
+    step = data.draw(SMALL.above_zero)
+    above = min(bound + step, upper.up_to or bound + step)
+    at, beyond = (priced(Volume(tiers=plain), quantity, per) for quantity in (bound, above))
+
+    jump = (Fraction(above) * Fraction(upper.unit) - Fraction(bound) * Fraction(lower.unit)) / per
+    assert beyond - at == jump + Fraction(upper.flat) - Fraction(lower.flat)
+
+
+@ROUNDS
+@given(cases())
+def test_R4_a_slice_without_usage_changes_nothing(case):
+    """Rating again what was rated finds no line, whatever was taken back."""
+    again = replace(case, second=[])
+    part = Slice(covered=COVERED, share=case.share, opens_period=False, closes_period=False)
+
+    assert rate(case.plan, usage_of(again, done=True), of=part).lines == ()
+
+
+@ROUNDS
+@given(cases(), st.data())
+def test_R5_R7_a_quantity_is_on_one_line_or_unrated(case, data):
+    """With a charge taken out of the plan, what it priced is unrated, and no line takes it."""
+    gone = data.draw(st.sampled_from(case.plan.charges))
+    rest = tuple(charge for charge in case.plan.charges if charge is not gone)
+    assume(rest)
+    plan = replace(case.plan, charges=rest, commitments=(), coupons=())
+    usage = usage_of(case)
+
+    rating = rate(plan, usage, of=whole(case))
+
+    def counted(meter: str) -> Fraction:
+        found = [line.quantity for line in rating.lines if line.meter == meter]
+        found += [row.quantity for row in rating.unrated if row.meter == meter]
+        return sum(map(Fraction, found), Fraction(0))
+
+    for meter in ("requests", "searches"):
+        places = [used for used in usage if used.meter == meter]
+        taken_back = sum(
+            Fraction(used.quantity) for used in below_zero(plan, places, rating.unrated)
         )
-    return tuple(found)
+        assert counted(meter) == sum(Fraction(used.quantity) for used in places) - taken_back
 
 
-percentages = st.builds(
-    Percentage,
-    percent=decimals(limit=100, places=6),
-    fixed=prices,
-    free_transactions=st.none() | st.integers(0, 5),
-    free_value=maybe,
-    minimum=decimals(limit=5, places=2),
-    maximum=st.none() | prices.map(lambda more: more + 5),
-)
-models = st.one_of(
-    st.builds(PerUnit, price=prices),
-    st.builds(Graduated, tiers=tiers()),
-    st.builds(Volume, tiers=tiers()),
-    st.builds(Package, size=above_zero, price=prices, rounding=st.sampled_from(Rounding)),
-    st.builds(
-        Reserved,
-        committed=above_zero,
-        window=st.just(Span.HOUR),
-        price=prices.map(lambda price: price + 1),
-        overage=prices,
-        shortfall=decimals(limit=1, places=3),
-    ),
-    percentages,
-)
-
-
-@st.composite
-def charges(draw: st.DrawFn) -> Charge:
-    price = draw(models)
-    hourly = draw(st.booleans()) and not isinstance(price, Reserved)
-    promised = st.builds(
-        Commitment,
-        amount=prices,
-        window=st.just(Span.HOUR if hourly else Span.PERIOD),
-        overage_factor=decimals(limit=3, places=2).map(lambda more: more + 1),
-        true_up=st.booleans(),
-    )
-    least = draw(st.just(ZERO) | prices)
-    bent = Adjustments(
-        discount_percent=draw(st.just(ZERO) | decimals(limit=100, places=3)),
-        maximum=draw(st.none() | prices.map(lambda more: least + more)),
-        minimum=least,
-        commitment=draw(st.none() | promised),
-    )
-    windowed = isinstance(price, Reserved) or (bent.commitment is not None and hourly)
-    plain = isinstance(price, Percentage)
-    rounds = draw(st.none() | st.sampled_from(Rounding)) if isinstance(price, PerUnit) else None
-    return Charge(
-        key="drawn",
-        description="Drawn",
-        selector=Selector(meter="requests"),
-        price=price,
-        per=1 if plain else draw(st.sampled_from([1, 10, 1000])),
-        round_units=rounds,
-        included=ZERO if plain or isinstance(price, Reserved) or rounds else draw(some),
-        split_by=() if windowed else draw(st.sampled_from([(), ("region",)])),
-        restart=Span.PERIOD if windowed else draw(st.sampled_from([Span.PERIOD, Span.HOUR])),
-        adjustments=bent,
-    )
-
-
-@st.composite
-def plans(draw: st.DrawFn) -> PricePlan:
-    factor = decimals(limit=3, places=2).map(lambda more: more + 1)
-    coupons = [
-        st.builds(
-            Coupon,
-            key=st.just("coupon"),
-            description=st.just("Coupon"),
-            **{member: decimals(limit=50, places=2).filter(lambda number: number > 0)},
-        )
-        for member in ("percent_off", "amount_off")
-    ]
-    promised = st.builds(
-        SpendCommitment,
-        key=st.just("promised"),
-        description=st.just("Promised"),
-        amount=prices,
-        overage_factor=factor,
-    )
-    return PricePlan(
-        slug="drawn",
-        name="Drawn",
-        currency=currency("USD"),
-        charges=(draw(charges()),),
-        commitments=tuple(draw(st.lists(promised, max_size=1))),
-        coupons=tuple(draw(st.lists(st.one_of(*coupons), max_size=1))),
-    )
-
-
-def metered(done: list[Use], now: list[Use]) -> list[MeteredQuantity]:
-    """Usage as it is handed in: by quarter hour and dimension, with what came before."""
-    places: dict[tuple[int, str], tuple[list[Point], list[Point]]] = defaultdict(lambda: ([], []))
-    for number, use in enumerate([*done, *now]):
-        at = START + timedelta(hours=use.hour)
-        value = Decimal(use.quantity.numerator) / Decimal(use.quantity.denominator)
-        point = Point(occurred_at=at, epoch=1, event_id=UUID(int=number), value=value)
-        places[use.hour, use.region][number >= len(done)].append(point)
+def below_zero(plan, places, unrated) -> list[MeteredQuantity]:
+    """Places without a price that gave back at least what they used: they are no queue."""
+    listed = {(row.meter, row.dimensions) for row in unrated}
     return [
-        MeteredQuantity(
-            meter="requests",
-            dimensions=(("region", region),),
-            at=START + timedelta(hours=hour),
-            quantity=sum((point.value for point in later), ZERO),
-            before=sum((point.value for point in earlier), ZERO),
-            transactions=tuple(later),
-            transactions_before=tuple(earlier),
-        )
-        for (hour, region), (earlier, later) in places.items()
+        used
+        for used in places
+        if (used.meter, used.dimensions) not in listed and not has_price(plan, used)
     ]
+
+
+def has_price(plan: PricePlan, used: MeteredQuantity) -> bool:
+    values = dict(used.dimensions)
+    return any(
+        charge.selector.selects(used.meter, used.model, values, used.at, WHOLE.zone)
+        for charge in plan.charges
+        if charge.selector
+    )
+
+
+@ROUNDS
+@given(cases(), st.randoms(use_true_random=False))
+def test_R6_order_storage_and_context_change_nothing(case, random):
+    """The order of usage, the stored form of the plan, and the caller's arithmetic."""
+    usage = usage_of(case)
+    shuffled = random.sample(usage, len(usage))
+    expected = rate(case.plan, usage, of=whole(case))
+    with localcontext() as context:
+        context.prec = 3
+        found = rate(load_document(dump(case.plan)), shuffled, of=whole(case))
+
+    assert found == expected
+
+
+@ROUNDS
+@given(cases())
+def test_explanations_of_every_model_can_be_redone_by_hand(case):
+    product = re.compile(r"(-?[\d.]+) x (-?[\d.]+) = (-?[\d.]+)")
+    with localcontext(EXACT):
+        for line in rate(case.plan, usage_of(case), of=whole(case)).lines:
+            addends = [note.amount for note in line.explanation if note.amount is not None]
+            assert sum(addends, ZERO) == line.exact
+            for note in line.explanation:
+                for left, right, result in product.findall(note.text.replace(",", "")):
+                    assert Decimal(left) * Decimal(right) == Decimal(result)
 
 
 def charge_for(price, per: int) -> Charge:
@@ -217,72 +238,8 @@ def begun(price) -> Fraction:
     return Fraction(0)
 
 
-def minor(plan: PricePlan, usage: list[MeteredQuantity], of: Slice) -> int:
-    return sum(line.amount.minor for line in rate(plan, usage, of=of).lines)
-
-
-@PATIENT
-@given(plans(), uses)
-def test_amounts_of_every_model_equal_the_oracle(plan, drawn):
-    total = minor(plan, metered([], drawn), Slice(covered=COVERED))
-
-    assert total == total_minor(plan, drawn, hours=HOURS)
-
-
-@PATIENT
-@given(plans(), uses, uses)
-def test_R2_two_slices_of_every_model_cost_the_whole(plan, first, second):
-    """Commitments and coupons over charges are the invoice's, and are not of a slice."""
-    plan = PricePlan(slug=plan.slug, name=plan.name, currency=plan.currency, charges=plan.charges)
-    opening = Slice(covered=COVERED, closes_period=False)
-    closing = Slice(covered=COVERED, opens_period=False)
-
-    slices = minor(plan, metered([], first), opening) + minor(plan, metered(first, second), closing)
-
-    assert slices == total_minor(plan, [*first, *second], hours=HOURS)
-
-
-@PATIENT
-@given(plans(), uses, st.randoms(use_true_random=False))
-def test_R4_R6_the_order_in_which_usage_is_handed_in_changes_nothing(plan, drawn, random):
-    usage = metered([], drawn)
-    shuffled = random.sample(usage, len(usage))
-
-    assert rate(plan, shuffled, of=WHOLE) == rate(plan, usage, of=WHOLE)
-
-
-@PATIENT
-@given(plans(), uses, uses)
-def test_R3_more_usage_never_costs_less_of_any_model_but_volume(plan, drawn, more):
-    """A shortfall that is given back shrinks with usage; volume tiers may fall at a bound."""
-    plan = PricePlan(slug=plan.slug, name=plan.name, currency=plan.currency, charges=plan.charges)
-    (charge,) = plan.charges
-    assume(not isinstance(charge.price, Volume))
-    # A later use may be free where an earlier one would have cost, so more of it comes last.
-    assume(not isinstance(charge.price, Percentage))
-
-    fewer = minor(plan, metered([], drawn), WHOLE)
-
-    assert fewer <= minor(plan, metered([], [*drawn, *more]), WHOLE)
-
-
-@PATIENT
-@given(tiers(), above_zero, st.sampled_from([1, 10, 1000]))
-def test_R3_volume_jumps_at_a_bound_by_exactly_the_difference_of_its_tiers(drawn, step, per):
-    """At the bound all units have the lower tier's price, a step beyond it the upper one's."""
-    plain = tuple(Tier(up_to=tier.up_to, unit=tier.unit, flat=tier.flat) for tier in drawn)
-    assume(len(plain) > 1)
-    bound, (lower, upper) = plain[0].up_to, plain[:2]
-    assert bound is not None
-    above = min(bound + step, upper.up_to or bound + step)
-    at, beyond = (priced(Volume(tiers=plain), quantity, per) for quantity in (bound, above))
-
-    jump = (Fraction(above) * Fraction(upper.unit) - Fraction(bound) * Fraction(lower.unit)) / per
-    assert beyond - at == jump + Fraction(upper.flat) - Fraction(lower.flat)
-
-
-@PATIENT
-@given(models, above_zero, st.sampled_from([1, 10]))
+@ROUNDS
+@given(models(SMALL), SMALL.above_zero, st.sampled_from([1, 10]))
 def test_the_highest_price_bounds_what_a_first_use_costs(price, quantity, per):
     """Fees apart, and the package or window that is begun last."""
     charge = charge_for(price, 1 if isinstance(price, Percentage) else per)
@@ -297,17 +254,41 @@ def test_the_highest_price_bounds_what_a_first_use_costs(price, quantity, per):
     assert cost <= Fraction(highest_price(charge)) * Fraction(quantity) + fixed
 
 
-@PATIENT
-@given(plans(), uses)
-def test_explanations_of_every_model_can_be_redone_by_hand(plan, drawn):
-    product = re.compile(r"(-?[\d.]+) x (-?[\d.]+) = (-?[\d.]+)")
-    with localcontext(EXACT):
-        for line in rate(plan, metered([], drawn), of=WHOLE).lines:
-            addends = [note.amount for note in line.explanation if note.amount is not None]
-            assert sum(addends, ZERO) == line.exact
-            for note in line.explanation:
-                for left, right, result in product.findall(note.text.replace(",", "")):
-                    assert Decimal(left) * Decimal(right) == Decimal(result)
+def test_a_charge_counts_towards_one_commitment():
+    """Else one payment would keep two promises (C2)."""
+    both = (
+        SpendCommitment(key="a", description="A", amount=Decimal(1)),
+        SpendCommitment(key="b", description="B", amount=Decimal(1), charges=frozenset({"fee"})),
+    )
+    with pytest.raises(InvalidPlan) as refused:
+        PricePlan(
+            slug="p",
+            name="P",
+            currency=currency("USD"),
+            charges=(flat_fee(key="fee", description="Fee", amount=Decimal(1)),),
+            commitments=both,
+        )
+    assert refused.value.field == "commitments[1].charges"
+
+
+def test_a_commitment_of_nothing_does_not_lift_what_is_below_zero():
+    """Usage that was taken back may leave less than nothing."""
+    requests = per_unit(
+        key="requests",
+        description="R",
+        selector=Selector(meter="requests"),
+        price=Decimal(1),
+    )
+    plan = PricePlan(
+        slug="p",
+        name="P",
+        currency=currency("USD"),
+        charges=(requests,),
+        commitments=(SpendCommitment(key="c", description="C", amount=ZERO),),
+    )
+    back = MeteredQuantity(meter="requests", quantity=Decimal(0), before=Decimal(5))
+    (line,) = rate(plan, [replace(back, quantity=Decimal(-3))], of=Slice(opens_period=False)).lines
+    assert line.amount.minor == -300
 
 
 def test_a_window_whose_usage_was_free_owes_its_promise():
@@ -323,7 +304,7 @@ def test_a_window_whose_usage_was_free_owes_its_promise():
     plan = PricePlan(slug="p", name="P", currency=currency("USD"), charges=(charge,))
     used = [Use(hour=0, region="eu", quantity=Fraction(3))]
 
-    assert minor(plan, metered([], used), Slice(covered=COVERED)) == 800
+    assert minor(plan, metered([], used), WHOLE) == 800
 
 
 @pytest.mark.parametrize(

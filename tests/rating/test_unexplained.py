@@ -15,7 +15,7 @@ from billing.rating.compiled import compiled
 from billing.rating.pipeline import Slice, rate
 from billing.rating.proration import DayShare
 from billing.rating.quantity import MeteredQuantity
-from tests.rating import test_all_models as bent
+from tests.rating import drawn as bent
 from tests.strategies import METERS, MODELS, PATIENT, decimals, plans
 
 used = st.builds(
@@ -56,12 +56,13 @@ def test_R6_plain_charges_cost_what_their_steps_say(plan, quantities, share, neg
     assert plainly == outcome(plan, quantities, of, explained=True)
 
 
-@PATIENT
-@given(bent.plans(), bent.uses, bent.uses)
-def test_R6_charges_of_every_kind_cost_the_same_without_words(plan, done, now):
-    of = replace(bent.WHOLE, opens_period=not done)
-    quantities = bent.metered(done, now)
+@bent.ROUNDS
+@given(bent.cases())
+def test_R6_charges_of_every_kind_cost_the_same_without_words(case):
+    of = replace(bent.WHOLE, opens_period=not case.first, share=case.share)
+    single = bent.has_transactions(case.plan)
+    quantities = bent.metered(case.first, case.second, single=single)
 
-    plainly = outcome(plan, quantities, of, explained=False)
+    plainly = outcome(case.plan, quantities, of, explained=False)
 
-    assert plainly == outcome(plan, quantities, of, explained=True)
+    assert plainly == outcome(case.plan, quantities, of, explained=True)

@@ -276,6 +276,7 @@ def _quantity_rows(group: ContractLines) -> Iterable[InvoiceQuantityRow]:
             dimensions=quantity.dimensions,
             at=quantity.at,
             transactions=quantity.transactions,
+            changes=quantity.changes,
         )
         for quantity in group.contract.quantities
     )

@@ -43,6 +43,7 @@ from billing.store import invoices as store
 from billing.store import ledger
 from billing.store.invoice_lines import billed_before, scopes
 from billing.store.invoices import InvoiceLineRow, InvoiceQuantityRow, InvoiceRow, ScopeRow
+from billing.store.usage.read import meter_units
 from billing.tenancy.tenant import Tenant
 
 CREDIT_PREFIX = "credit."
@@ -184,6 +185,7 @@ def _rated(connection: sa.Connection, tenant: Tenant, head: InvoiceRow, scope: S
             watermark=scope.watermark,
             bound=bound,
             quantities=_stored(connection, head, scope),
+            units=meter_units(connection),
         )
     return _Scope(rated=rated, from_events=from_events, here=here, has_quantities=named is not None)
 
@@ -232,6 +234,7 @@ def _stored(
                     dimensions=row.dimensions,
                     at=row.at,
                     transactions=row.transactions,
+                    changes=row.changes,
                 )
             )
     return found

@@ -20,8 +20,10 @@ import sqlalchemy as sa
 from billing.metering.usage_event import EventKind
 from billing.money import EXACT
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
+from billing.operations.rating.level_feed import is_prorated, level_quantity
 from billing.period import Period, zone
 from billing.rating.compiled import compiled
+from billing.rating.levels import LevelSpan
 from billing.rating.line import LineKind, RatedLine, Rating, UnratedQuantity
 from billing.rating.needs import needs_of
 from billing.rating.pipeline import Slice, rate
@@ -147,7 +149,7 @@ def rate_usage(
         bound: the contracts that are in force somewhere in the period.
         used: read with the beginnings and ends of those contracts as edges.
     """
-    assigned, unrated = _assign(used.quantities, bound)
+    assigned, unrated = _assign(used.quantities, bound, period)
     contracts = tuple(
         RatedContract(
             bound=entry,
@@ -157,6 +159,7 @@ def rate_usage(
                 assigned[entry.contract.id],
                 of=_slice(entry, period, until),
                 explained=explained,
+                units=used.units,
             ),
         )
         for entry in bound
@@ -177,11 +180,13 @@ def rate_stored(
     watermark: int,
     bound: Iterable[BoundPlan],
     quantities: Mapping[int, Sequence[MeteredQuantity]],
+    units: Mapping[str, str],
 ) -> RatedPeriod:
     """Rate quantities that were assigned to contracts before; pure.
 
     Args:
         quantities: by contract.
+        units: what a unit of each meter is called, by code.
     """
     return RatedPeriod(
         tenant=tenant,
@@ -195,6 +200,7 @@ def rate_stored(
                     entry.plan,
                     quantities.get(entry.contract.id, ()),
                     of=_slice(entry, period, None),
+                    units=units,
                 ),
             )
             for entry in bound
@@ -220,16 +226,19 @@ def due_at_end(contract: RatedContract, period: Period) -> tuple[RatedLine, ...]
 
 
 def _assign(
-    rows: Sequence[QuantityRow], bound: Sequence[BoundPlan]
+    rows: Sequence[QuantityRow], bound: Sequence[BoundPlan], period: Period
 ) -> tuple[dict[int, list[MeteredQuantity]], tuple[UnratedQuantity, ...]]:
     """Every quantity to the one contract that prices it (D16), and those that none does."""
     assigned: dict[int, list[MeteredQuantity]] = {entry.contract.id: [] for entry in bound}
     unrated: dict[tuple[str, str | None, Dimensions], Decimal] = {}
+    levels: dict[tuple[int, str, str | None], list[LevelSpan]] = {}
     for row in rows:
         if row.kind != EventKind.BILLED:
             continue
         owner = _contract_for(row, bound)
-        if owner is not None:
+        if owner is not None and is_prorated(owner, row):
+            levels.setdefault((owner.contract.id, row.meter, row.model), []).extend(row.levels)
+        elif owner is not None:
             assigned[owner.contract.id].append(
                 MeteredQuantity(
                     meter=row.meter,
@@ -243,6 +252,10 @@ def _assign(
         elif not row.informational:
             place = (row.meter, row.model, row.dimensions)
             unrated[place] = EXACT.add(unrated.get(place, Decimal(0)), row.quantity)
+    by_id = {entry.contract.id: entry for entry in bound}
+    for (owner_id, meter, model), spans in levels.items():
+        level = level_quantity(by_id[owner_id], meter, model, spans, period)
+        assigned[owner_id].append(level)
     return assigned, tuple(
         UnratedQuantity(meter=meter, model=model, quantity=quantity, dimensions=dimensions)
         for (meter, model, dimensions), quantity in unrated.items()

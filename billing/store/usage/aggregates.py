@@ -12,7 +12,7 @@ project, and the projects are added.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -34,6 +34,8 @@ from billing.metering.aggregation import (
 )
 from billing.metering.meter import Aggregation
 from billing.period import BUCKET, Period, bucket_of, quarter_hours
+from billing.rating.levels import LevelSpan, spans_of_level
+from billing.rating.needs import NO_NEEDS, Needs
 from billing.store.database import query
 
 ROWS_AT_ONCE = 2_000
@@ -50,6 +52,7 @@ class QuantityRow:
         dimensions: values of the dimensions that were asked for, by name, ascending.
         at: the quarter hour in which it was used, where that was asked for.
         transactions: single events in their order, where they were asked for.
+        levels: of a level over time, how it moved, where that was asked for.
     """
 
     meter: str
@@ -62,6 +65,7 @@ class QuantityRow:
     dimensions: tuple[tuple[str, str], ...] = ()
     at: datetime | None = None
     transactions: tuple[Point, ...] = ()
+    levels: tuple[LevelSpan, ...] = ()
 
 
 # Ids of meter sets first: an event whose set has no such meter is not looked at any further.
@@ -138,12 +142,12 @@ class Scope:
 
 
 def aggregated_quantities(
-    connection: sa.Connection, scope: Scope, *, quarterly: Collection[str] = ()
+    connection: sa.Connection, scope: Scope, asked: Needs
 ) -> list[QuantityRow]:
     """The quantities of all meters that are not additive.
 
     Args:
-        quarterly: codes of meters whose levels over time are read by quarter hour.
+        asked: whether levels over time are read by quarter hour, and with every change.
     """
     sets = query(connection, _SETS)[0].ids
     if not sets:
@@ -154,7 +158,7 @@ def aggregated_quantities(
     rows += [_of_points(same) for _, same in groupby(by_time, key=_group)]
     levels = _stream(connection, _LEVELS, scope, sets, (Aggregation.TIME_WEIGHTED_SUM,))
     for _, same in groupby(levels, key=lambda row: (row.code, row.model, row.kind)):
-        rows += _of_levels(same, scope, quarterly)
+        rows += _of_levels(same, scope, asked)
     return rows
 
 
@@ -203,20 +207,28 @@ def _of_points(rows: Iterator[sa.Row[Any]]) -> QuantityRow:
     return _row(head, combined.result(), since=head.occurred_at)
 
 
-def _of_levels(
-    rows: Iterator[sa.Row[Any]], scope: Scope, quarterly: Collection[str]
-) -> list[QuantityRow]:
-    """One row per span with the hours of all projects; spans without any are left out."""
+def _of_levels(rows: Iterator[sa.Row[Any]], scope: Scope, asked: Needs) -> list[QuantityRow]:
+    """One row per span with the hours of all projects; spans without any are left out.
+
+    Of a level that is read with its changes none is: units that leave before a span without any
+    would be there still.
+    """
     head = next(rows)
-    by_quarter = head.code in quarterly
-    spans = _quarters(scope) if by_quarter else _spans(scope)
+    needs = asked.get(head.code, NO_NEEDS)
+    by_quarter, moves = needs.quarters, needs.levels
+    spans = list(_quarters(scope) if by_quarter else _spans(scope))
     totals: dict[Period, Fraction] = dict.fromkeys(spans, Fraction(0))
-    for _, series in groupby(chain((head,), rows), key=lambda row: row.project_id):
+    levels: dict[Period, list[LevelSpan]] = {span: [] for span in spans}
+    for project, series in groupby(chain((head,), rows), key=lambda row: row.project_id):
         first = next(series)
         before = first.occurred_at < scope.period.start
+        initial = first.value if before else Decimal(0)
         points = (point_of(row) for row in (series if before else chain((first,), series)))
-        hours = level_hours_by_span(points, totals, initial=first.value if before else Decimal(0))
-        for span, lasted in hours:
+        if moves:
+            points = list(points)
+            for each in spans_of_level(points, spans, series=project, initial=initial):
+                levels[each.span].append(each)
+        for span, lasted in level_hours_by_span(points, totals, initial=initial):
             totals[span] += lasted
     return [
         # The contracts of a span are those in force at its start; events say when levels were set.
@@ -226,9 +238,10 @@ def _of_levels(
             since=span.start,
             contract_ids=(),
             at=span.start if by_quarter else None,
+            levels=tuple(levels[span]),
         )
         for span, lasted in totals.items()
-        if lasted
+        if lasted or moves
     ]
 
 
@@ -260,6 +273,7 @@ def _row(
     since: datetime,
     contract_ids: tuple[int, ...] | None = None,
     at: datetime | None = None,
+    levels: tuple[LevelSpan, ...] = (),
 ) -> QuantityRow:
     return QuantityRow(
         meter=head.code,
@@ -271,4 +285,5 @@ def _row(
         informational=head.informational,
         bucket_from=bucket_of(since),
         at=at,
+        levels=levels,
     )

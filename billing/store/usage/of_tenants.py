@@ -16,7 +16,7 @@ from billing.store.database import query
 from billing.store.usage.aggregates import QuantityRow
 from billing.store.usage.append import SHARD
 from billing.store.usage.levels import whole_days
-from billing.store.usage.read import PeriodUsage
+from billing.store.usage.read import PeriodUsage, meter_units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,10 @@ def usage_of_tenants(
                 bucket_from=row.start,
             )
         )
-    watermark = rows[0].watermark
-    return tuple(PeriodUsage(watermark=watermark, quantities=tuple(each)) for each in found)
+    watermark, units = rows[0].watermark, meter_units(connection)
+    return tuple(
+        PeriodUsage(watermark=watermark, quantities=tuple(each), units=units) for each in found
+    )
 
 
 _LEVELS = """

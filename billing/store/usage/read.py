@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -47,10 +47,21 @@ class EventView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeriodUsage:
-    """What a tenant used in a period, and the newest epoch that is in it."""
+    """What a tenant used in a period, and the newest epoch that is in it.
+
+    Attributes:
+        units: what a unit of each meter is called, by code of the meter.
+    """
 
     watermark: int
     quantities: tuple[QuantityRow, ...]
+    units: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def meter_units(connection: sa.Connection) -> dict[str, str]:
+    """What a unit of each meter is called; versions of one meter agree on it."""
+    rows = query(connection, "SELECT DISTINCT code, unit FROM meter_version")
+    return {row.code: row.unit for row in rows}
 
 
 def period_usage(
@@ -103,14 +114,14 @@ def period_usage(
         edges=ascending,
         until=until or period.end,
     )
-    quarterly = [code for code, each in asked.items() if each.quarters]
     return PeriodUsage(
         watermark=watermark,
         quantities=(
             *sums,
             *quantities_of_events(connection, scope, finest),
-            *aggregated_quantities(connection, scope, quarterly=quarterly),
+            *aggregated_quantities(connection, scope, asked),
         ),
+        units=meter_units(connection),
     )
 
 
