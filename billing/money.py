@@ -52,6 +52,7 @@ EXACT = decimal.Context(
 """Context for all amounts: wide enough for 10^18 units at 10^-18, and it raises on a lost digit."""
 
 _ROUNDING = decimal.Context(prec=200, rounding=decimal.ROUND_HALF_UP, Emin=-999_999, Emax=999_999)
+_LAST_DIGIT = tuple(Decimal(1).scaleb(-decimals) for decimals in range(QUANTITY_DECIMALS_MAX + 1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,13 +187,14 @@ def exact_decimal(
 
 def round_half_up(exact: Decimal | Fraction, decimals: int) -> Decimal:
     """Round to `decimals` places, halves away from zero. The only place where digits are cut."""
-    if isinstance(exact, Fraction):
-        scaled = exact * 10**decimals
-        doubled = 2 * abs(scaled.numerator) + scaled.denominator
-        magnitude = doubled // (2 * scaled.denominator)
-        signed = -magnitude if scaled.numerator < 0 else magnitude
-        return Decimal(signed).scaleb(-decimals, context=EXACT)
-    return exact.quantize(Decimal(1).scaleb(-decimals), context=_ROUNDING)
+    # Asked in this order, since whether something is a fraction takes longer to find out.
+    if isinstance(exact, Decimal):
+        return exact.quantize(_LAST_DIGIT[decimals], context=_ROUNDING)
+    scaled = exact * 10**decimals
+    doubled = 2 * abs(scaled.numerator) + scaled.denominator
+    magnitude = doubled // (2 * scaled.denominator)
+    signed = -magnitude if scaled.numerator < 0 else magnitude
+    return Decimal(signed).scaleb(-decimals, context=EXACT)
 
 
 def to_minor(exact: Decimal | Fraction, in_currency: Currency) -> int:

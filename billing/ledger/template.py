@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from billing.ledger.account import Account, AccountCode
 from billing.ledger.posting import LineRef, Posting
+from billing.money import EXACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,18 +51,31 @@ def usage_accrued(
     *,
     earned_on: AccountCode = AccountCode.REVENUE,
 ) -> tuple[Posting, ...]:
-    """Dr Unbilled / Cr Revenue, one credit per rated line, one pair per line.
+    """Dr Unbilled / Cr Revenue, of lines that are all earned on one account.
 
     Args:
         accruals: (line, amount at 12 decimals) with non-zero amounts of either sign.
         earned_on: the account of the lines' kind (`earning.account_of`).
     """
-    unbilled, earned = books.account(AccountCode.UNBILLED), books.account(earned_on)
-    postings: list[Posting] = []
-    for line, amount in accruals:
-        postings.append(Posting(account=unbilled, amount=amount, line=line))
-        postings.append(Posting(account=earned, amount=amount.copy_negate(), line=line))
-    return tuple(postings)
+    return lines_accrued(books, [(line, earned_on, amount) for line, amount in accruals])
+
+
+def lines_accrued(
+    books: Books, accruals: Sequence[tuple[LineRef, AccountCode, Decimal]]
+) -> tuple[Posting, ...]:
+    """Dr Unbilled / Cr what each line is earned on: a credit per line, one debit of their sum.
+
+    Args:
+        accruals: (line, its account, amount at 12 decimals) with non-zero amounts of either sign;
+            if they add up to nothing, nothing is debited.
+    """
+    accounts = {code: books.account(code) for code in {code for _, code, _ in accruals}}
+    total = Decimal(0)
+    earned: list[Posting] = []
+    for line, code, amount in accruals:
+        total = EXACT.add(total, amount)
+        earned.append(Posting(account=accounts[code], amount=amount.copy_negate(), line=line))
+    return (*books.postings((AccountCode.UNBILLED, total)), *earned)
 
 
 def invoice_issued(books: Books, *, subtotal: Decimal, tax: Decimal) -> tuple[Posting, ...]:

@@ -6,16 +6,20 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import sqlalchemy as sa
 
-from billing.ledger.account import AccountCode
 from billing.ledger.earning import LINE_ACCOUNTS, EarnedOn
 from billing.store.database import query
 
 ContractPeriod: TypeAlias = tuple[int, datetime]
 """A contract and the start of a billing period of it."""
+
+
+_Sum: TypeAlias = tuple[int, datetime, str, str, Decimal]
+
+_CODES = {code.value: code for code in LINE_ACCOUNTS}
 
 
 def accrued_of(
@@ -35,7 +39,6 @@ def accrued_of(
         earned_on=[code.value for code in LINE_ACCOUNTS],
     )
     found: defaultdict[ContractPeriod, dict[EarnedOn, Decimal]] = defaultdict(dict)
-    for row in rows:
-        earned_on = row.line_key, AccountCode(row.code)
-        found[row.contract_id, row.period_start][earned_on] = row.amount
+    for contract_id, start, key, code, amount in cast("Sequence[_Sum]", rows):
+        found[contract_id, start][key, _CODES[code]] = amount
     return found

@@ -78,7 +78,7 @@ def post(connection: sa.Connection, transaction: Transaction, *, now: datetime) 
         rate=transaction.fx_rate,
     )
     if header is None:
-        _require_same(connection, transaction, digest)
+        require_same(connection, transaction, digest)
         return False
     _insert_postings(connection, transaction.id, rows)
     return True
@@ -86,14 +86,21 @@ def post(connection: sa.Connection, transaction: Transaction, *, now: datetime) 
 
 def in_open_period(connection: sa.Connection, transaction: Transaction) -> Transaction:
     """The transaction, moved out of what is closed; no period closes until the caller's commit."""
-    closed_until = only(
-        connection,
-        "SELECT books_closed_until(:entity) AS until",
-        entity=transaction.legal_entity_id,
+    return moved_to_open(transaction, closed_until(connection, transaction.legal_entity_id))
+
+
+def closed_until(connection: sa.Connection, legal_entity_id: int) -> datetime | None:
+    """Where the closed accounting periods end; none closes until the caller's commit."""
+    return only(
+        connection, "SELECT books_closed_until(:entity) AS until", entity=legal_entity_id
     ).until
-    if closed_until is None or transaction.effective_at >= closed_until:
+
+
+def moved_to_open(transaction: Transaction, closed: datetime | None) -> Transaction:
+    """The transaction, at the end of what is closed if it was effective before."""
+    if closed is None or transaction.effective_at >= closed:
         return transaction
-    return replace(transaction, effective_at=closed_until, originated_at=transaction.effective_at)
+    return replace(transaction, effective_at=closed, originated_at=transaction.effective_at)
 
 
 def _insert_postings(
@@ -317,7 +324,12 @@ def _identity(account: Account) -> dict[str, int | str | None]:
     }
 
 
-def _require_same(connection: sa.Connection, transaction: Transaction, digest: bytes) -> None:
+def require_same(connection: sa.Connection, transaction: Transaction, digest: bytes) -> None:
+    """Check that what was posted under a transaction's key is this (L3).
+
+    Raises:
+        IdempotencyConflict: other postings were.
+    """
     posted = only(
         connection,
         "SELECT kind, reference, postings_hash FROM ledger_transaction "

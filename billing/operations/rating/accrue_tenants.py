@@ -1,24 +1,25 @@
 """Post what billing periods of many tenants have earned: what `accrue_usage` posts, page by page.
 
-Decides: for which periods there may be anything new; what is posted is decided by
-`post_accruals`. Where nothing changed, nothing is written, and a page costs two reads.
+Decides: that a page is read, and written, together; what is posted is decided by `accrual`. Where
+nothing changed, nothing is written, and a page costs two reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
 import sqlalchemy as sa
 
-from billing.ledger.earning import EarnedOn
-from billing.operations.rating.accrue_usage import earned_by, post_accruals
-from billing.operations.rating.rate_period import RatedContract, RatedPeriod
+from billing.ledger.posting import Transaction
+from billing.operations.rating.accrue_usage import accrual
+from billing.operations.rating.rate_period import RatedPeriod
 from billing.operations.rating.rate_tenants import TenantPeriod, rate_tenants
 from billing.store.accruals import accrued_of
 from billing.store.invoices import lock_invoicing_of
+from billing.store.ledger_pages import post_many
+from billing.store.tenancy import legal_entities
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,22 +53,22 @@ def accrue_tenants(
         connection,
         [(entry.contract.id, each.period.start) for each in asked for entry in each.bound],
     )
+    entities = {each.slug: each.id for each in legal_entities(connection)}
+    new: list[Transaction] = []
     accrued: list[AccruedPeriod] = []
     for rated in rate_tenants(connection, asked, until=now, explained=False):
-        start = rated.period.start
-        changed = any(
-            _differs(contract, before.get((contract.bound.contract.id, start), {}))
+        found = [
+            accrual(
+                rated,
+                contract,
+                before.get((contract.bound.contract.id, rated.period.start), {}),
+                legal_entity_id=entities[rated.tenant.legal_entity],
+                now=now,
+            )
             for contract in rated.contracts
-        )
-        if changed:
-            post_accruals(connection, rated, now=now)
-        accrued.append(AccruedPeriod(rated=rated, posted=changed))
+        ]
+        changed = [each for each in found if each is not None]
+        new += changed
+        accrued.append(AccruedPeriod(rated=rated, posted=bool(changed)))
+    post_many(connection, new, now=now)
     return tuple(accrued)
-
-
-def _differs(contract: RatedContract, before: Mapping[EarnedOn, Decimal]) -> bool:
-    earned = earned_by(contract)
-    return any(
-        earned.get(key, Decimal(0)) != before.get(key, Decimal(0))
-        for key in earned.keys() | before.keys()
-    )

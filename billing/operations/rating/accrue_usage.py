@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal, localcontext
+from decimal import Decimal
 
 import sqlalchemy as sa
 
 from billing.ledger.earning import EarnedOn, account_of
-from billing.ledger.posting import LineRef, Posting, Transaction
-from billing.ledger.template import Books, usage_accrued
+from billing.ledger.posting import LineRef, Transaction
+from billing.ledger.template import Books, lines_accrued
 from billing.money import EXACT, to_ledger
 from billing.operations.minting import mint_id
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, rate_period
@@ -45,38 +45,62 @@ def post_accruals(connection: sa.Connection, rated: RatedPeriod, *, now: datetim
     """Post the difference between a rated period and what was posted; see `accrue_usage`."""
     entity = require_legal_entity(connection, rated.tenant.legal_entity)
     posted_now = _ZERO
+    for contract in rated.contracts:
+        before = store.accrued(
+            connection,
+            contract_id=contract.bound.contract.id,
+            period_start=rated.period.start,
+        )
+        new = accrual(rated, contract, before, legal_entity_id=entity.id, now=now)
+        if new is None:
+            continue
+        store.post(connection, new, now=now)
+        for posting in new.postings:
+            if posting.line is not None:
+                posted_now = EXACT.subtract(posted_now, posting.amount)
+    return posted_now
+
+
+def accrual(
+    rated: RatedPeriod,
+    contract: RatedContract,
+    before: Mapping[EarnedOn, Decimal],
+    *,
+    legal_entity_id: int,
+    now: datetime,
+) -> Transaction | None:
+    """What to post for one contract of a rated period; None if nothing is new.
+
+    Args:
+        before: what was posted on its lines.
+    """
+    bound = contract.bound.contract
+    accruals = _new_accruals(contract, before)
+    if not accruals:
+        return None
     # Part of the key: a level earns as much again in the next hour, with no event in between.
     until = min(now, rated.period.end)
-    for contract in rated.contracts:
-        accruals = _new_accruals(connection, contract, rated.period)
-        if not accruals:
-            continue
-        bound = contract.bound.contract
-        books = Books(
-            legal_entity_id=entity.id,
-            tenant_id=rated.tenant.id,
-            currency=bound.currency.code,
-        )
-        store.post(
-            connection,
-            Transaction(
-                id=mint_id(now),
-                legal_entity_id=entity.id,
-                tenant_id=rated.tenant.id,
-                kind="usage_accrued",
-                idempotency_key=(
-                    f"accrual/{bound.id}/{rated.period.start:%Y%m%dT%H%M}/{rated.watermark}/"
-                    f"{until:%Y%m%dT%H%M%S.%f}/{_fingerprint(accruals)}"
-                ),
-                effective_at=min(now, rated.period.end - timedelta(microseconds=1)),
-                postings=_postings(books, bound.id, rated.period, accruals),
-                reference=f"contract {bound.id}, epoch {rated.watermark}",
-            ),
-            now=now,
-        )
-        with localcontext(EXACT):
-            posted_now += sum(accruals.values(), _ZERO)
-    return posted_now
+    books = Books(
+        legal_entity_id=legal_entity_id, tenant_id=rated.tenant.id, currency=bound.currency.code
+    )
+    start = rated.period.start
+    lines = [
+        (LineRef(contract_id=bound.id, period_start=start, line_key=key), code, amount)
+        for (key, code), amount in accruals.items()
+    ]
+    return Transaction(
+        id=mint_id(now),
+        legal_entity_id=legal_entity_id,
+        tenant_id=rated.tenant.id,
+        kind="usage_accrued",
+        idempotency_key=(
+            f"accrual/{bound.id}/{start:%Y%m%dT%H%M}/{rated.watermark}/"
+            f"{until:%Y%m%dT%H%M%S.%f}/{_fingerprint(accruals)}"
+        ),
+        effective_at=min(now, rated.period.end - timedelta(microseconds=1)),
+        postings=lines_accrued(books, lines),
+        reference=f"contract {bound.id}, epoch {rated.watermark}",
+    )
 
 
 def earned_by(contract: RatedContract) -> dict[EarnedOn, Decimal]:
@@ -87,7 +111,7 @@ def earned_by(contract: RatedContract) -> dict[EarnedOn, Decimal]:
 
 
 def _new_accruals(
-    connection: sa.Connection, contract: RatedContract, period: Period
+    contract: RatedContract, before: Mapping[EarnedOn, Decimal]
 ) -> dict[EarnedOn, Decimal]:
     """What is to be posted, in a stable order.
 
@@ -95,28 +119,13 @@ def _new_accruals(
     posted.
     """
     earned = earned_by(contract)
-    before = store.accrued(
-        connection, contract_id=contract.bound.contract.id, period_start=period.start
-    )
+    if earned == before:
+        return {}
     amounts = {
         line: EXACT.subtract(earned.get(line, _ZERO), before.get(line, _ZERO))
         for line in sorted(earned.keys() | before.keys())
     }
     return {line: amount for line, amount in amounts.items() if amount}
-
-
-def _postings(
-    books: Books, contract_id: int, period: Period, accruals: Mapping[EarnedOn, Decimal]
-) -> tuple[Posting, ...]:
-    return tuple(
-        posting
-        for (key, code), amount in accruals.items()
-        for posting in usage_accrued(
-            books,
-            [(LineRef(contract_id=contract_id, period_start=period.start, line_key=key), amount)],
-            earned_on=code,
-        )
-    )
 
 
 def _fingerprint(accruals: Mapping[EarnedOn, Decimal]) -> str:

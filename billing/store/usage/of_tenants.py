@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import TypeAlias, cast
 
 import sqlalchemy as sa
 
@@ -70,28 +74,33 @@ SELECT head.watermark, named.* FROM head LEFT JOIN named ON true
 """
 
 
+_Sum: TypeAlias = tuple[int, int | None, datetime, str, str | None, int, list[int], bool, Decimal]
+"""A row of `_SUMS`; without usage at all there is one, with a watermark and no number."""
+
+
 def usage_of_tenants(
     connection: sa.Connection, asked: Sequence[TenantSpans]
 ) -> tuple[PeriodUsage, ...]:
     """What tenants used of meters that add up, one answer for each of those asked, in order."""
-    rows = query(connection, _SUMS, shard=SHARD, **_bounds(asked))
+    rows = cast("Sequence[_Sum]", query(connection, _SUMS, shard=SHARD, **_bounds(asked)))
     found: list[list[QuantityRow]] = [[] for _ in asked]
-    for row in rows:
-        if row.number is None:
+    watermark = rows[0][0]
+    # By position: there is a row for each line of everybody's invoice.
+    for _, number, start, meter, model, kind, contract_ids, informational, quantity in rows:
+        if number is None:
             continue
-        number: int = row.number
         found[number].append(
             QuantityRow(
-                meter=row.meter,
-                model=row.model,
-                kind=row.kind,
-                contract_ids=tuple(row.contract_ids),
-                quantity=row.quantity,
-                informational=row.informational,
-                bucket_from=row.start,
+                meter=meter,
+                model=model,
+                kind=kind,
+                contract_ids=tuple(contract_ids),
+                quantity=quantity,
+                informational=informational,
+                bucket_from=start,
             )
         )
-    watermark, units = rows[0].watermark, meter_units(connection)
+    units = meter_units(connection)
     return tuple(
         PeriodUsage(watermark=watermark, quantities=tuple(each), units=units) for each in found
     )
@@ -120,24 +129,11 @@ def tenants_beyond_sums(connection: sa.Connection, tenant_ids: Sequence[int]) ->
 
 def _bounds(asked: Sequence[TenantSpans]) -> dict[str, list[object]]:
     """One entry of every column for each span."""
-    rows: list[tuple[object, ...]] = []
-    for number, each in enumerate(asked):
-        in_zone = zone(each.zone_name)
-        for span in each.spans:
-            first_day, end_day = whole_days(span, in_zone)
-            whole = first_day < end_day
-            rows.append(
-                (
-                    number,
-                    each.tenant_id,
-                    span.start,
-                    span.end,
-                    first_day if whole else None,
-                    end_day if whole else None,
-                    local_midnight(first_day, in_zone) if whole else span.end,
-                    local_midnight(end_day, in_zone) if whole else span.end,
-                )
-            )
+    rows = [
+        (number, each.tenant_id, span.start, span.end, *_whole(span, each.zone_name))
+        for number, each in enumerate(asked)
+        for span in each.spans
+    ]
     columns = (
         "numbers", "tenants", "starts", "stops", "first_days", "end_days", "whole_starts",
         "whole_ends",
@@ -146,4 +142,19 @@ def _bounds(asked: Sequence[TenantSpans]) -> dict[str, list[object]]:
         dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
         if rows
         else {column: [] for column in columns}
+    )
+
+
+@lru_cache(maxsize=1024)
+def _whole(span: Period, zone_name: str) -> tuple[date | None, date | None, datetime, datetime]:
+    """The whole local days of a span, and where they begin and end; spans of tenants are few."""
+    in_zone = zone(zone_name)
+    first_day, end_day = whole_days(span, in_zone)
+    if first_day >= end_day:
+        return None, None, span.end, span.end
+    return (
+        first_day,
+        end_day,
+        local_midnight(first_day, in_zone),
+        local_midnight(end_day, in_zone),
     )
