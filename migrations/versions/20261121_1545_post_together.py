@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "20261121_1520"
+revision = "20261121_1545"
 down_revision = "20261121_1540"
 branch_labels = None
 depends_on = None
