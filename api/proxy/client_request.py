@@ -221,7 +221,10 @@ class ClientRequest:
 
     def push(self, content: bytes) -> None:
         """As `write`, for a client that is known to read."""
-        self._link.send(self._taken_head() + self._framed(content))
+        if self._chunked and not self._head:  # all but the first: once per chunk of every stream
+            self._link.send(b"%x\r\n%b\r\n" % (len(content), content))
+        else:
+            self._link.send(self._taken_head() + self._framed(content))
 
     async def finish(self, content: bytes = b"") -> None:
         """Send the last of an answer that was begun."""

@@ -59,8 +59,8 @@ class StreamRelay:
         "_sweep",
         "_write_lost",
         "_written",
-        "_written_at_us",
         "_written_mark",
+        "_written_us",
         "flushed",
     )
 
@@ -88,7 +88,7 @@ class StreamRelay:
         self._bound = 0  # ids in the stream that are its tenant's
         self._passed_last: bytes | None = None  # what left with the ending, if `_pass_on` saw it
         self._written = 0
-        self._written_at_us = 0
+        self._written_us = 0  # monotonic; 0 before anything was written
         self._written_mark = NOTHING
         self._marks: list[tuple[int, Mark]] = []  # written, not yet taken by the kernel
         self._write_lost = False  # something was written to a client that had gone
@@ -188,8 +188,8 @@ class StreamRelay:
     def _pass_on(self, received: bytes) -> bool:
         """Relay bytes in the same turn of the loop in which they came: a chunk that has nothing
         to wait for needs no task to be woken. False leaves them to `_relay`."""
-        exchange = self._exchange
-        if exchange.stopped is not None or exchange.client.blocked:
+        exchange, client = self._exchange, self._exchange.client
+        if exchange.stopped is not None or client.blocked:
             return False
         try:
             passed = self._reading.feed(received)
@@ -207,7 +207,12 @@ class StreamRelay:
             self._connection.interrupt()
         elif passed:
             self._client.push(passed)
-            self._note_written(len(passed))
+            if self._marks or client.unsent_bytes() or exchange.left or client.lost:
+                self._note_written(len(passed))
+            else:  # as nearly always: what was written has left
+                self._written += len(passed)
+                self._written_us = self._connection.heard_us
+                self._written_mark = self.flushed = self._reading.passed
         return True
 
     async def _finish(self, passed: bytes) -> None:
@@ -284,7 +289,7 @@ class StreamRelay:
             self._write_lost = True
             return
         self._written += size
-        self._written_at_us = exchange.plant.clock()
+        self._written_us = now_us()
         self._written_mark = passing = self._reading.passed
         if exchange.client.unsent_bytes():
             self._marks.append((self._written, passing))
@@ -370,7 +375,7 @@ class StreamRelay:
             raw=self._reading.raw(),
             cause=cause,
             estimated=estimated,
-            at_us=(self._written_at_us or None) if cause != "completed" else None,
+            at_us=self._last_write_us() if cause != "completed" else None,
         )
         try:
             await self._exchange.plant.journal.append(usage)
@@ -378,6 +383,12 @@ class StreamRelay:
             # The disk may take it later; the client is not told that the answer is complete.
             self._exchange.plant.write_soon(usage)
             raise
+
+    def _last_write_us(self) -> int | None:
+        """When the last bytes were written, on the wall clock; None if none were."""
+        if not self._written_us:
+            return None
+        return self._exchange.plant.clock() - (now_us() - self._written_us)
 
     async def _cut(self, cause: Cause) -> None:
         """The stream was cut: bill what was delivered, then let the client see it."""

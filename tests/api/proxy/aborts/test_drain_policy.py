@@ -147,7 +147,7 @@ async def test_an_answer_whose_usage_was_told_is_billed_whole_though_it_never_en
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        read_on(yard, drain_ms=300)
+        read_on(yard, drain_ms=1_000)
         serve_from(yard, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         client = await yard.stream()
         client.writer.transport.pause_reading()
