@@ -17,6 +17,7 @@ from billing.money import EXACT
 from billing.period import Period
 from billing.planfiles.meter_file import MeterFile, declared_by_code, read_meter, units_by_code
 from billing.planfiles.plan_file import EXAMPLES, read_plan
+from billing.planfiles.policy_examples import PAGE, page
 from billing.planfiles.usage_tally import UsageTally, tally
 from billing.rating.line import RatedLine, Rating
 from billing.rating.pipeline import Slice, rate
@@ -127,4 +128,5 @@ def _comment(example: Example) -> str:
 
 if __name__ == "__main__":
     README.write_text(readme(), encoding="utf-8")
-    sys.stdout.write(f"wrote {README.name}\n")
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"wrote {README.name} and {PAGE.name}\n")

@@ -236,5 +236,6 @@ def test_an_invoice_is_rated_again_from_the_quantities_stored_with_it(
 
 
 def read(row: invoices.InvoiceQuantityRow) -> dict[str, Any]:
-    names = (field.name for field in fields(row) if field.name != "contract_id")
+    whose = {"contract_id", "period_start"}
+    names = (field.name for field in fields(row) if field.name not in whose)
     return {name: getattr(row, name) for name in names}

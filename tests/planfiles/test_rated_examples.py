@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import jsonschema
 import pytest
 import yaml
 
-from billing.catalog.price_plan import PricePlan
+from billing.catalog.price_plan import Policies, PricePlan
 from billing.planfiles.meter_file import declared_by_code
 from billing.planfiles.plan_dump import dump
 from billing.planfiles.plan_file import EXAMPLES, load_document, plan_schema, read_price_books
+from billing.planfiles.policy_examples import DEFAULTS, PAGE, comes_to, examples, page
 from billing.planfiles.rated_examples import (
     LIBRARY,
     README,
@@ -25,6 +28,17 @@ PLANS = sorted(path for path in EXAMPLES.glob("*.yaml") if path.stem != "costs")
 def test_the_page_is_what_the_program_says():
     """`make examples` writes it."""
     assert README.read_text(encoding="utf-8") == readme()
+
+
+def test_the_page_of_policies_is_what_the_program_says():
+    """`make examples` writes it, with the defaults that a silent plan has."""
+    assert PAGE.read_text(encoding="utf-8") == page()
+    silent = [replace(each, policies="{}") for each in examples() if each.value in DEFAULTS]
+    said = [each for each in examples() if each.value in DEFAULTS]
+    assert [comes_to(each) for each in silent] == [comes_to(each) for each in said]
+    assert {each.attribute for each in said} >= {
+        field.name for field in fields(Policies) if field.name != "admission"
+    }
 
 
 @pytest.mark.parametrize("example", LIBRARY, ids=lambda example: example.name)
