@@ -250,7 +250,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         if self.model is not self.admission.model:
             headers.append((SERVED_MODEL, shown_name(self.model.name)))
         if self.holding is not None:
-            headers += self.holding.headers
+            headers += self.holding.headers(self.request.route.spec.errors)
         return headers
 
     def overhead_us(self, at_us: int) -> int:

@@ -25,6 +25,7 @@ from billing.admission.amounts import Rates, charge
 from billing.admission.bound import Bound, cost_of
 from billing.admission.lease_book import Held, Lease, Wanted
 from billing.admission.limit import Limit, Unit
+from billing.admission.route import ErrorShape
 from billing.journal.records import Draw, of_limit
 from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
@@ -130,11 +131,10 @@ class Holding:
             # A lease that was extended has two parts of one draw.
             drawn = {}
 
-    @property
-    def headers(self) -> Headers:
-        """What the answer says of the limits."""
+    def headers(self, shape: ErrorShape) -> Headers:
+        """What the answer says of the limits to clients of a shape."""
         now_us = self.clock()
-        shown = limit_headers(_standing(lease, now_us) for lease, _ in self._first)
+        shown = limit_headers((_standing(lease, now_us) for lease, _ in self._first), shape)
         for limit in self.exceeded:
             told = f"{limit.name};{told_kind(limit)}"
             shown.append((b"x-steelyard-limit", told.encode()))
@@ -153,4 +153,4 @@ class Holding:
 def _standing(lease: Lease, now_us: int) -> Standing:
     end = lease.window_end_us
     wait_us = None if end is None else max(0, end - now_us)
-    return Standing(lease.limit, lease.left + lease.free, wait_us)
+    return Standing(lease.limit, lease.left + lease.free, wait_us, end)

@@ -63,12 +63,28 @@ class LimitReached(SteelyardError):
         return unit is Unit.MONEY or (unit is Unit.TOKENS and window is not Window.MINUTE)
 
 
+def credit_limit(limit_id: int, currency: str) -> Limit:
+    """A tenant's credit, as the limit that prepaid requests are under."""
+    return Limit(
+        id=limit_id,
+        name="credit",
+        unit=Unit.MONEY,
+        window=Window.NONE,
+        hard=True,
+        shadow=False,
+        capacity=0,
+        currency=currency,
+    )
+
+
 class Standing(NamedTuple):
-    """How a limit stands, as far as this process knows: what is left, and until it begins again."""
+    """How a limit stands, as far as this process knows: what is left, and when it begins again, as
+    µs from now and as µs since 1970 UTC."""
 
     limit: Limit
     left: int
     wait_us: int | None
+    resets_us: int | None
 
 
 class _LimitShown(msgspec.Struct):
@@ -126,7 +142,9 @@ def limit_refusal(
     if error.wait_us is not None:
         seconds = max(1, -(-error.wait_us // _SECOND_US))
         headers.append((b"retry-after", b"%d" % seconds))
-    headers += limit_headers([Standing(error.limit, error.capacity - error.used, error.wait_us)])
+    left = error.capacity - error.used
+    standing = Standing(error.limit, left, error.wait_us, error.resets_us)
+    headers += limit_headers([standing], shape)
     return (402 if error.is_quota else 429), headers, refusal_body(error, shape, shown_id)
 
 
@@ -153,11 +171,12 @@ def responses_event(error: LimitReached, *, number: int) -> bytes:
     return msgspec.json.encode(event)
 
 
-def limit_headers(standings: Iterable[Standing]) -> Headers:
+def limit_headers(standings: Iterable[Standing], shape: ErrorShape) -> Headers:
     """What an answer says of limits on requests and tokens per minute; of others, nothing.
 
     Several limits of a unit can apply, of the tenant and of its key: clients read one figure, and
-    are told the one that they reach first.
+    are told the one that they reach first. Clients of Anthropic read its names of the same
+    figures, beside the others, with an instant in place of a number of seconds.
     """
     shown, tightest = Headers(), dict[Unit, Standing]()
     for standing in standings:
@@ -179,6 +198,14 @@ def limit_headers(standings: Iterable[Standing]) -> Headers:
             (b"x-ratelimit-remaining-" + kind, b"%d" % max(0, standing.left)),
             (b"x-ratelimit-reset-" + kind, b"%ds" % _seconds(standing)),
         ]
+        if shape is ErrorShape.ANTHROPIC:
+            named = b"anthropic-ratelimit-" + kind
+            shown += [
+                (named + b"-limit", b"%d" % standing.limit.capacity),
+                (named + b"-remaining", b"%d" % max(0, standing.left)),
+            ]
+            if standing.resets_us is not None:
+                shown.append((named + b"-reset", _instant(standing.resets_us).encode()))
     return shown
 
 
@@ -190,6 +217,11 @@ def told_kind(limit: Limit) -> str:
 
 def _seconds(standing: Standing) -> int:
     return 0 if standing.wait_us is None else -(-standing.wait_us // _SECOND_US)
+
+
+def _instant(at_us: int) -> str:
+    """RFC 3339."""
+    return f"{from_microseconds(at_us):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _code(error: LimitReached) -> str:
@@ -210,7 +242,7 @@ def _shown(error: LimitReached) -> _LimitShown:
         currency=limit.currency or None,
         limit=_amount(error.capacity, limit.unit),
         used=_amount(error.used, limit.unit),
-        resets_at=(None if resets is None else f"{from_microseconds(resets):%Y-%m-%dT%H:%M:%SZ}"),
+        resets_at=None if resets is None else _instant(resets),
     )
 
 

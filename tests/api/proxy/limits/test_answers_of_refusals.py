@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import openai
 import pytest
@@ -61,6 +62,24 @@ async def test_429_and_402_in_the_words_of_every_route(limited_desk, ask: Ask) -
         if minute:
             assert answer.headers["x-ratelimit-remaining-requests"] == "0"
             assert answer.headers["x-ratelimit-reset-requests"].endswith("s")
+        told = anthropic_headers(answer)
+        if minute and ask.route.spec.errors is ErrorShape.ANTHROPIC:
+            assert told == {
+                "requests-limit": "0",
+                "requests-remaining": "0",
+                "requests-reset": error["limit"]["resets_at"],
+            }
+        else:
+            assert told == {}
+
+
+def anthropic_headers(answer) -> dict[str, str]:
+    prefix = "anthropic-ratelimit-"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in answer.headers.items()
+        if name.startswith(prefix)
+    }
 
 
 @BY_NAME
@@ -80,6 +99,17 @@ async def test_every_answer_tells_how_the_limits_per_minute_stand(limited_desk, 
     )
     counts_tokens = ask.route is not Route.COUNT_TOKENS
     assert (answer.headers.get("x-ratelimit-limit-tokens") == "10000000") == counts_tokens
+    told = anthropic_headers(answer)
+    if ask.route.spec.errors is ErrorShape.OPENAI:
+        assert told == {}
+        return
+    for unit in ("requests", "tokens") if counts_tokens else ("requests",):
+        for what in ("limit", "remaining"):
+            assert told.pop(f"{unit}-{what}") == answer.headers[f"x-ratelimit-{what}-{unit}"]
+        # The same instant, said the other way: the end of this minute.
+        reset = datetime.fromisoformat(told.pop(f"{unit}-reset"))
+        assert (reset.second, reset.tzinfo) == (0, UTC)
+    assert told == {}
 
 
 async def test_counting_tokens_counts_as_a_request(limited_desk) -> None:
