@@ -1,4 +1,5 @@
-"""The worker's turn at batches: those that it is time to ask about, a few at once.
+"""The worker's turn at batches: those of which nobody knows whether they run are looked for, and
+those that run and that it is time to ask about are asked about, a few at once.
 
 How often is decided in `workers/tasks.py`, how a batch is settled in `settle_batch.py`. A batch
 that does not add up, or whose results are gone, is said aloud: its tenant was served.
@@ -15,9 +16,10 @@ import structlog
 from billing.errors import SteelyardError
 from billing.operations.deployment import configured_backends
 from billing.operations.metering.ask_batch import batch_client
+from billing.operations.metering.find_batch import LOOKED_FOR_AFTER, BatchFinder
 from billing.operations.metering.settle_batch import BatchSettler
 from billing.settings import Settings
-from billing.store.batch_runs import BatchState
+from billing.store.batch_runs import BatchState, intended_runs
 from billing.store.batch_settlement import Settlement, due_batches
 from billing.store.database import Database, Role
 
@@ -31,7 +33,8 @@ def settle_batches(database: Database, settings: Settings, *, now: datetime) -> 
     """Go on with every batch that is due; how far each one is."""
     with database.transaction(Role.OPERATOR) as connection:
         due = due_batches(connection, now=now, most=MOST_A_TURN)
-    if not due:
+        lost_sight = intended_runs(connection, before=now - LOOKED_FOR_AFTER, most=1)
+    if not due and not lost_sight:
         return []
     try:
         backends = {spec.name: spec for spec in configured_backends(settings)}
@@ -39,6 +42,10 @@ def settle_batches(database: Database, settings: Settings, *, now: datetime) -> 
         log.warning("the backends cannot be read", field=error.field, code=error.code)
         return []
     with batch_client() as client, ThreadPoolExecutor(max_workers=ASKED_AT_ONCE) as pool:
+        if lost_sight:
+            finder = BatchFinder(database=database, client=client, backends=backends)
+            found_again, never_ran = finder.find(now=now)
+            log.info("looked for batches", found=found_again, never_ran=never_ran)
         settler = BatchSettler(database=database, client=client, backends=backends)
         found = pool.map(partial(_settle, settler, now=now), due)
         return [each for each in found if each is not None]

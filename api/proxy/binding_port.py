@@ -14,18 +14,24 @@ from billing.admission.binding import Binding, ObjectKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubmittedBatch:
-    """A batch that a backend has taken, and what it is billed by.
+class IntendedBatch:
+    """A batch that a backend is about to be asked to run, and what it is billed by.
 
     Attributes:
-        binding: of the batch itself.
+        binding: of the batch, under the id of the request that asks for it.
+        operation_id: of that request, as bytes.
         endpoint: the route that each of its lines is a request of.
+        credit: id of the credit that it draws on; None for a postpaid tenant.
+        most: what its lines can cost together, in 10⁻¹² of the major unit.
     """
 
     binding: Binding
+    operation_id: bytes
     price_version_id: int
     endpoint: str
     input_file_id: str
+    credit: int | None
+    most: int
 
 
 class BindingPort(Protocol):
@@ -47,8 +53,23 @@ class BindingPort(Protocol):
         """
         ...
 
-    async def record(self, batch: SubmittedBatch, bindings: Sequence[Binding]) -> None:
-        """As `bind`, and have the batch billed when it has run."""
+    async def intend(self, batch: IntendedBatch) -> None:
+        """Return once it is durable that a batch may run, and what it can cost is set aside.
+
+        Raises:
+            LimitReached: the tenant's credit has not that much left.
+        """
+        ...
+
+    async def record(
+        self, batch: IntendedBatch, batch_id: str, bindings: Sequence[Binding]
+    ) -> None:
+        """As `bind`, also of the batch under its backend's id, and have it billed when it has
+        run."""
+        ...
+
+    async def give_up(self, batch: IntendedBatch) -> None:
+        """The backend does not run it: nothing is set aside for it any more."""
         ...
 
     async def find(self, *, tenant_id: int, kind: ObjectKind, object_id: str) -> Binding | None:

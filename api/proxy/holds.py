@@ -17,12 +17,12 @@ import msgspec
 from api.proxy.hold_port import HoldPort
 from api.proxy.holding import Holding
 from api.proxy.likely_output import LikelyOutput
-from api.proxy.limit_errors import HoldsUnavailable
+from api.proxy.limit_errors import HoldsUnavailable, credit_limit
 from api.proxy.ports import Clock
 from billing.admission.amounts import Rates
 from billing.admission.bound import Bound, RequestSize, bound_of, cost_of
 from billing.admission.lease_book import Wanted
-from billing.admission.limit import Limit, Unit, Window
+from billing.admission.limit import Limit, Unit
 from billing.admission.route import Serving
 from billing.admission.snapshot import Admission
 from billing.admission.terms import HoldSize, OnLoss, Payment, TenantTerms
@@ -110,7 +110,7 @@ class Holds:
             if limit.applies(project_id=grant.project_id, key_id=grant.key_id, model_id=model.id)
         ]
         if terms.prepaid is not None:
-            limits.append((_credit(terms.prepaid, terms.currency), not terms.policy.shadow))
+            limits.append((credit_limit(terms.prepaid, terms.currency), not terms.policy.shadow))
         scope = _Scope(
             terms=terms,
             limits=tuple(sorted(limits, key=lambda entry: entry[0].id)),
@@ -205,19 +205,6 @@ def _amounts(
         Unit.REQUESTS: 1,
         Unit.SLOTS: 1,
     }
-
-
-def _credit(limit_id: int, currency: str) -> Limit:
-    return Limit(
-        id=limit_id,
-        name="credit",
-        unit=Unit.MONEY,
-        window=Window.NONE,
-        hard=True,
-        shadow=False,
-        capacity=0,
-        currency=currency,
-    )
 
 
 def _prompts(request: InferenceRequest) -> int:

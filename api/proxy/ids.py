@@ -42,3 +42,8 @@ class Mint:
 def shown(operation_id: bytes) -> bytes:
     """The id as clients see it."""
     return b"req_" + operation_id.hex().encode("ascii")
+
+
+def id_of(shown_id: bytes) -> bytes:
+    """The id that clients see as `shown_id`."""
+    return bytes.fromhex(shown_id.removeprefix(b"req_").decode("ascii"))

@@ -2,23 +2,28 @@
 
 Decides: that a batch runs only if each of its lines would have been admitted as a request of its
 own: its model is served where the file lies and has a price, nothing in it would have been changed,
-and the tenant's limits have something left. Does not decide how its lines are billed: that happens
-when the backend has run them.
+the tenant's limits have something left, and a prepaid tenant's credit has what all of them can
+cost. It is written down before the backend is asked, so that a death at any instant leaves none
+that nobody bills: what became of it is then looked up where it runs. Does not decide how its lines
+are billed: that happens when the backend has run them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from dataclasses import dataclass, field
 
-from api.proxy.binding_port import SubmittedBatch
-from api.proxy.holds import Holds
+from api.proxy.binding_port import IntendedBatch
+from api.proxy.holds import Holds, size_of
+from api.proxy.ids import id_of
 from api.proxy.openai_errors import Unavailable
 from api.proxy.request_body import read_body
 from api.proxy.stored_calls import Answer
 from api.proxy.stored_lookup import StoredRequest, no_such_object
 from billing.admission.backend import Backend, ServedModel
 from billing.admission.binding import Binding, ObjectKind
+from billing.admission.bound import bound_of
 from billing.admission.decision import Admission, admit
 from billing.admission.route import Route
 from billing.engines.batch_input import BATCH_ROUTES, BatchInput, BatchLine
@@ -51,21 +56,17 @@ async def create_batch(asked: StoredRequest, holds: Holds | None) -> None:
         raise no_such_object("input_file_id")
     if not asked.port.healthy:
         raise Unavailable("Stored objects cannot be reached at the moment; please retry.")
-    admissions = await _admitted(asked, route, backend, file_id, holds)
+    lines = await _admitted(asked, route, backend, file_id, holds)
+    batch = _intended(asked, route, backend, file_id, lines)
+    await asked.port.intend(batch)
     path, limit_bytes = asked.spec.path, asked.limits.object_bytes
+    # Without an answer nobody knows whether it runs; then it stays intended until that is known.
     answer = await asked.calls.whole(backend, "POST", path, body=body, limit_bytes=limit_bytes)
     if answer.good:
-        batch_id = object_id(answer.body)
-        model_ids = {admission.model.id for admission in admissions}
-        batch = SubmittedBatch(
-            binding=asked.binding(
-                batch_id, backend, model_id=model_ids.pop() if len(model_ids) == 1 else None
-            ),
-            price_version_id=admissions[0].terms.price_version_id,
-            endpoint=route.value,
-            input_file_id=file_id,
-        )
         await _record(asked, backend, batch, answer)
+    else:
+        with contextlib.suppress(Unavailable):
+            await asked.port.give_up(batch)
     asked.calls.answer(answer)
 
 
@@ -85,12 +86,56 @@ def _read(body: bytes) -> tuple[Route, str]:
     raise InvalidInput("Batches cannot ask for this endpoint.", field="endpoint")
 
 
+@dataclass(slots=True)
+class _Lines:
+    """The lines of a file that are admitted.
+
+    Attributes:
+        admitted: one admission per model, by the name that lines call it.
+        most: what they can cost together, in 10⁻¹² of the major unit.
+    """
+
+    admitted: dict[str, Admission] = field(default_factory=dict[str, Admission])
+    most: int = 0
+
+    def count(self, line: BatchLine) -> None:
+        """Add what a line of an admitted model can cost.
+
+        No bound is spliced into a line: one that sets none is bounded by its model's.
+        """
+        admission = self.admitted[line.request.model]
+        rates = admission.terms.rates.get(admission.model.name)
+        if rates is not None:
+            self.most += bound_of(rates, admission.model, size_of(line.request)).money
+
+
+def _intended(
+    asked: StoredRequest, route: Route, backend: Backend, file_id: str, lines: _Lines
+) -> IntendedBatch:
+    admissions = list(lines.admitted.values())
+    terms, model_ids = admissions[0].terms, {each.model.id for each in admissions}
+    request_id = asked.calls.shown_id
+    return IntendedBatch(
+        binding=asked.binding(
+            request_id.decode(),
+            backend,
+            model_id=model_ids.pop() if len(model_ids) == 1 else None,
+        ),
+        operation_id=id_of(request_id),
+        price_version_id=terms.price_version_id,
+        endpoint=route.value,
+        input_file_id=file_id,
+        credit=None if terms.policy.shadow else terms.prepaid,
+        most=lines.most,
+    )
+
+
 async def _admitted(
     asked: StoredRequest, route: Route, backend: Backend, file_id: str, holds: Holds | None
-) -> list[Admission]:
-    """Admit every line of a file; one admission per model."""
+) -> _Lines:
+    """Admit every line of a file."""
     models = _models(asked, backend)
-    admitted: dict[str, Admission] = {}
+    found = _Lines()
     lines = BatchInput(route, backend, most_lines=asked.limits.batch_lines)
 
     async def take(texts: list[bytes]) -> None:
@@ -98,18 +143,20 @@ async def _admitted(
             if position % _TURN == _TURN - 1:
                 await asyncio.sleep(0)
             line = lines.read(text)
-            if line is None or line.request.model in admitted:
+            if line is None:
                 continue
-            admission = _admit(asked, lines, line, models)
-            await _require_room(holds, admission, line)
-            admitted[line.request.model] = admission
+            if line.request.model not in found.admitted:
+                admission = _admit(asked, lines, line, models)
+                await _require_room(holds, admission, line)
+                found.admitted[line.request.model] = admission
+            found.count(line)
 
     content = f"/v1/files/{file_id}/content"
     async with contextlib.aclosing(asked.calls.parts(backend, content)) as parts:
         async for part in parts:
             await take(lines.feed(part))
     await take(lines.finish())
-    return list(admitted.values())
+    return found
 
 
 def _models(asked: StoredRequest, backend: Backend) -> dict[str, ServedModel]:
@@ -146,17 +193,18 @@ async def _require_room(holds: Holds | None, admission: Admission, line: BatchLi
 
 
 async def _record(
-    asked: StoredRequest, backend: Backend, batch: SubmittedBatch, answer: Answer
+    asked: StoredRequest, backend: Backend, batch: IntendedBatch, answer: Answer
 ) -> None:
     """Record a batch that a backend has taken; one that nobody can record must not run.
 
     Raises:
         SteelyardError: it cannot be recorded.
     """
+    batch_id = object_id(answer.body)
     try:
-        await asked.port.record(batch, _files(asked, backend, answer.body))
+        await asked.port.record(batch, batch_id, _files(asked, backend, answer.body))
     except SteelyardError:
-        path = f"{asked.spec.path}/{batch.binding.object_id}/cancel"
+        path = f"{asked.spec.path}/{batch_id}/cancel"
         with contextlib.suppress(SteelyardError):
             await asked.calls.whole(backend, "POST", path, limit_bytes=asked.limits.object_bytes)
         raise

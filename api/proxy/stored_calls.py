@@ -40,7 +40,11 @@ class Answer:
 
 
 class StoredCalls:
-    """Those of one request."""
+    """Those of one request.
+
+    Attributes:
+        shown_id: id of the request as clients see it.
+    """
 
     def __init__(
         self, upstream: Upstream, request: ClientRequest, client: ClientConnection, shown_id: bytes
@@ -48,7 +52,7 @@ class StoredCalls:
         self._upstream = upstream
         self._request = request
         self._client = client
-        self._shown_id = shown_id
+        self.shown_id = shown_id
         self._headers = [(b"x-request-id", shown_id), *trace_headers(request)]
         self._open: set[UpstreamConnection] = set()
         self._ended = False
@@ -85,7 +89,7 @@ class StoredCalls:
         """
         async with self._asked(backend, method, path, b"", query) as connection:
             first = await connection.read()
-            headers = passed_headers(connection.headers, self._shown_id)
+            headers = passed_headers(connection.headers, self.shown_id)
             if connection.ended:
                 self._request.answer(connection.status, headers, first)
                 return
@@ -174,12 +178,12 @@ class StoredCalls:
 
     def answer(self, answer: Answer) -> None:
         """Pass a whole answer on, unchanged."""
-        headers = passed_headers(answer.headers, self._shown_id)
+        headers = passed_headers(answer.headers, self.shown_id)
         self._request.answer(answer.status, headers, answer.body)
 
     def answer_json(self, content: bytes) -> None:
         """An answer of ours."""
-        headers = json_headers(200, (b"x-steelyard-request-id", self._shown_id))
+        headers = json_headers(200, (b"x-steelyard-request-id", self.shown_id))
         self._request.answer(200, headers, content)
 
     @asynccontextmanager

@@ -65,6 +65,35 @@ class _Batch(msgspec.Struct, frozen=True):
     request_counts: _Counts | None = None
 
 
+class _Listed(msgspec.Struct, frozen=True):
+    id: str
+    input_file_id: str | None = None
+    created_at: Any = None
+
+
+class _List(msgspec.Struct, frozen=True):
+    data: list[_Listed]
+    has_more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedBatch:
+    """A batch in a backend's list.
+
+    Attributes:
+        created_at: None where the backend does not say.
+    """
+
+    id: str
+    input_file_id: str
+    created_at: datetime | None
+
+    def older_than(self, instant: datetime) -> bool:
+        """Whether it is known to have been made before an instant."""
+        return self.created_at is not None and self.created_at < instant
+
+
+_LIST = msgspec.json.Decoder(_List)
 _BATCH = msgspec.json.Decoder(_Batch)
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 
@@ -89,6 +118,27 @@ def read_batch_status(body: bytes) -> BatchStatus:
         requests=_count(counts.total),
         answered=_count(counts.completed),
     )
+
+
+def read_batch_list(body: bytes) -> tuple[list[ListedBatch], bool]:
+    """Read the answer to `GET /v1/batches`: the batches, and whether others come behind them.
+
+    Raises:
+        UpstreamError: it is no list.
+    """
+    try:
+        page = _LIST.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UpstreamError("the backend's answer is no list of batches") from None
+    listed = [
+        ListedBatch(
+            id=each.id,
+            input_file_id=each.input_file_id or "",
+            created_at=_instant(each.created_at),
+        )
+        for each in page.data
+    ]
+    return listed, page.has_more
 
 
 def _instant(seconds: object) -> datetime | None:

@@ -232,6 +232,30 @@ def resolve(
     return HoldAnswer(answer)
 
 
+def limit_of(connection: sa.Connection, *, hold_id: UUID) -> int | None:
+    """Row id of the limit that a hold was taken on; None: there is no such hold."""
+    row = first(
+        connection,
+        "SELECT limit_id FROM hold_event WHERE hold_id = :hold AND ordinal = 0",
+        hold=hold_id,
+    )
+    return None if row is None else row.limit_id
+
+
+def credit_standing(
+    connection: sa.Connection, limit_id: int, *, now: datetime
+) -> tuple[Decimal, Decimal, str]:
+    """What is left of a credit, what is spent, held or leased of it, and its currency."""
+    row = only(
+        connection,
+        "SELECT limit_available(id, :now) AS left, spent + held + leased AS used, currency "
+        "FROM spend_limit WHERE id = :limit",
+        limit=limit_id,
+        now=now,
+    )
+    return row.left, row.used, row.currency
+
+
 def expire(connection: sa.Connection, *, now: datetime) -> int:
     """Free every hold past its end; how many."""
     rows = query(

@@ -227,6 +227,16 @@ def give_back(
     ).returned
 
 
+def recall(connection: sa.Connection, limit_id: int, *, asker: str) -> None:
+    """Have every process give back what it has leased of a limit and does not use, at commit."""
+    query(
+        connection,
+        "SELECT pg_notify('steelyard_recall', :asker || ' ' || :limit)",
+        asker=asker,
+        limit=str(limit_id),
+    )
+
+
 def draw(connection: sa.Connection, amounts: Mapping[int, int], *, now: datetime) -> None:
     """Count as spent what events drew, by lease."""
     query(

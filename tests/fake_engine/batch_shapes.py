@@ -128,8 +128,12 @@ class BatchEngine:
 
     def answer(self, path: str) -> tuple[int, bytes]:
         """What a GET is answered."""
-        _, _, kind, id_, *rest = path.split("/")
+        _, _, kind, *rest = path.partition("?")[0].split("/")
         found: bytes | None = None
+        if kind == "batches" and not rest:
+            listed = {"data": list(reversed(self.batches.values())), "has_more": False}
+            return self.status, json.dumps(listed).encode()
+        id_, *rest = rest
         if kind == "batches" and id_ in self.batches:
             found = json.dumps(self.batches[id_]).encode()
         elif kind == "files" and rest == ["content"]:

@@ -45,6 +45,7 @@ class KeepingEngine:
         delay: seconds before an answer.
         second_id: streams change their id on the way.
         pace: seconds between two events of a stream.
+        runs_batches: it takes new ones.
     """
 
     name: str = "a"
@@ -60,6 +61,7 @@ class KeepingEngine:
     delay: float = 0
     second_id: bool = False
     pace: float = 0
+    runs_batches: bool = True
     received: int = 0
     issued: int = 0
     writers: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
@@ -135,7 +137,7 @@ class KeepingEngine:
         return True
 
     def _found(self, asked: Asked) -> tuple[bytes, str] | None:
-        _, _, kind, *rest = asked.path.split("/")
+        _, _, kind, *rest = asked.path.partition("?")[0].split("/")
         if (asked.method, kind, rest) == ("POST", "responses", []):
             return self._respond(json.loads(asked.body))
         if kind == "files" and rest[1:] == ["content"] and rest[0] in self.files:
@@ -158,8 +160,11 @@ class KeepingEngine:
 
     def _of_batches(self, asked: Asked, rest: list[str]) -> dict[str, Any] | None:
         match asked.method, rest:
-            case "POST", []:
+            case "POST", [] if self.runs_batches:
                 return self._run(json.loads(asked.body))
+            case "GET", []:
+                newest = list(reversed(self.batches.values()))
+                return {"object": "list", "data": newest, "has_more": False}
             case "GET", [name]:
                 return self.batches.get(name)
             case "POST", [name, "cancel"] if name in self.batches:

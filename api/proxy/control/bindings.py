@@ -12,22 +12,32 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
+from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 from prometheus_client.core import Metric
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.proxy.binding_port import SubmittedBatch
+from api.proxy.binding_port import IntendedBatch
+from api.proxy.limit_errors import LimitReached, credit_limit
 from api.proxy.openai_errors import Unavailable
 from api.proxy.telemetry.counted import counter
 from billing.admission.binding import Binding, ObjectKind
 from billing.errors import Conflict, UpstreamError
 from billing.metering.event_id import from_microseconds
 from billing.operations.stored_objects import bindings as operations
-from billing.operations.stored_objects.batches import is_awaited, record_batch
+from billing.operations.stored_objects.batches import (
+    CreditShort,
+    CreditWanted,
+    intend_batch,
+    is_awaited,
+    record_batch,
+    refuse_batch,
+)
 from billing.store.batch_runs import BatchRun
 from billing.store.database import Database, Role
 
@@ -37,6 +47,9 @@ Result = TypeVar("Result")
 
 CALL_SECONDS = 2
 PAUSE_SECONDS = 1
+RECALL_PAUSES = (0.05, 0.2)
+"""Seconds before each further try to set credit aside, in which what is leased comes back."""
+
 REMEMBERED = 10_000
 SOUGHT_AT_ONCE = 32
 """Look-ups that may wait for one tenant, so that one that tries ids keeps nobody else waiting."""
@@ -77,25 +90,72 @@ class Bindings:
         for binding in fresh:
             self._remember(binding)
 
-    async def record(self, batch: SubmittedBatch, bindings: Sequence[Binding]) -> None:
-        """As `bind`, and have the batch billed when it has run."""
-        own = batch.binding
-        submitted = BatchRun(
-            batch_id=own.object_id,
-            backend=own.backend,
-            tenant_id=own.tenant_id,
-            project_id=own.project_id,
-            key_id=own.key_id,
-            model_id=own.model_id,
-            price_version_id=batch.price_version_id,
-            endpoint=batch.endpoint,
-            input_file_id=batch.input_file_id,
-            submitted_at=from_microseconds(own.created_at_us),
+    async def intend(self, batch: IntendedBatch) -> None:
+        """Return once it is durable that a batch may run, and what it can cost is set aside.
+
+        Raises:
+            LimitReached: the tenant's credit has not that much left.
+            Unavailable: the database cannot be asked.
+        """
+        submitted, credit = _run_of(batch), None
+        if submitted.hold_id is not None and batch.credit is not None:
+            credit = CreditWanted(limit_id=batch.credit, amount=batch.most)
+
+        def intend(connection: sa.Connection) -> CreditShort | None:
+            return intend_batch(connection, submitted, credit=credit, now=self._now())
+
+        short = await self._ask("intend", intend)
+        for pause_seconds in RECALL_PAUSES:
+            if short is None:
+                return
+            await asyncio.sleep(pause_seconds)
+            short = await self._ask("intend", intend)
+        if short is not None:
+            raise LimitReached(
+                credit_limit(batch.credit or 0, short.currency),
+                used=short.used,
+                capacity=short.capacity,
+                resets_us=None,
+                now_us=batch.binding.created_at_us,
+            )
+
+    async def record(
+        self, batch: IntendedBatch, batch_id: str, bindings: Sequence[Binding]
+    ) -> None:
+        """As `bind`, also of the batch under its backend's id, and have it billed when it has run.
+
+        Raises:
+            Unavailable: the database cannot be asked.
+            UpstreamError: a backend issued an id that cannot be this tenant's.
+        """
+        request_id = batch.binding.object_id
+        own, submitted = (
+            replace(batch.binding, object_id=batch_id),
+            replace(_run_of(batch), batch_id=batch_id),
         )
         all_of_it = [own, *bindings]
-        await self._ask("record", lambda connection: record_batch(connection, submitted, all_of_it))
+        await self._ask(
+            "record",
+            lambda connection: record_batch(
+                connection, submitted, all_of_it, request_id=request_id
+            ),
+        )
         for binding in all_of_it:
             self._remember(binding)
+
+    async def give_up(self, batch: IntendedBatch) -> None:
+        """The backend does not run it: nothing is set aside for it any more.
+
+        Raises:
+            Unavailable: the database cannot be asked.
+        """
+        own, now = batch.binding, self._now()
+        await self._ask(
+            "give_up",
+            lambda connection: refuse_batch(
+                connection, backend=own.backend, request_id=own.object_id, now=now
+            ),
+        )
 
     async def find(self, *, tenant_id: int, kind: ObjectKind, object_id: str) -> Binding | None:
         """An object of a tenant; None for an unknown one and anybody else's.
@@ -215,6 +275,23 @@ class Bindings:
         self._found.move_to_end(_name(binding))
         if len(self._found) > REMEMBERED:
             self._found.popitem(last=False)
+
+
+def _run_of(batch: IntendedBatch) -> BatchRun:
+    own = batch.binding
+    return BatchRun(
+        batch_id=own.object_id,
+        backend=own.backend,
+        tenant_id=own.tenant_id,
+        project_id=own.project_id,
+        key_id=own.key_id,
+        model_id=own.model_id,
+        price_version_id=batch.price_version_id,
+        endpoint=batch.endpoint,
+        input_file_id=batch.input_file_id,
+        submitted_at=from_microseconds(own.created_at_us),
+        hold_id=UUID(bytes=batch.operation_id) if batch.credit and batch.most else None,
+    )
 
 
 def _name(binding: Binding) -> tuple[int, ObjectKind, str]:

@@ -1,9 +1,10 @@
 """Count what a batch used in the limits of its tenant.
 
-Decides: which limits a batch counts in, and by how much. Nothing of a batch is held while it runs,
-so its usage is drawn once it is known, past a limit's end if need be: then nothing further is
-admitted. Rates per minute and requests in flight bound what a backend is asked at once, which a
-batch is not: it counts in neither. Prepaid credit pays for it with the next accrual.
+Decides: which limits a batch counts in, and by how much. Of limits nothing is held while a batch
+runs, so its usage is drawn once it is known, past a limit's end if need be: then nothing further is
+admitted. Of prepaid credit is held what it can come to, and what it did come to is drawn as it is
+known; the hold ends with the settlement. Rates per minute and requests in flight bound what a
+backend is asked at once, which a batch is not: it counts in neither.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from billing.catalog.rates import proxy_rates, rates_of
 from billing.metering.token_class import TokenClass
 from billing.operations.catalog.contracts import bound_plans
 from billing.operations.metering.book_lines import Charged
+from billing.store import holds
 from billing.store import leases as leases_store
 from billing.store.batch_runs import BatchRun
 from billing.store.batch_settlement import model_names
@@ -46,7 +48,8 @@ def draw_lines(
         for limit in leases_store.limits_of(connection, now=now).get(batch.tenant_id, ())
         if limit.unit is not Unit.SLOTS and limit.window is not Window.MINUTE
     ]
-    if not limits or not billed:
+    credit_id = None if batch.hold_id is None else holds.limit_of(connection, hold_id=batch.hold_id)
+    if not billed or (not limits and credit_id is None):
         return
     rates = _rates(connection, batch, {each.model_id for each in billed})
     amounts: Counter[int] = Counter()
@@ -56,6 +59,8 @@ def draw_lines(
                 project_id=batch.project_id, key_id=batch.key_id, model_id=each.model_id
             ):
                 amounts[limit.id] += _amount(limit, each, rates[each.model_id])
+        if credit_id is not None:
+            amounts[credit_id] += charge(rates[each.model_id], each.counts, each.units)
     if amounts:
         with acting_as(connection, Role.INGEST):
             leases_store.draw_on_limits(connection, amounts, now=at)

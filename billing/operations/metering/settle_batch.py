@@ -26,10 +26,11 @@ from billing.errors import Conflict, NotFound, UpstreamError
 from billing.operations.metering.ask_batch import ask_batch, read_results
 from billing.operations.metering.book_lines import Models, book_lines
 from billing.operations.metering.draw_lines import draw_lines
+from billing.operations.stored_objects.batches import release_credit
 from billing.planfiles.backend_file import BackendSpec
 from billing.store import batch_settlement as store
 from billing.store import retention
-from billing.store.batch_runs import BatchState
+from billing.store.batch_runs import BatchRun, BatchState
 from billing.store.batch_settlement import Ended, ResultFile, Settlement
 from billing.store.database import Database, Role, acting_as
 
@@ -89,15 +90,8 @@ class BatchSettler:
             ended = _ended(status, status.outcome, found, now=now)
             self._write(partial(store.note_ended, batch=found.batch, ended=ended))
         if self._closed_for_good(ended):
-            self._write(
-                partial(
-                    store.close_batch,
-                    batch=found.batch,
-                    state=BatchState.LOST,
-                    problem=CLOSED_MONTH,
-                    now=now,
-                )
-            )
+            lost = partial(_finish, state=BatchState.LOST, problem=CLOSED_MONTH)
+            self._write(partial(lost, batch=found.batch, now=now))
             return
         for file, file_id in ended.files.items():
             self._count_file(found, spec, route, file, file_id, now=now)
@@ -202,7 +196,20 @@ def _close(connection: sa.Connection, *, settlement: Settlement, now: datetime) 
     current = _locked(connection, settlement)
     if current.state is BatchState.OPEN:
         state, problem = _verdict(current)
-        store.close_batch(connection, current.batch, state, problem=problem, now=now)
+        _finish(connection, current.batch, state, problem=problem, now=now)
+
+
+def _finish(
+    connection: sa.Connection,
+    batch: BatchRun,
+    state: BatchState,
+    *,
+    problem: str | None,
+    now: datetime,
+) -> None:
+    """End a settlement, and with it what the batch holds of its tenant's credit."""
+    store.close_batch(connection, batch, state, problem=problem, now=now)
+    release_credit(connection, batch, now=now)
 
 
 def _note_missing(
@@ -213,7 +220,7 @@ def _note_missing(
         return
     since = store.note_missing(connection, current.batch, problem=problem, now=now)
     if now - since >= LOST_AFTER:
-        store.close_batch(connection, current.batch, BatchState.LOST, problem=problem, now=now)
+        _finish(connection, current.batch, BatchState.LOST, problem=problem, now=now)
 
 
 def _locked(connection: sa.Connection, settlement: Settlement) -> Settlement:

@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from api.proxy.app import Proxy, create_app
-from api.proxy.binding_port import SubmittedBatch
+from api.proxy.binding_port import IntendedBatch
+from api.proxy.limit_errors import LimitReached, credit_limit
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import Unavailable
 from api.proxy.server import serving
@@ -41,11 +42,19 @@ KEEPS = frozenset({"files", "batches", "responses"})
 
 
 class MemoryBindings:
-    """Bindings in memory; `gate` closed = the database is slow."""
+    """Bindings in memory; `gate` closed = the database is slow.
+
+    Attributes:
+        intended: batches that may run, by the id of their request.
+        batches: those that run, by their backend's id.
+        credit: what is left of everybody's, in 10⁻¹² of the major unit.
+    """
 
     def __init__(self) -> None:
         self.bound: dict[tuple[ObjectKind, str], Binding] = {}
-        self.batches: list[SubmittedBatch] = []
+        self.intended: dict[str, IntendedBatch] = {}
+        self.batches: dict[str, IntendedBatch] = {}
+        self.credit = 0
         self.gate = asyncio.Event()
         self.gate.set()
         self.waiting = 0
@@ -69,9 +78,22 @@ class MemoryBindings:
             if (owner.tenant_id, owner.backend) != (binding.tenant_id, binding.backend):
                 raise UpstreamError("The inference backend's answer cannot be used.")
 
-    async def record(self, batch: SubmittedBatch, bindings: Sequence[Binding]) -> None:
-        await self.bind([batch.binding, *bindings])
-        self.batches.append(batch)
+    async def intend(self, batch: IntendedBatch) -> None:
+        await self._answer()
+        if batch.credit is not None and batch.most > self.credit:
+            limit = credit_limit(batch.credit, "USD")
+            raise LimitReached(limit, used=0, capacity=self.credit, resets_us=None, now_us=0)
+        self.intended[batch.binding.object_id] = batch
+
+    async def record(
+        self, batch: IntendedBatch, batch_id: str, bindings: Sequence[Binding]
+    ) -> None:
+        await self.bind([replace(batch.binding, object_id=batch_id), *bindings])
+        self.batches[batch_id] = self.intended.pop(batch.binding.object_id)
+
+    async def give_up(self, batch: IntendedBatch) -> None:
+        await self._answer()
+        del self.intended[batch.binding.object_id]
 
     async def find(self, *, tenant_id: int, kind: ObjectKind, object_id: str) -> Binding | None:
         await self._answer()

@@ -11,9 +11,13 @@ import pytest
 
 from api.proxy.holds import Holds
 from api.proxy.limits import Limits
+from billing.admission.amounts import ATTO, PICO, Rates
+from billing.admission.bound import TEMPLATE_TOKENS
 from tests.api.proxy.conftest import until
 from tests.api.proxy.limits.conftest import BookedHolds, limit_of
 from tests.api.proxy.stored.conftest import TENANT, Keep, file_of, request_line
+
+PER_PICO = ATTO // PICO
 
 
 async def submitted(keep: Keep, content: bytes, **members: object):
@@ -27,8 +31,8 @@ async def test_a_batch_is_recorded_with_what_it_is_billed_by(keep):
     file_id = (await keep.upload(content)).json()["id"]
     answer = await keep.submit(file_id, metadata={"a": "b"})
     assert answer.status_code == 200, answer.text
-    (batch,) = keep.bindings.batches
-    assert batch.binding.object_id == answer.json()["id"]
+    batch = keep.bindings.batches[answer.json()["id"]]
+    assert batch.binding.object_id == answer.headers["x-steelyard-request-id"]
     assert (batch.binding.tenant_id, batch.binding.project_id, batch.binding.key_id) == (7, 8, 9)
     assert (batch.binding.backend, batch.binding.model_id) == ("a", 1)
     assert (batch.endpoint, batch.price_version_id) == ("/v1/chat/completions", 31)
@@ -53,7 +57,8 @@ async def test_models_of_a_batch_that_differ_are_left_to_its_lines(keep):
     )
     other = request_line("2", body={"model": "solo", "messages": []})
     assert (await submitted(keep, file_of(request_line(), other))).status_code == 200
-    assert keep.bindings.batches[0].binding.model_id is None
+    (batch,) = keep.bindings.batches.values()
+    assert batch.binding.model_id is None
 
 
 async def test_a_line_names_its_model_as_the_backend_knows_it(keep):
@@ -102,7 +107,7 @@ async def test_a_line_that_would_not_be_admitted_keeps_its_batch_from_running(ke
     answer = await submitted(keep, REFUSED[name])
     assert answer.status_code in {400, 403}, answer.text
     assert keep.first.batches == {}
-    assert keep.bindings.batches == []
+    assert keep.bindings.batches == keep.bindings.intended == {}
     assert "nobody-serves-this" not in answer.text
     assert "http://x" not in answer.text
 
@@ -170,19 +175,63 @@ async def test_an_exhausted_limit_refuses_a_batch_and_one_with_room_holds_nothin
 
 async def test_a_batch_that_cannot_be_recorded_is_given_up(keep):
     file_id = (await keep.upload()).json()["id"]
-    keep.bindings.gate.clear()
+    keep.first.delay = 0.2
     asking = asyncio.create_task(keep.submit(file_id))
-    await until(lambda: keep.bindings.waiting)
-    keep.bindings.gate.set()  # it finds the file
-    keep.bindings.gate.clear()
-    await until(lambda: keep.first.batches and keep.bindings.waiting)
+    await until(lambda: keep.first.batches)
     keep.bindings.away = True
-    keep.bindings.gate.set()
     answer = await asking
     assert answer.status_code == 503
     ((batch_id, batch),) = keep.first.batches.items()
     assert batch["status"] == "cancelling"
     assert batch_id not in answer.text
+    assert len(keep.bindings.intended) == 1
+
+
+async def test_a_backend_is_asked_only_for_what_is_written_down(keep):
+    file_id = (await keep.upload()).json()["id"]
+    keep.first.delay = 0.2
+    asking = asyncio.create_task(keep.submit(file_id))
+    await until(lambda: keep.first.batches)
+    (intended,) = keep.bindings.intended.values()
+    assert (intended.input_file_id, keep.bindings.batches) == (file_id, {})
+    assert (await asking).status_code == 200
+    assert keep.bindings.intended == {}
+    keep.bindings.away = True
+    assert (await keep.submit(file_id)).status_code == 503
+    assert len(keep.first.batches) == 1
+
+
+async def test_what_a_backend_refuses_is_not_intended_any_more(keep):
+    file_id = (await keep.upload()).json()["id"]
+    keep.first.runs_batches = False
+    assert (await keep.submit(file_id)).status_code == 404
+    assert keep.bindings.batches == keep.bindings.intended == {}
+
+
+async def test_a_prepaid_batch_needs_the_credit_for_all_of_its_lines(keep):
+    """Per line the prompt at 2, of any byte a token, and `max_tokens` for each of `n` at 3."""
+    snapshot = keep.control.snapshot
+    terms = replace(
+        snapshot.terms[TENANT],
+        prepaid=5,
+        currency="USD",
+        rates={"tiny": Rates(input=2 * PER_PICO, output=3 * PER_PICO)},
+    )
+    keep.control.snapshot = replace(snapshot, terms={**snapshot.terms, TENANT: terms})
+    body = {"model": "tiny", "messages": [], "max_tokens": 50, "n": 2}
+    prompt = len(json.dumps(body["messages"])) + TEMPLATE_TOKENS
+    most = 3 * (2 * prompt + 3 * 50 * 2)
+    content = file_of(*(request_line(str(number), body=body) for number in range(3)))
+    file_id = (await keep.upload(content)).json()["id"]
+    keep.bindings.credit = most - 1
+    refused = await keep.submit(file_id)
+    assert refused.status_code == 402, refused.text
+    assert refused.json()["error"]["code"] == "insufficient_quota"
+    assert keep.first.batches == keep.bindings.intended == {}
+    keep.bindings.credit = most
+    taken = await keep.submit(file_id)
+    assert taken.status_code == 200
+    assert keep.bindings.batches[taken.json()["id"]].most == most
 
 
 async def test_a_client_that_leaves_leaves_no_batch_unrecorded(keep):
@@ -196,7 +245,7 @@ async def test_a_client_that_leaves_leaves_no_batch_unrecorded(keep):
     await until(lambda: keep.first.batches)
     client.leave()
     await keep.settled()
-    assert [batch.binding.object_id for batch in keep.bindings.batches] == [*keep.first.batches]
+    assert [*keep.bindings.batches] == [*keep.first.batches]
 
 
 async def test_a_client_that_leaves_leaves_no_batch_that_could_not_be_recorded(keep):
@@ -213,7 +262,9 @@ async def test_a_client_that_leaves_leaves_no_batch_that_could_not_be_recorded(k
     await keep.settled()
     (batch,) = keep.first.batches.values()
     assert batch["status"] == "cancelling"
-    assert keep.bindings.batches == []
+    assert keep.bindings.batches == {}
+    # What became of it is looked up: it may have run.
+    assert len(keep.bindings.intended) == 1
 
 
 async def test_a_batch_is_cancelled_where_it_runs(keep):

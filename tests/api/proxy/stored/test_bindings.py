@@ -11,15 +11,16 @@ import psycopg
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from api.proxy.binding_port import SubmittedBatch
+from api.proxy.binding_port import IntendedBatch
 from api.proxy.control import bindings as module
 from api.proxy.control.bindings import Bindings
 from api.proxy.control.snapshots import utc_now
+from api.proxy.ids import shown
 from api.proxy.openai_errors import Unavailable
 from billing.admission.binding import Binding, ObjectKind
 from billing.errors import UpstreamError
 from billing.store.batch_runs import read_run
-from billing.store.database import Database, Role
+from billing.store.database import Database, Role, query
 from billing.store.embedded.address import ServerAddress
 from tests.api.proxy.conftest import until
 
@@ -74,18 +75,45 @@ async def test_T1_an_id_of_another_tenant_is_refused_and_not_remembered(bindings
     assert bindings.healthy
 
 
-async def test_a_batch_is_recorded_with_its_ids(database, bindings, now: datetime):
-    own = replace(FILE, kind=ObjectKind.BATCH, object_id="batch_1", model_id=3)
-    batch = SubmittedBatch(
-        binding=own,
+REQUEST = bytes(range(16))
+
+
+def intended(batch: Binding) -> IntendedBatch:
+    return IntendedBatch(
+        binding=replace(batch, object_id=shown(REQUEST).decode()),
+        operation_id=REQUEST,
         price_version_id=1,
         endpoint="/v1/embeddings",
         input_file_id="file-1",
+        credit=None,
+        most=1,
     )
-    await bindings.record(batch, [FILE])
+
+
+async def test_a_batch_that_never_ran_is_not_billed(database, bindings):
+    batch = intended(replace(FILE, kind=ObjectKind.BATCH))
+    await bindings.intend(batch)
+    for _ in range(2):
+        await bindings.give_up(batch)
+    with database.transaction(Role.OPERATOR) as connection:
+        (row,) = query(connection, "SELECT state FROM batch_run")
+    assert row.state == "refused"
+
+
+async def test_a_batch_is_recorded_with_its_ids(database, bindings, now: datetime):
+    own = replace(FILE, kind=ObjectKind.BATCH, object_id="batch_1", model_id=3)
+    batch = intended(own)
+    await bindings.intend(batch)
+    with database.transaction(Role.OPERATOR) as connection:
+        (row,) = query(connection, "SELECT batch_id, state, hold_id FROM batch_run")
+    assert (row.batch_id, row.state, row.hold_id) == (shown(REQUEST).decode(), "intended", None)
+    for _ in range(2):
+        await bindings.record(batch, "batch_1", [FILE])
     with database.transaction(Role.OPERATOR) as connection:
         run = read_run(connection, backend="a", batch_id="batch_1")
+        (row,) = query(connection, "SELECT state FROM batch_run")
     assert run is not None
+    assert row.state == "open"
     assert (run.tenant_id, run.model_id, run.endpoint) == (1, 3, "/v1/embeddings")
     assert await found(bindings, FILE) == FILE
     assert await bindings.page(
