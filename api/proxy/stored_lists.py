@@ -27,6 +27,14 @@ class _Query(msgspec.Struct, forbid_unknown_fields=True):
     limit: int = 20
     after: str | None = None
     order: Literal["asc", "desc"] = "desc"
+    purpose: str | None = None
+
+
+class _Purpose(msgspec.Struct):
+    purpose: str | None = None
+
+
+_PURPOSE = msgspec.json.Decoder(_Purpose)
 
 
 class _List(msgspec.Struct):
@@ -46,8 +54,10 @@ async def list_objects(asked: StoredRequest) -> None:
         UpstreamError: a backend does not answer.
     """
     query = _read(asked.received.query)
+    if query.purpose is not None and asked.kind is not ObjectKind.FILE:
+        raise UnsupportedParameter("Only files have a purpose.", field="purpose")
     after, shown, more = query.after, list[tuple[str, msgspec.Raw]](), True
-    # A page whose objects have all expired would look like the end to a client.
+    # A page of which nothing is shown would look like the end to a client.
     while more and not shown:
         page, more = await asked.port.page(
             tenant_id=asked.grant.tenant_id,
@@ -56,7 +66,7 @@ async def list_objects(asked: StoredRequest) -> None:
             limit=query.limit,
             oldest_first=query.order == "asc",
         )
-        shown = await _shown(asked, page)
+        shown = [each for each in await _shown(asked, page) if _is_for(query.purpose, each[1])]
         after = page[-1].object_id if page else after
     ids = [object_id for object_id, _ in shown]
     answer = _List(
@@ -74,7 +84,9 @@ def _read(query: bytes) -> _Query:
         read = msgspec.convert(members, _Query, strict=False)
     except msgspec.ValidationError:
         raise UnsupportedParameter(
-            "A query parameter is not taken here.", field="query", remedy="Send limit and after."
+            "A query parameter is not taken here.",
+            field="query",
+            remedy="Send limit, after, order and purpose.",
         ) from None
     except ValueError:
         raise InvalidInput("The query cannot be read.", field="query") from None
@@ -83,6 +95,16 @@ def _read(query: bytes) -> _Query:
     if read.after is not None and not is_object_id(read.after):
         raise InvalidInput("Must be the id of an object.", field="after")
     return read
+
+
+def _is_for(purpose: str | None, shown: msgspec.Raw) -> bool:
+    """Whether a file is shown to have a purpose; None: whatever it has."""
+    if purpose is None:
+        return True
+    try:
+        return _PURPOSE.decode(shown).purpose == purpose
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise UpstreamError("The inference backend's answer cannot be used.") from None
 
 
 async def _shown(asked: StoredRequest, page: Sequence[Binding]) -> list[tuple[str, msgspec.Raw]]:

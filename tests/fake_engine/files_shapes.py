@@ -37,6 +37,7 @@ class KeepingEngine:
 
     Attributes:
         name: part of every id that it issues.
+        purposes: of files that are not for batches, by id.
         files: contents by id; batches, responses: objects by id, as they are answered.
         issues: the id of what is made next, in place of one of its own.
         status: answered to every request instead, if not 200.
@@ -62,6 +63,7 @@ class KeepingEngine:
     second_id: bool = False
     pace: float = 0
     runs_batches: bool = True
+    purposes: dict[str, str] = field(default_factory=dict[str, str])
     received: int = 0
     issued: int = 0
     writers: set[asyncio.StreamWriter] = field(default_factory=set[asyncio.StreamWriter])
@@ -206,7 +208,7 @@ class KeepingEngine:
             "bytes": len(self.files[name]),
             "created_at": CREATED_AT,
             "filename": "x.jsonl",
-            "purpose": "batch",
+            "purpose": self.purposes.get(name, "batch"),
             "status": "processed",
         }
 

@@ -273,8 +273,27 @@ async def test_a_list_leaves_out_what_the_backend_no_longer_has(keep):
     assert shown["has_more"] is False
 
 
+async def test_a_list_of_a_purpose_shows_those_files_only_however_far_apart(keep):
+    ids = [(await keep.upload()).json()["id"] for _ in range(6)]
+    keep.first.purposes = dict.fromkeys((ids[0], ids[5]), "batch_output")
+    seen: list[str] = []
+    more = True
+    while more:
+        query = {"limit": "2", "purpose": "batch_output"} | ({"after": seen[-1]} if seen else {})
+        shown = (await keep.mine.get("/v1/files", params=query)).json()
+        assert shown["data"], "an empty page would look like the end"
+        seen += [row["id"] for row in shown["data"]]
+        more = shown["has_more"]
+    assert seen == [ids[5], ids[0]]
+    nothing = (await keep.mine.get("/v1/files", params={"purpose": "vision"})).json()
+    assert (nothing["data"], nothing["has_more"]) == ([], False)
+    refused = await keep.mine.get("/v1/batches", params={"purpose": "batch"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "purpose"
+
+
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=101", "limit=x", "after=a/b", "purpose=batch", "order=up", "x"]
+    "query", ["limit=0", "limit=101", "limit=x", "after=a/b", "purpose[]=batch", "order=up", "x"]
 )
 async def test_a_list_takes_no_other_parameter(keep, query):
     answer = await keep.mine.get(f"/v1/files?{query}")
