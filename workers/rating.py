@@ -6,6 +6,7 @@ rated stops nobody else: it is logged, counted, and tried again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -14,6 +15,7 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from billing.errors import SteelyardError
+from billing.operations.invoicing.issue_drafts import EnqueueMirror
 from billing.operations.rating.accrue_due import (
     AccruedPage,
     accrue_due,
@@ -67,26 +69,38 @@ def every(seconds: int) -> str:
     return f"* * * * * */{seconds}" if seconds < 60 else f"*/{seconds // 60} * * * *"
 
 
-def accrue_changes(database: Database, *, now: datetime) -> RatingTurn:
-    """Bring the accruals of every tenant with changes up to date, and the credit that pays them."""
+def accrue_changes(
+    database: Database, *, enqueue_mirror: EnqueueMirror | None = None, now: datetime
+) -> RatingTurn:
+    """Bring the accruals of every tenant with changes up to date, and the credit that pays them.
+
+    Args:
+        enqueue_mirror: how Stripe is told of invoices on the way; None where it is not configured.
+    """
+    accrue = partial(_accrue, database, enqueue_mirror=enqueue_mirror, now=now)
     database.retrying(Role.OPERATOR, partial(note_changes, now=now))
     turn = RatingTurn()
     while tenant_ids := _due(database, now=now):
         try:
-            turn = turn.with_page(_accrue(database, tenant_ids, now=now))
+            turn = turn.with_page(accrue(tenant_ids))
         except OperationalError:
             raise  # the database is away, and so for everybody
         except Exception:  # noqa: BLE001  # whose it was shows one by one
-            turn = _one_by_one(database, tenant_ids, turn, now=now)
+            turn = _one_by_one(database, tenant_ids, turn, accrue, now=now)
     return turn
 
 
 def _one_by_one(
-    database: Database, tenant_ids: list[int], turn: RatingTurn, *, now: datetime
+    database: Database,
+    tenant_ids: list[int],
+    turn: RatingTurn,
+    accrue: Callable[[list[int]], AccruedPage],
+    *,
+    now: datetime,
 ) -> RatingTurn:
     for tenant_id in tenant_ids:
         try:
-            turn = turn.with_page(_accrue(database, [tenant_id], now=now))
+            turn = turn.with_page(accrue([tenant_id]))
         except OperationalError:
             raise
         except SteelyardError as error:
@@ -112,8 +126,17 @@ def _due(database: Database, *, now: datetime) -> list[int]:
         return due_tenants(connection, now=now, most=TENANTS_AT_ONCE)
 
 
-def _accrue(database: Database, tenant_ids: list[int], *, now: datetime) -> AccruedPage:
-    page = database.retrying(Role.OPERATOR, partial(accrue_due, tenant_ids=tenant_ids, now=now))
+def _accrue(
+    database: Database,
+    tenant_ids: list[int],
+    *,
+    enqueue_mirror: EnqueueMirror | None,
+    now: datetime,
+) -> AccruedPage:
+    page = database.retrying(
+        Role.OPERATOR,
+        partial(accrue_due, tenant_ids=tenant_ids, enqueue_mirror=enqueue_mirror, now=now),
+    )
     for slug in page.unrated:
         log.warning("usage has no price", tenant=slug, remedy="steelyard usage unrated")
     for each in page.fired:
@@ -123,6 +146,10 @@ def _accrue(database: Database, tenant_ids: list[int], *, now: datetime) -> Accr
             threshold=each.alert.name,
             period_start=str(each.alert.period.start),
         )
+    for number in page.invoiced:
+        log.info("invoiced a running billing period so far", number=number)
+    for slug, code in page.refused:
+        log.error("a running billing period cannot be invoiced", tenant=slug, code=code)
     return page
 
 

@@ -18,7 +18,7 @@ from procrastinate.jobs import Status
 from sqlalchemy.exc import OperationalError
 
 from billing.errors import Conflict, StripeUnavailable
-from billing.operations.payments.mirror_invoice import mirror_invoice
+from billing.operations.payments.mirror_invoice import enqueue_mirror, mirror_invoice
 from billing.operations.payments.stripe_events import apply_event, catch_up
 from billing.settings import Settings
 from billing.store import jobs
@@ -133,7 +133,12 @@ def add_rating(app: procrastinate.App, tools: Tools) -> None:
     @app.periodic(cron=every(tools.settings.accrual_interval_s))
     @app.task(name="accrue_usage", queueing_lock="accrue_usage", lock="accrue_usage")
     async def accrue(timestamp: int) -> None:
-        await asyncio.to_thread(accrue_changes, tools.database, now=_instant(timestamp))
+        await asyncio.to_thread(
+            accrue_changes,
+            tools.database,
+            enqueue_mirror=None if tools.stripe is None else enqueue_mirror,
+            now=_instant(timestamp),
+        )
 
 
 def add_upkeep(app: procrastinate.App, tools: Tools) -> None:

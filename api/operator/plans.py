@@ -37,6 +37,7 @@ class PlanVersion(PlanSummary, frozen=True, kw_only=True):
     coupons: list[dict[str, Any]] = []
     windows: dict[str, dict[str, Any]] = {}
     pricing_units: dict[str, dict[str, Any]] = {}
+    progressive_invoicing: dict[str, Any] | None = None
 
 
 class AppliedPlan(PlanVersion, frozen=True, kw_only=True):

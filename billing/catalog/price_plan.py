@@ -13,6 +13,7 @@ from billing.catalog.adjustment import Coupon, SpendCommitment
 from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.pricing_unit import PricingUnit
+from billing.catalog.progressive import ProgressiveInvoicing
 from billing.catalog.selector import require_slug
 from billing.catalog.window import Window
 from billing.errors import InvalidPlan
@@ -107,6 +108,7 @@ class PricePlan:
         commitments: what several charges were promised to reach together; a charge counts
             towards one of them at most.
         coupons: money off, after commitments, in this order.
+        progressive: when a running billing period is invoiced so far; None: at its end only.
 
     Raises:
         InvalidPlan: `field` is a path like `charges[2].key`.
@@ -121,6 +123,7 @@ class PricePlan:
     payment_terms_days: int = 30
     commitments: tuple[SpendCommitment, ...] = ()
     coupons: tuple[Coupon, ...] = ()
+    progressive: ProgressiveInvoicing | None = None
 
     def __post_init__(self) -> None:
         require_slug(self.slug, field="slug")

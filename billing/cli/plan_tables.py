@@ -64,6 +64,8 @@ def show_plan(plan: PricePlan) -> None:
         for entry in document.get(title, ()):
             members = [(name, _said(value)) for name, value in entry.items() if value is not None]
             show_members(title.capitalize(), members)
+    if progressive := document.get("progressive_invoicing"):
+        show_members("Progressive invoicing", progressive.items())
     show_members("Policies", document["policies"].items())
 
 

@@ -19,6 +19,8 @@ class DocumentKind(StrEnum):
 
     PERIOD = "period"
     """The invoice of a billing period, with corrections of earlier ones."""
+    PROGRESSIVE = "progressive"
+    """An invoice of a running billing period so far."""
     CORRECTION = "correction"
     """An invoice of corrections only."""
     CREDIT_NOTE = "credit_note"

@@ -306,6 +306,12 @@ class PricingUnitDocument(Document):
     rate: AmountText
 
 
+class ProgressiveDocument(Document):
+    """From which amount on a running billing period is invoiced so far."""
+
+    threshold: AmountText
+
+
 class PlanDocument(Document):
     """A price plan.
 
@@ -328,3 +334,4 @@ class PlanDocument(Document):
         default_factory=list[SpendCommitmentDocument]
     )
     coupons: list[CouponDocument] = Field(default_factory=list[CouponDocument])
+    progressive_invoicing: ProgressiveDocument | None = None

@@ -229,7 +229,7 @@ def _dump_tier(tier: Tier) -> dict[str, str | None]:
 
 
 def _dump_together(plan: PricePlan) -> dict[str, Any]:
-    """Commitments and coupons; nothing where there are none."""
+    """Commitments, coupons, invoices on the way; nothing where there are none."""
     said: dict[str, Any] = {}
     if plan.commitments:
         said["commitments"] = [
@@ -253,6 +253,8 @@ def _dump_together(plan: PricePlan) -> dict[str, Any]:
             }
             for coupon in plan.coupons
         ]
+    if plan.progressive is not None:
+        said["progressive_invoicing"] = {"threshold": plain(plan.progressive.threshold)}
     return said
 
 

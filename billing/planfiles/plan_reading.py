@@ -26,6 +26,7 @@ from billing.catalog.price_plan import (
     prices_model,
 )
 from billing.catalog.pricing_unit import PricingUnit
+from billing.catalog.progressive import ProgressiveInvoicing
 from billing.catalog.selector import BUILT_IN_METERS
 from billing.catalog.window import Window
 from billing.errors import InvalidInput, InvalidPlan
@@ -89,6 +90,7 @@ class Reading:
         coupons = tuple(self._written("coupons", document.coupons, read_coupon))
         if self.refusals or money is None or policies is None:
             return None
+        progressive = document.progressive_invoicing
         plan = self._attempt(
             (),
             lambda: PricePlan(
@@ -101,6 +103,7 @@ class Reading:
                 payment_terms_days=document.payment_terms_days,
                 commitments=commitments,
                 coupons=coupons,
+                progressive=progressive and ProgressiveInvoicing(threshold=progressive.threshold),
             ),
             whole=True,
         )

@@ -256,11 +256,11 @@ def last_residual(
 
 
 def last_invoiced_end(connection: sa.Connection, *, tenant_id: int) -> datetime | None:
-    """The end of a tenant's newest billing period that was invoiced, or None."""
+    """The end of a tenant's newest billing period that was invoiced as a whole, or None."""
     return only(
         connection,
         "SELECT max(period_end) AS ended FROM invoice "
-        "WHERE tenant_id = :tenant AND state <> 'draft'",
+        "WHERE tenant_id = :tenant AND state <> 'draft' AND kind <> 'progressive'",
         tenant=tenant_id,
     ).ended
 
@@ -277,8 +277,9 @@ def changed_periods(connection: sa.Connection, *, tenant_id: int, before: dateti
         "SELECT s.period_start, s.period_end FROM invoice_scope s "
         "JOIN invoice i ON i.id = s.invoice_id WHERE s.tenant_id = :tenant "
         "AND i.state <> 'draft' AND s.period_start < :before GROUP BY 1, 2 "
-        "HAVING EXISTS (SELECT FROM usage_rollup r WHERE r.tenant_id = :tenant "
-        "  AND r.bucket >= s.period_start AND r.bucket < s.period_end "
+        # What a period invoiced on the way still owes is on the invoice that closes it.
+        "HAVING bool_or(i.kind <> 'progressive') AND (EXISTS (SELECT FROM usage_rollup r WHERE "
+        "  r.tenant_id = :tenant AND r.bucket >= s.period_start AND r.bucket < s.period_end "
         "  AND r.epoch > max(s.watermark)) "
         "OR EXISTS (SELECT FROM contract c WHERE c.tenant_id = :tenant "
         "  AND c.valid_from < s.period_end "
@@ -291,7 +292,7 @@ def changed_periods(connection: sa.Connection, *, tenant_id: int, before: dateti
         "    coalesce(sum(n.accrued), 0) FROM invoice_settlement n "
         "    JOIN invoice j ON j.id = n.invoice_id WHERE j.state <> 'draft' "
         "    AND n.contract_id = e.contract_id AND n.period_start = s.period_start "
-        "    AND n.line_key = 'credit.' || e.grant_id)) ORDER BY 1",
+        "    AND n.line_key = 'credit.' || e.grant_id))) ORDER BY 1",
         tenant=tenant_id,
         before=before,
     )

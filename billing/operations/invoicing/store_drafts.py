@@ -57,6 +57,7 @@ def store_drafts(
     in_currency: Currency,
     own: RatedPeriod | None,
     corrected: Sequence[RatedPeriod],
+    kind: DocumentKind = DocumentKind.PERIOD,
     now: datetime,
 ) -> tuple[InvoiceRow, ...]:
     """Store drafts in place of earlier ones; the caller holds the tenant's lock.
@@ -65,6 +66,7 @@ def store_drafts(
         own: the period that is invoiced, whose draft comes first; None for corrections alone,
             which may come to no document at all.
         corrected: earlier periods.
+        kind: of the invoice of `own`.
     """
     entity = require_legal_entity(connection, tenant.legal_entity)
     delete_drafts(
@@ -80,7 +82,9 @@ def store_drafts(
     groups = groups_of(connection, own, corrected)
     return tuple(
         _store(connection, tenant, entity, document, now=now)
-        for document in _documents(groups, own, corrected, in_currency, residual)
+        for document in _documents(
+            groups, own, corrected, in_currency=in_currency, residual=residual, kind=kind
+        )
     )
 
 
@@ -88,8 +92,10 @@ def _documents(
     groups: Sequence[ContractLines],
     own: RatedPeriod | None,
     corrected: Sequence[RatedPeriod],
+    *,
     in_currency: Currency,
     residual: Decimal,
+    kind: DocumentKind,
 ) -> Iterable[_Document]:
     away = credited([group.group for group in groups], in_currency)
     billed = tuple(group for group, gone in zip(groups, away, strict=True) if not gone)
@@ -99,7 +105,7 @@ def _documents(
     if own is not None or any(line.key in _keys(billed) for line in draft.lines):
         residual = draft.residual_after
         yield _Document(
-            kind=DocumentKind.CORRECTION if own is None else DocumentKind.PERIOD,
+            kind=DocumentKind.CORRECTION if own is None else kind,
             draft=draft,
             rated=_newest_first(billed) if own is None else (own, *corrected),
             groups=billed,
@@ -137,7 +143,7 @@ def _store(
             currency=draft.currency.code,
             period=head.period,
             watermark=head.watermark,
-            inputs=_inputs(document),
+            inputs=_inputs(document, now=now),
             subtotal_minor=totals.subtotal_minor,
             tax_minor=totals.tax_minor,
             total_minor=totals.total_minor,
@@ -171,7 +177,7 @@ def _keys(groups: Iterable[ContractLines]) -> set[str]:
     return {entry.basis.key for group in groups for entry in group.bases}
 
 
-def _inputs(document: _Document) -> dict[str, Any]:
+def _inputs(document: _Document, *, now: datetime) -> dict[str, Any]:
     head, *others = document.rated
     is_period = document.kind is DocumentKind.PERIOD
     here = {
@@ -191,6 +197,8 @@ def _inputs(document: _Document) -> dict[str, Any]:
             for row in head.unrated
         ],
         "due_at_end": _due_at_end(head) if is_period else [],
+        # Levels over time, and what closes with the period, are rated again up to here.
+        **({"until": now.isoformat()} if document.kind is DocumentKind.PROGRESSIVE else {}),
     }
 
 

@@ -175,6 +175,7 @@ def _rated(connection: sa.Connection, tenant: Tenant, head: InvoiceRow, scope: S
             tenant=tenant,
             period=scope.period,
             bound=bound,
+            until=_until(head),
             from_events=scope.watermark,
         )
     except Conflict:
@@ -186,8 +187,15 @@ def _rated(connection: sa.Connection, tenant: Tenant, head: InvoiceRow, scope: S
             bound=bound,
             quantities=_stored(connection, head, scope),
             units=meter_units(connection),
+            until=_until(head),
         )
     return _Scope(rated=rated, from_events=from_events, here=here, has_quantities=named is not None)
+
+
+def _until(head: InvoiceRow) -> datetime | None:
+    """How far an invoice of a running period rated it; None: to its end."""
+    until = head.inputs.get("until")
+    return None if until is None else datetime.fromisoformat(until)
 
 
 def _bound(connection: sa.Connection, head: InvoiceRow, scope: ScopeRow) -> list[BoundPlan]:

@@ -18,10 +18,16 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from billing.catalog.contract import Contract
+from billing.errors import SteelyardError
 from billing.operations.catalog.contracts import bound_plans_of
 from billing.operations.credits.apply_credits import apply_credits
+from billing.operations.invoicing.issue_drafts import EnqueueMirror
+from billing.operations.invoicing.issue_progressive import (
+    issue_progressive,
+    progressive_threshold,
+)
 from billing.operations.rating.accrue_tenants import AccruedPeriod, accrue_tenants
-from billing.operations.rating.alerts import FiredAlert, fire_alerts
+from billing.operations.rating.alerts import FiredAlert, fire_alerts, total_spent
 from billing.operations.rating.rate_tenants import tenant_periods
 from billing.period import BUCKET, Period, bucket_of
 from billing.store import accrual_queue as queue
@@ -48,11 +54,15 @@ class AccruedPage:
         periods: all that were rated.
         unrated: tenants with usage that no charge prices, told the first time only.
         fired: thresholds that were reached.
+        invoiced: numbers of invoices of running periods that were due.
+        refused: tenants whose such invoice could not be issued, and why.
     """
 
     periods: tuple[AccruedPeriod, ...]
     unrated: tuple[str, ...]
     fired: tuple[FiredAlert, ...]
+    invoiced: tuple[str, ...] = ()
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 def note_changes(connection: sa.Connection, *, now: datetime) -> int:
@@ -71,12 +81,19 @@ def rating_lag(connection: sa.Connection, *, now: datetime) -> RatingLag:
 
 
 def accrue_due(
-    connection: sa.Connection, tenant_ids: Sequence[int], *, now: datetime
+    connection: sa.Connection,
+    tenant_ids: Sequence[int],
+    *,
+    enqueue_mirror: EnqueueMirror | None = None,
+    now: datetime,
 ) -> AccruedPage:
     """Accrue what is due of tenants, and pay it with their credit, in the operator's transaction.
 
+    What a plan wants invoiced on the way is invoiced in the same transaction.
+
     Args:
         tenant_ids: a page of a few hundred at most; they are locked until commit.
+        enqueue_mirror: how the Stripe mirror is asked for; None where Stripe is not configured.
 
     Raises:
         SteelyardError: a tenant's usage cannot be rated; see `postpone`.
@@ -94,6 +111,10 @@ def accrue_due(
     for tenant_id in sorted(tenants_with_credit(connection, tenant_ids)):
         _pay(connection, tenants[tenant_id], touched.get(tenant_id, ()), now=now)
     fired = fire_alerts(connection, [each.rated for each in accrued], now=now)
+    issued = [
+        _invoice(connection, tenants[tenant_id], enqueue_mirror, now=now)
+        for tenant_id in _to_invoice(accrued, now=now)
+    ]
     known = {row.tenant_id for row in rows if row.problem == UNRATED}
     unrated = [each for each in accrued if each.rated.unrated]
     queue.put_due(
@@ -101,6 +122,7 @@ def accrue_due(
         [
             *_ahead(rows, tenants, now=now),
             *(_unrated_row(each, now=now) for each in unrated),
+            *(_refused_row(each, now=now) for each in issued if each.problem),
             *(
                 row
                 for tenant in tenants.values()
@@ -110,7 +132,13 @@ def accrue_due(
     )
     queue.count_periods(connection, sum(each.posted for each in accrued))
     slugs = {each.rated.tenant.slug for each in unrated if each.rated.tenant.id not in known}
-    return AccruedPage(periods=accrued, unrated=tuple(sorted(slugs)), fired=fired)
+    return AccruedPage(
+        periods=accrued,
+        unrated=tuple(sorted(slugs)),
+        fired=fired,
+        invoiced=tuple(each.number for each in issued if each.number),
+        refused=tuple((each.tenant.slug, each.problem) for each in issued if each.problem),
+    )
 
 
 def postpone(connection: sa.Connection, tenant_id: int, problem: str, *, now: datetime) -> int:
@@ -181,6 +209,57 @@ def _pay(
             settled_through=now - COMMIT_LAG if last else None,
             now=now,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Issued:
+    """What became of an invoice on the way: a number, a problem, or neither if none was due."""
+
+    tenant: Tenant
+    number: str | None = None
+    problem: str | None = None
+
+
+def _to_invoice(accrued: Iterable[AccruedPeriod], *, now: datetime) -> list[int]:
+    """Tenants whose running period may have to be invoiced so far; unrated usage is in the way."""
+    return [
+        each.rated.tenant.id
+        for each in accrued
+        if now in each.rated.period
+        and not each.rated.unrated
+        and (threshold := progressive_threshold(each.rated)) is not None
+        and total_spent(each.rated) >= threshold
+    ]
+
+
+def _invoice(
+    connection: sa.Connection,
+    tenant: Tenant,
+    enqueue_mirror: EnqueueMirror | None,
+    *,
+    now: datetime,
+) -> _Issued:
+    savepoint = connection.begin_nested()
+    try:
+        row = issue_progressive(connection, tenant=tenant, enqueue_mirror=enqueue_mirror, now=now)
+    except SteelyardError as error:
+        # What was accrued stays: an invoice that is refused makes no figure wrong.
+        savepoint.rollback()
+        return _Issued(tenant=tenant, problem=error.code)
+    savepoint.commit()
+    return _Issued(tenant=tenant, number=row and row.number)
+
+
+def _refused_row(issued: _Issued, *, now: datetime) -> DueRow:
+    return DueRow(
+        tenant_id=issued.tenant.id,
+        touched=issued.tenant.billing_period(now).start,
+        onwards=False,
+        due_at=now + RETRY_MAX,
+        noted_at=now,
+        attempts=1,
+        problem=issued.problem,
+    )
 
 
 def _ahead(rows: Iterable[DueRow], tenants: dict[int, Tenant], *, now: datetime) -> list[DueRow]:

@@ -181,12 +181,14 @@ def rate_stored(
     bound: Iterable[BoundPlan],
     quantities: Mapping[int, Sequence[MeteredQuantity]],
     units: Mapping[str, str],
+    until: datetime | None = None,
 ) -> RatedPeriod:
     """Rate quantities that were assigned to contracts before; pure.
 
     Args:
         quantities: by contract.
         units: what a unit of each meter is called, by code.
+        until: see `rate_period`.
     """
     return RatedPeriod(
         tenant=tenant,
@@ -199,7 +201,7 @@ def rate_stored(
                 rating=rate(
                     entry.plan,
                     quantities.get(entry.contract.id, ()),
-                    of=_slice(entry, period, None),
+                    of=_slice(entry, period, until),
                     units=units,
                 ),
             )

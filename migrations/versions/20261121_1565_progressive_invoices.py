@@ -1,0 +1,25 @@
+"""Invoices of a running billing period, beside the one that closes it."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "20261121_1565"
+down_revision = "20261121_1561"
+branch_labels = None
+depends_on = None
+
+BEFORE = "'period', 'correction', 'credit_note'"
+
+
+def upgrade() -> None:
+    _allow(f"{BEFORE}, 'progressive'")
+
+
+def downgrade() -> None:
+    _allow(BEFORE)
+
+
+def _allow(kinds: str) -> None:
+    op.execute("ALTER TABLE invoice DROP CONSTRAINT invoice_kind_check")
+    op.execute(f"ALTER TABLE invoice ADD CONSTRAINT invoice_kind_check CHECK (kind IN ({kinds}))")
