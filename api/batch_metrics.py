@@ -1,34 +1,66 @@
 """What became of batches, as metrics: read from the ledger's database when they are asked for.
 
-A process that counted for itself would forget with a restart which results are lost.
+A process that counted for itself would forget with a restart which results are lost. What was
+billed more than an hour ago is read once and added to: it changes no more, and a scrape must not
+take longer with every batch that ever ran.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from threading import Lock
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import OperationalError
 
-from billing.store.batch_settlement import BatchTotals, batch_totals
+from api.deployment import Clock
+from billing.store.batch_settlement import BatchTotals, billed_totals, unbilled_totals
 from billing.store.database import Database, Role
+
+SETTLED_AFTER = timedelta(hours=1)
+"""By then every transaction has committed that noted a batch as billed."""
 
 
 class BatchMetrics(Collector):
     """Batches by backend and state, and their lines; nothing while the database is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
+        self._settled: list[BatchTotals] = []
+        self._settled_before: datetime | None = None
+        self._lock = Lock()  # scrapes come in threads
 
     def collect(self) -> Iterator[Metric]:
         """Read them now."""
         try:
-            with self._database.transaction(Role.OPERATOR) as connection:
-                totals = batch_totals(connection)
+            with self._lock:
+                totals = self._read()
         except OperationalError:
             return
         yield from _families(totals)
+
+    def _read(self) -> list[BatchTotals]:
+        since, before = self._settled_before, self._clock() - SETTLED_AFTER
+        if since is not None:
+            before = max(since, before)  # a clock that was set back
+        with self._database.transaction(Role.OPERATOR, snapshot=True) as connection:
+            settled = billed_totals(connection, since=since, before=before)
+            recent = billed_totals(connection, since=before)
+            unbilled = unbilled_totals(connection)
+        self._settled = _together([*self._settled, *settled])
+        self._settled_before = before
+        return _together([*self._settled, *recent, *unbilled])
+
+
+def _together(totals: Sequence[BatchTotals]) -> list[BatchTotals]:
+    found: dict[tuple[str, str], BatchTotals] = {}
+    for each in totals:
+        key = each.backend, each.state
+        found[key] = found[key] + each if key in found else each
+    return [found[key] for key in sorted(found)]
 
 
 def _families(totals: list[BatchTotals]) -> Iterator[Metric]:

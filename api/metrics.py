@@ -46,7 +46,7 @@ class Metrics:
             registry=self._registry,
         )
         deadlocks.set_function(lambda: database.deadlocks)
-        self._registry.register(BatchMetrics(database))
+        self._registry.register(BatchMetrics(database, clock))
         self._registry.register(RatingMetrics(database, clock))
 
     async def count(self, message: Message, scope: Scope) -> None:

@@ -93,6 +93,22 @@ class BatchTotals:
     problems: int
     counted: Counted
 
+    def __add__(self, other: BatchTotals) -> BatchTotals:
+        """Both together, of the same backend and state."""
+        ours, theirs = self.counted, other.counted
+        return BatchTotals(
+            backend=self.backend,
+            state=self.state,
+            batches=self.batches + other.batches,
+            problems=self.problems + other.problems,
+            counted=Counted(
+                events=ours.events + theirs.events,
+                errors=ours.errors + theirs.errors,
+                unreadable=ours.unreadable + theirs.unreadable,
+                anomalies=ours.anomalies + theirs.anomalies,
+            ),
+        )
+
 
 _SETTLEMENT = """
 SELECT b.*, t.slug AS tenant FROM batch_run b JOIN tenant t ON t.id = b.tenant_id
@@ -124,8 +140,13 @@ _TOTALS = """
 SELECT backend, state, count(*) AS batches, count(problem) AS problems,
        sum(events)::bigint AS events, sum(errors)::bigint AS errors,
        sum(unreadable)::bigint AS unreadable, sum(anomalies)::bigint AS anomalies
-  FROM batch_run GROUP BY backend, state ORDER BY backend, state
+  FROM batch_run WHERE {which} GROUP BY backend, state ORDER BY backend, state
 """
+_NOT_BILLED = _TOTALS.format(which="state <> 'billed'")
+_BILLED = _TOTALS.format(
+    which="state = 'billed' AND billed_at >= coalesce(CAST(:since AS timestamptz), '-infinity') "
+    "AND billed_at < coalesce(CAST(:before AS timestamptz), 'infinity')"
+)
 
 
 def due_batches(connection: sa.Connection, *, now: datetime, most: int) -> list[tuple[str, str]]:
@@ -198,8 +219,21 @@ def model_names(connection: sa.Connection, ids: Collection[int]) -> dict[int, st
     return {row.id: row.name for row in rows}
 
 
-def batch_totals(connection: sa.Connection) -> list[BatchTotals]:
-    """All batches, by backend and state."""
+def unbilled_totals(connection: sa.Connection) -> list[BatchTotals]:
+    """Batches that are not billed, by backend and state."""
+    return _totals(connection, _NOT_BILLED)
+
+
+def billed_totals(
+    connection: sa.Connection, *, since: datetime | None = None, before: datetime | None = None
+) -> list[BatchTotals]:
+    """Batches by backend that were billed in a span of time; None: from the first, to the last."""
+    return _totals(connection, _BILLED, since=since, before=before)
+
+
+def _totals(
+    connection: sa.Connection, statement: str, **parameters: datetime | None
+) -> list[BatchTotals]:
     return [
         BatchTotals(
             backend=row.backend,
@@ -208,7 +242,7 @@ def batch_totals(connection: sa.Connection) -> list[BatchTotals]:
             problems=row.problems,
             counted=_counted(row),
         )
-        for row in query(connection, _TOTALS)
+        for row in query(connection, statement, **parameters)
     ]
 
 

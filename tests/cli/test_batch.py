@@ -124,3 +124,25 @@ def test_metrics_are_told_while_the_database_is_away() -> None:
     away = Database("postgresql+psycopg://nobody@127.0.0.1:1/none")
     assert "steelyard_api_requests" in told(away)
     away.close()
+
+
+def test_a_batch_is_counted_once_however_often_and_late_it_is_asked_for(
+    engine: BatchEngine, submitted: BatchRun, database: Database, tmp_path: Path
+) -> None:
+    settings = Settings(backends=str(tmp_path / "backends.yaml"))
+    begun = submitted.submitted_at
+    at = [begun]
+    often = Metrics(database, lambda: at[0])
+    for hour in range(1, 5):
+        batch = replace(submitted, batch_id=engine.submit(f"batch_of_{hour}"))
+        record(database, batch)
+        engine.end(batch.batch_id, output=[answered_line("a"), answered_line("b")])
+        settle_batches(database, settings, now=begun + timedelta(hours=hour))
+        for minutes in (0, 30, 59, 61, 59):
+            at[0] = begun + timedelta(hours=hour, minutes=minutes)
+            told_often = often.text().decode()
+            billed = f'{{backend="pool-a",state="billed"}} {hour}.0'
+            assert f"steelyard_batch_runs{billed}" in told_often
+            events = f'{{backend="pool-a",outcome="event"}} {2 * hour}.0'
+            assert f"steelyard_batch_lines_total{events}" in told_often
+            assert 'steelyard_batch_runs{backend="pool-a",state="open"} 1.0' in told_often

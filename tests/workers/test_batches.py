@@ -29,7 +29,7 @@ from billing.operations.metering.settle_batch import (
 )
 from billing.operations.stored_objects.batches import is_awaited
 from billing.store.batch_runs import BatchState
-from billing.store.batch_settlement import Counted, batch_totals
+from billing.store.batch_settlement import Counted, unbilled_totals
 from billing.store.database import Role, query
 from billing.store.embedded.address import ServerAddress
 from tests.fake_engine.batch_shapes import (
@@ -236,7 +236,7 @@ def test_results_that_are_gone_are_lost_and_said_aloud(bench: Bench) -> None:
     assert lost.problem == "the backend has it no more"
     assert [each["log_level"] for each in logs] == ["error"]
     with bench.database.transaction(Role.OPERATOR) as connection:
-        (totals,) = batch_totals(connection)
+        (totals,) = unbilled_totals(connection)
         assert (totals.state, totals.batches, totals.problems) == ("lost", 1, 1)
         assert (
             reopen_batch(connection, backend=BACKEND, batch_id="batch_1", now=bench.world.now).state
