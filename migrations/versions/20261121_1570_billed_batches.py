@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "20261121_1561"
-down_revision = "20261121_1560"
+revision = "20261121_1570"
+down_revision = "20261121_1565"
 branch_labels = None
 depends_on = None
 
