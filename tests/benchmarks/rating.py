@@ -38,6 +38,7 @@ from billing.store.migrate import migrate
 from tests.benchmarks.measures import cpu_us
 from tests.benchmarks.report import Figure, publish
 from tests.world import World, make_world
+from workers.app import tune_interpreter
 
 SIZES = (100, 1_000, *((10_000, 100_000) if os.environ.get("ROUNDS") == "long" else ()))
 CHARGES, DAYS = 10, 30
@@ -282,6 +283,7 @@ def _require(found: int, expected: int) -> None:
 
 
 def main() -> int:
+    tune_interpreter()
     with throwaway_server(fsync=True) as address:
         with psycopg.connect(address.owner_conninfo("postgres"), autocommit=True) as owner:
             owner.execute("CREATE DATABASE bench")
