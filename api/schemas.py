@@ -22,8 +22,8 @@ from billing.tenancy import api_key
 class InvoiceSummary(msgspec.Struct, frozen=True, kw_only=True):
     """An invoice without its lines. Amounts are text in major units of the currency.
 
-    `kind` is `period`, `correction` (an invoice of corrections only) or `credit_note`, whose
-    amounts are below zero; `ordinal` counts those of a kind in one billing period.
+    `kind` is `period`, `correction` (of corrections only), `advance` (of fees in advance only) or
+    `credit_note`, whose amounts are below zero; `ordinal` counts a kind in a billing period.
     """
 
     id: UUID

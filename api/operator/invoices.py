@@ -16,6 +16,7 @@ from api.schemas import Invoice, InvoiceSummary, show_invoice, show_summary
 from billing.ledger.account import AccountCode
 from billing.money import currency, exact_decimal, to_minor
 from billing.operations.invoicing.draft_invoice import draft_invoice
+from billing.operations.invoicing.issue_advance import issue_advance
 from billing.operations.invoicing.issue_corrections import issue_corrections
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.invoicing.read_invoices import list_invoices, require_invoice
@@ -90,6 +91,30 @@ class InvoicingController(Controller):
                 now=deployment.now(),
             )
             return show_invoice(require_invoice(transaction, str(issued.id), tenant_id=owner.id))
+
+    @post(
+        "/tenants/{tenant:str}/invoices/advance",
+        operation_id="operator_issue_advance",
+        summary="Bill a running period's fees in advance; empty if none are open",
+        status_code=200,
+        sync_to_thread=True,
+    )
+    def advance(
+        self, deployment: DeploymentInUse, tenant: SlugPath, data: JSONBody[InvoiceOrder]
+    ) -> list[Invoice]:
+        with deployment.as_operator() as transaction:
+            owner = require_tenant(transaction, tenant)
+            issued = issue_advance(
+                transaction,
+                tenant=owner,
+                period=billing_month(owner, data.period),
+                enqueue_mirror=deployment.enqueue_mirror(),
+                now=deployment.now(),
+            )
+            return [
+                show_invoice(require_invoice(transaction, str(row.id), tenant_id=owner.id))
+                for row in issued
+            ]
 
     @post(
         "/tenants/{tenant:str}/invoices/correct",

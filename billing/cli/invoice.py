@@ -32,6 +32,7 @@ from billing.ledger.account import AccountCode
 from billing.money import currency, exact_decimal, to_minor
 from billing.operations.catalog.contracts import list_contracts
 from billing.operations.invoicing.draft_invoice import draft_invoice
+from billing.operations.invoicing.issue_advance import issue_advance
 from billing.operations.invoicing.issue_corrections import issue_corrections
 from billing.operations.invoicing.issue_drafts import EnqueueMirror
 from billing.operations.invoicing.issue_invoice import issue_invoice
@@ -137,6 +138,32 @@ def correct(
     _show_run(
         outcomes,
         nothing="Nothing changed in invoiced periods.",
+        then="steelyard invoice list",
+        as_json=as_json,
+    )
+
+
+@app.command(epilog="Example: steelyard invoice advance --tenant acme --period 2026-11")
+def advance(
+    *,
+    tenant: Annotated[str, _TENANT],
+    period: Annotated[str, _MONTH],
+    as_json: JsonFlag = False,
+) -> None:
+    """Bill a running period's fees in advance, such as those of a contract's first period."""
+    mirror = enqueue_mirror if read_settings().stripe_api_key is not None else None
+    with as_operator() as connection:
+        owner = require_tenant(connection, tenant)
+        rows = issue_advance(
+            connection,
+            tenant=owner,
+            period=billing_month(period, owner),
+            enqueue_mirror=mirror,
+            now=clock(),
+        )
+    _show_run(
+        [_Outcome(tenant=owner.slug, issued=row) for row in rows],
+        nothing="No fees in advance are open.",
         then="steelyard invoice list",
         as_json=as_json,
     )

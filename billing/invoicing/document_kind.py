@@ -23,6 +23,8 @@ class DocumentKind(StrEnum):
     """An invoice of a running billing period so far."""
     CORRECTION = "correction"
     """An invoice of corrections only."""
+    ADVANCE = "advance"
+    """An invoice of fees in advance alone, as at the start of a contract."""
     CREDIT_NOTE = "credit_note"
     """Lines that sum below zero, mirrored: its total is what the tenant gets back."""
 

@@ -151,6 +151,8 @@ def _written(point: Point) -> tuple[str, int, str, str]:
 
 
 def _insert_scopes(connection: sa.Connection, draft: NewDraft) -> None:
+    if not draft.scopes:
+        return
     connection.execute(
         sa.text(
             "INSERT INTO invoice_scope (invoice_id, tenant_id, period_start, period_end, watermark)"

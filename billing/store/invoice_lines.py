@@ -47,3 +47,18 @@ def billed_before(
         number=invoice.number,
     )
     return {row.line_key: row.minor for row in rows}
+
+
+def billed_ahead(connection: sa.Connection, *, tenant_id: int) -> list[tuple[int, datetime]]:
+    """Contracts and periods that were billed in advance, and whose own invoice was not issued."""
+    rows = query(
+        connection,
+        "SELECT s.contract_id, s.period_start FROM invoice_settlement s "
+        "JOIN invoice i ON i.id = s.invoice_id AND i.state <> 'draft' "
+        "WHERE s.tenant_id = :tenant AND NOT EXISTS (SELECT FROM invoice_scope c "
+        "  JOIN invoice j ON j.id = c.invoice_id AND j.state <> 'draft' "
+        "  WHERE c.tenant_id = :tenant AND c.period_start = s.period_start) "
+        "GROUP BY 1, 2 HAVING sum(s.amount_minor) <> 0 OR sum(s.accrued) <> 0 ORDER BY 2, 1",
+        tenant=tenant_id,
+    )
+    return [(row.contract_id, row.period_start) for row in rows]

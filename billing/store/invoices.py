@@ -260,7 +260,8 @@ def last_invoiced_end(connection: sa.Connection, *, tenant_id: int) -> datetime 
     return only(
         connection,
         "SELECT max(period_end) AS ended FROM invoice "
-        "WHERE tenant_id = :tenant AND state <> 'draft' AND kind <> 'progressive'",
+        "WHERE tenant_id = :tenant AND state <> 'draft' "
+        "AND kind NOT IN ('progressive', 'advance')",
         tenant=tenant_id,
     ).ended
 

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from billing.errors import Conflict, NotFound
 from billing.money import Currency
-from billing.operations.invoicing.line_bases import currencies, rated_again
+from billing.operations.invoicing.line_bases import Parts, currencies, rated_again
 from billing.operations.invoicing.store_drafts import store_drafts
+from billing.operations.rating.rate_advance import billed_for_nothing, rate_advance
 from billing.operations.rating.rate_period import RatedPeriod, rate_period
 from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import Period
@@ -42,10 +43,28 @@ def draft_invoice(
         connection,
         tenant=tenant,
         in_currency=invoice_currency(rated),
-        own=rated,
-        corrected=rated_again(connection, rated),
+        parts=parts_of(connection, rated),
         now=now,
     )[0]
+
+
+def parts_of(connection: sa.Connection, rated: RatedPeriod) -> Parts:
+    """What a period's invoice is made of: itself, what earlier ones lack, fees in advance.
+
+    Fees of the next period in another currency are left for an invoice in theirs.
+    """
+    tenant = rated.tenant
+    following = rate_advance(
+        connection, tenant=tenant, period=tenant.billing_period(rated.period.end)
+    )
+    beside = [following, *billed_for_nothing(connection, tenant=tenant)]
+    ahead, *unearned = [(part,) if currencies(part) <= currencies(rated) else () for part in beside]
+    return Parts(
+        own=rated,
+        corrected=tuple(rated_again(connection, rated)),
+        ahead=ahead,
+        unearned=tuple(part for parts in unearned for part in parts),
+    )
 
 
 def invoice_currency(rated: RatedPeriod) -> Currency:

@@ -1,9 +1,9 @@
 """Issue what changed in billing periods after their last invoice, without waiting for the next one.
 
-Usage that came late, was voided or amended, contracts that were bound backwards: the next invoice
-corrects all of it. Where none follows (the contract ended), or the operator does not want to wait,
-this makes a document of corrections alone: an invoice, a credit note, or both. Where nothing
-changed nothing is written (R4).
+Usage that came late, was voided or amended, contracts that were bound backwards, fees in advance
+for a contract that ended before: the next invoice corrects all of it. Where none follows (the
+contract ended), or the operator does not want to wait, this makes a document of corrections alone:
+an invoice, a credit note, or both. Where nothing changed nothing is written (R4).
 """
 
 from __future__ import annotations
@@ -12,9 +12,12 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from billing.invoicing.document_kind import DocumentKind
+from billing.money import Currency
 from billing.operations.invoicing.issue_drafts import EnqueueMirror, issue_drafts, post_rated
-from billing.operations.invoicing.line_bases import currencies
+from billing.operations.invoicing.line_bases import Parts, currencies
 from billing.operations.invoicing.store_drafts import store_drafts
+from billing.operations.rating.rate_advance import billed_for_nothing
 from billing.operations.rating.rate_period import RatedPeriod, rate_period
 from billing.store import invoices as store
 from billing.store.invoices import InvoiceRow
@@ -38,30 +41,37 @@ def issue_corrections(
         UnratedUsage: usage that no charge prices (R5); nothing is written.
     """
     store.lock_invoicing(connection, tenant.id)
-    by_currency: dict[str, list[RatedPeriod]] = {}
     changed = store.changed_periods(connection, tenant_id=tenant.id, before=now)
-    for period in reversed(changed):
-        if period.end > now:
-            # Its own invoice is still to come.
-            continue
-        rated = rate_period(connection, tenant=tenant, period=period)
-        codes = currencies(rated)
-        # Binding refuses a second currency in one billing period.
-        assert len(codes) <= 1, codes
-        for code in codes:
-            by_currency.setdefault(code, []).append(rated)
+    corrected = [
+        rate_period(connection, tenant=tenant, period=period)
+        for period in reversed(changed)
+        # Of one that is not over, its own invoice is still to come.
+        if period.end <= now
+    ]
+    unearned = billed_for_nothing(connection, tenant=tenant)
+    found = {code: _currency(part) for part in (*corrected, *unearned) for code in currencies(part)}
     issued: list[InvoiceRow] = []
-    for _, parts in sorted(by_currency.items()):
-        post_rated(connection, parts, now=now)
+    for code, in_currency in sorted(found.items()):
+        parts = Parts(
+            corrected=tuple(part for part in corrected if code in currencies(part)),
+            unearned=tuple(part for part in unearned if code in currencies(part)),
+        )
+        post_rated(connection, parts.with_usage(), now=now)
         drafts = store_drafts(
             connection,
             tenant=tenant,
-            in_currency=parts[0].contracts[0].bound.contract.currency,
-            own=None,
-            corrected=parts,
+            in_currency=in_currency,
+            parts=parts,
+            kind=DocumentKind.CORRECTION,
             now=now,
         )
         issued += issue_drafts(
             connection, drafts, parts, tenant=tenant, enqueue_mirror=enqueue_mirror, now=now
         )
     return tuple(issued)
+
+
+def _currency(rated: RatedPeriod) -> Currency:
+    # Binding refuses a second currency in one billing period.
+    (in_currency,) = {contract.bound.contract.currency for contract in rated.contracts}
+    return in_currency

@@ -20,6 +20,7 @@ from billing.ledger.template import Books, credit_note_issued, invoice_issued
 from billing.money import currency, from_minor
 from billing.operations.credits.apply_credits import apply_credits
 from billing.operations.credits.redeem_credits import redeem_credits
+from billing.operations.invoicing.line_bases import Parts
 from billing.operations.minting import mint_id
 from billing.operations.rating.accrue_usage import post_accruals
 from billing.operations.rating.rate_period import RatedPeriod
@@ -50,7 +51,7 @@ def post_rated(connection: sa.Connection, parts: Sequence[RatedPeriod], *, now: 
 def issue_drafts(
     connection: sa.Connection,
     drafts: Sequence[InvoiceRow],
-    parts: Sequence[RatedPeriod],
+    parts: Parts,
     *,
     tenant: Tenant,
     enqueue_mirror: EnqueueMirror | None,
@@ -59,10 +60,13 @@ def issue_drafts(
     """Issue drafts that were made in this transaction, in their order.
 
     Args:
-        parts: the periods that they rate; payment is due as the first one's contracts say.
+        parts: what they were made of; payment is due as the contracts of the first say.
     """
     entity = require_legal_entity(connection, tenant.legal_entity)
-    terms_days = max(contract.bound.plan.payment_terms_days for contract in parts[0].contracts)
+    if not drafts:
+        return ()
+    _, first = next(parts.by_origin())
+    terms_days = max(contract.bound.plan.payment_terms_days for contract in first.contracts)
     issued: list[InvoiceRow] = []
     for draft in drafts:
         if draft.kind == DocumentKind.CREDIT_NOTE:
@@ -73,7 +77,7 @@ def issue_drafts(
                 connection,
                 tenant=tenant,
                 invoice=draft,
-                periods=[part.period for part in parts],
+                periods=[part.period for part in parts.with_usage()],
                 now=now,
             )
             row = _issue(

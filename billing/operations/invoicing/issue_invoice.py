@@ -13,9 +13,8 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from billing.errors import Conflict
-from billing.operations.invoicing.draft_invoice import invoice_currency
+from billing.operations.invoicing.draft_invoice import invoice_currency, parts_of
 from billing.operations.invoicing.issue_drafts import EnqueueMirror, issue_drafts, post_rated
-from billing.operations.invoicing.line_bases import rated_again
 from billing.operations.invoicing.store_drafts import store_drafts
 from billing.operations.rating.rate_period import rate_period
 from billing.operations.tenancy.tenants import require_legal_entity
@@ -60,15 +59,13 @@ def issue_invoice(
     )
     if existing is not None and existing.state != "draft":
         return existing
-    corrected = rated_again(connection, rated)
-    parts = (rated, *corrected)
-    post_rated(connection, parts, now=now)
+    parts = parts_of(connection, rated)
+    post_rated(connection, parts.with_usage(), now=now)
     drafts = store_drafts(
         connection,
         tenant=tenant,
         in_currency=in_currency,
-        own=rated,
-        corrected=corrected,
+        parts=parts,
         now=now,
     )
     return issue_drafts(

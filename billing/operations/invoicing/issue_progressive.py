@@ -17,7 +17,7 @@ from billing.invoicing.invoice import due_on_line
 from billing.money import Currency, from_minor
 from billing.operations.invoicing.draft_invoice import invoice_currency
 from billing.operations.invoicing.issue_drafts import EnqueueMirror, issue_drafts, post_rated
-from billing.operations.invoicing.line_bases import groups_of
+from billing.operations.invoicing.line_bases import Parts, groups_of
 from billing.operations.invoicing.store_drafts import store_drafts
 from billing.operations.rating.rate_period import RatedPeriod, rate_period
 from billing.store import invoices as store
@@ -58,18 +58,18 @@ def issue_progressive(
     in_currency = invoice_currency(rated)
     if from_minor(_not_invoiced(connection, rated, in_currency), in_currency) < threshold:
         return None
-    post_rated(connection, [rated], now=now)
+    parts = Parts(own=rated)
+    post_rated(connection, parts.with_usage(), now=now)
     drafts = store_drafts(
         connection,
         tenant=tenant,
         in_currency=in_currency,
-        own=rated,
-        corrected=(),
+        parts=parts,
         kind=DocumentKind.PROGRESSIVE,
         now=now,
     )
     return issue_drafts(
-        connection, drafts, [rated], tenant=tenant, enqueue_mirror=enqueue_mirror, now=now
+        connection, drafts, parts, tenant=tenant, enqueue_mirror=enqueue_mirror, now=now
     )[0]
 
 
@@ -77,6 +77,6 @@ def _not_invoiced(connection: sa.Connection, rated: RatedPeriod, in_currency: Cu
     """Minor units that an invoice of now would bill, less what credit has paid."""
     return sum(
         due_on_line(entry.basis.exact, entry.basis.invoiced_minor, in_currency)
-        for group in groups_of(connection, rated, ())
+        for group in groups_of(connection, Parts(own=rated))
         for entry in group.bases
     )

@@ -6,13 +6,19 @@ other: what is applied later is on the next invoice.
 Usage that arrives after its period was invoiced is rated in that period, under the prices of
 that time. The next invoice bills the difference to what was settled, as a correction line that
 names the period; what did not change yields no line (R4).
+
+A fee that is billed in advance is settled on its own period's key, as billed and as accrued: that
+period's invoice finds it paid. The ledger accrues it when its period does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
+from typing import assert_never
 
 import sqlalchemy as sa
 
@@ -28,6 +34,59 @@ from billing.store.credit_lines import UsedRow
 from billing.store.invoices import SettlementRow
 
 _ZERO = Decimal(0)
+
+
+class Origin(StrEnum):
+    """Why the lines of a period are on a document."""
+
+    OWN = "own"
+    """It is the document's period."""
+    CORRECTED = "corrected"
+    """It was invoiced before, and changed."""
+    AHEAD = "ahead"
+    """Its fees are billed in advance."""
+    UNEARNED = "unearned"
+    """Its fees were billed in advance, for a contract that ended before."""
+
+    @property
+    def is_correction(self) -> bool:
+        """Whether the period was billed before."""
+        return self in {Origin.CORRECTED, Origin.UNEARNED}
+
+    @property
+    def rates_usage(self) -> bool:
+        """Whether all of the period is rated, and not its fees alone."""
+        return self in {Origin.OWN, Origin.CORRECTED}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The rated periods that documents are made of, by why they are.
+
+    Attributes:
+        own: the period that is invoiced; None for corrections, or fees in advance, alone.
+    """
+
+    own: RatedPeriod | None = None
+    corrected: tuple[RatedPeriod, ...] = ()
+    ahead: tuple[RatedPeriod, ...] = ()
+    unearned: tuple[RatedPeriod, ...] = ()
+
+    def by_origin(self) -> Iterator[tuple[Origin, RatedPeriod]]:
+        """All of them, in the order of their lines."""
+        if self.own is not None:
+            yield Origin.OWN, self.own
+        for origin, parts in (
+            (Origin.CORRECTED, self.corrected),
+            (Origin.UNEARNED, self.unearned),
+            (Origin.AHEAD, self.ahead),
+        ):
+            for rated in parts:
+                yield origin, rated
+
+    def with_usage(self) -> tuple[RatedPeriod, ...]:
+        """Those that are rated whole: what they earned is posted before they are billed."""
+        return tuple(rated for origin, rated in self.by_origin() if origin.rates_usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +109,12 @@ class ContractLines:
     """The lines of one contract in one billing period.
 
     Attributes:
-        is_correction: whether the period was invoiced before.
+        origin: why they are on a document.
     """
 
     rated: RatedPeriod
     contract: RatedContract
-    is_correction: bool
+    origin: Origin
     bases: tuple[Basis, ...]
 
     @property
@@ -64,7 +123,7 @@ class ContractLines:
         policies = self.contract.bound.plan.policies
         return LineGroup(
             bases=tuple(entry.basis for entry in self.bases),
-            is_correction=self.is_correction,
+            is_correction=self.origin.is_correction,
             by_credit_note=policies.correction is CorrectionBy.CREDIT_NOTE,
         )
 
@@ -82,19 +141,16 @@ def rated_again(connection: sa.Connection, rated: RatedPeriod) -> list[RatedPeri
     return [part for part in again if currencies(part) <= currencies(rated)]
 
 
-def groups_of(
-    connection: sa.Connection, own: RatedPeriod | None, corrected: Sequence[RatedPeriod]
-) -> list[ContractLines]:
-    """The period's own lines by contract, then those of the corrections, in a stable order."""
-    parts = corrected if own is None else (own, *corrected)
+def groups_of(connection: sa.Connection, parts: Parts) -> list[ContractLines]:
+    """The period's own lines by contract, then all others, in a stable order."""
     return [
         ContractLines(
             rated=rated,
             contract=contract,
-            is_correction=rated is not own,
-            bases=tuple(_of_contract(connection, rated, contract, is_correction=rated is not own)),
+            origin=origin,
+            bases=tuple(_of_contract(connection, rated, contract, origin)),
         )
-        for rated in parts
+        for origin, rated in parts.by_origin()
         for contract in rated.contracts
     ]
 
@@ -129,38 +185,33 @@ def settlements(draft: InvoiceDraft, bases: Sequence[Basis]) -> tuple[Settlement
 
 
 def _of_contract(
-    connection: sa.Connection,
-    rated: RatedPeriod,
-    contract: RatedContract,
-    *,
-    is_correction: bool,
+    connection: sa.Connection, rated: RatedPeriod, contract: RatedContract, origin: Origin
 ) -> list[Basis]:
     contract_id = contract.bound.contract.id
-    settled = store.settled(connection, contract_id=contract_id, period_start=rated.period.start)
+    start = rated.period.start
+    settled = store.settled(connection, contract_id=contract_id, period_start=start)
     lines = {line.key: line for line in contract.rating.lines}
-    paid = {
-        used.line_key: used
-        for used in credit_store.used_by_grant(
-            connection, contract_id=contract_id, period_start=rated.period.start
+    paid: dict[str, UsedRow] = {}
+    dropped: list[str] = []
+    # What else was billed in a period whose fees are billed in advance is not looked at here.
+    if origin is not Origin.AHEAD:
+        used_rows = credit_store.used_by_grant(
+            connection, contract_id=contract_id, period_start=start
         )
-    }
-    dropped = [key for key in settled if key not in lines and key not in paid]
+        paid = {used.line_key: used for used in used_rows}
+        dropped = [key for key in settled if key not in lines and key not in paid]
     bases: list[Basis] = []
     for key in [*lines, *dropped, *paid]:
         line, used = lines.get(key), paid.get(key)
         accrued, billed_minor = settled.get(key, (_ZERO, 0))
         name = line.description if line else f"Credit: {used.source}" if used else key
         exact = line.exact if line else EXACT.minus(used.amount) if used else _ZERO
-        suffix = f"@{rated.period.start:%Y-%m-%d}" if is_correction else ""
         bases.append(
             Basis(
                 basis=LineBasis(
-                    key=f"contract-{contract_id}/{key}{suffix}",
-                    description=(
-                        f"Correction of the period from {rated.period.start:%Y-%m-%d}: {name}"
-                        if is_correction
-                        else name
-                    ),
+                    key=f"contract-{contract_id}/{key}"
+                    + ("" if origin is Origin.OWN else f"@{start:%Y-%m-%d}"),
+                    description=_described(name, origin, start),
                     quantity=line.quantity if line else None,
                     exact=exact,
                     invoiced_minor=billed_minor,
@@ -174,6 +225,18 @@ def _of_contract(
             )
         )
     return bases
+
+
+def _described(name: str, origin: Origin, start: datetime) -> str:
+    match origin:
+        case Origin.OWN:
+            return name
+        case Origin.CORRECTED | Origin.UNEARNED:
+            return f"Correction of the period from {start:%Y-%m-%d}: {name}"
+        case Origin.AHEAD:
+            return f"In advance for the period from {start:%Y-%m-%d}: {name}"
+        case _:
+            assert_never(origin)
 
 
 def _kind(plan: PricePlan, key: str, line: RatedLine | None, used: UsedRow | None) -> LineKind:

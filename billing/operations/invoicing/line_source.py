@@ -19,10 +19,11 @@ from billing.catalog.selector import Selector
 from billing.errors import Conflict, NotFound
 from billing.money import EXACT
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
+from billing.operations.invoicing.line_bases import Origin
 from billing.operations.invoicing.read_invoices import InvoiceView
 from billing.period import Period, zone
 from billing.store.invoice_lines import scopes
-from billing.store.invoices import InvoiceLineRow, ScopeRow
+from billing.store.invoices import InvoiceLineRow, InvoiceRow, ScopeRow
 from billing.store.usage.line_usage import MeterScope, QuarterRow, counted, rolled_up
 
 
@@ -134,7 +135,7 @@ def source_of(connection: sa.Connection, view: InvoiceView, line: InvoiceLineRow
         Conflict: the invoice has no record of what it was rated from.
     """
     head = view.invoice
-    rated = scopes(connection, head)
+    rated = [*scopes(connection, head), *_beside(head)]
     scope = next((each for each in rated if each.period.start == head.period_start), None)
     if scope is None:
         raise Conflict(
@@ -161,6 +162,21 @@ def source_of(connection: sa.Connection, view: InvoiceView, line: InvoiceLineRow
         own=own,
         line_key=line_key,
         charge=next((charge for charge in charges if charge.key == line_key), None),
+    )
+
+
+def _beside(head: InvoiceRow) -> Iterable[ScopeRow]:
+    """Periods whose fees alone are billed, in advance, or given back."""
+    return (
+        ScopeRow(
+            period=Period(
+                start=datetime.fromisoformat(each["period_start"]),
+                end=datetime.fromisoformat(each["period_end"]),
+            ),
+            watermark=head.watermark,
+        )
+        for origin in (Origin.AHEAD, Origin.UNEARNED)
+        for each in head.inputs.get(origin.value, ())
     )
 
 

@@ -18,7 +18,14 @@ import sqlalchemy as sa
 from billing.invoicing.document_kind import DocumentKind, credited
 from billing.invoicing.invoice import InvoiceDraft, draft_credit_note, draft_invoice
 from billing.money import Currency, plain
-from billing.operations.invoicing.line_bases import Basis, ContractLines, groups_of, settlements
+from billing.operations.invoicing.line_bases import (
+    Basis,
+    ContractLines,
+    Origin,
+    Parts,
+    groups_of,
+    settlements,
+)
 from billing.operations.minting import mint_id
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, due_at_end
 from billing.operations.tenancy.tenants import require_legal_entity
@@ -40,7 +47,7 @@ class _Document:
     """A document to store.
 
     Attributes:
-        rated: the periods that it rates, its own first.
+        rated: the periods whose usage it rates, its own first.
         groups: the lines on it, by contract and period.
     """
 
@@ -49,25 +56,29 @@ class _Document:
     rated: tuple[RatedPeriod, ...]
     groups: tuple[ContractLines, ...]
 
+    @property
+    def head(self) -> RatedPeriod:
+        """The period that the document is of."""
+        return (*self.rated, *(group.rated for group in self.groups))[0]
+
 
 def store_drafts(
     connection: sa.Connection,
     *,
     tenant: Tenant,
     in_currency: Currency,
-    own: RatedPeriod | None,
-    corrected: Sequence[RatedPeriod],
+    parts: Parts,
     kind: DocumentKind = DocumentKind.PERIOD,
     now: datetime,
 ) -> tuple[InvoiceRow, ...]:
     """Store drafts in place of earlier ones; the caller holds the tenant's lock.
 
     Args:
-        own: the period that is invoiced, whose draft comes first; None for corrections alone,
-            which may come to no document at all.
-        corrected: earlier periods.
-        kind: of the invoice of `own`.
+        parts: what they are made of; the draft of a period's own invoice comes first. Without such
+            a period they may come to no document at all.
+        kind: of the invoice among them.
     """
+    own = parts.own
     entity = require_legal_entity(connection, tenant.legal_entity)
     delete_drafts(
         connection,
@@ -79,35 +90,31 @@ def store_drafts(
     residual = store.last_residual(
         connection, tenant_id=tenant.id, legal_entity_id=entity.id, currency=in_currency.code
     )
-    groups = groups_of(connection, own, corrected)
+    groups = groups_of(connection, parts)
     return tuple(
         _store(connection, tenant, entity, document, now=now)
-        for document in _documents(
-            groups, own, corrected, in_currency=in_currency, residual=residual, kind=kind
-        )
+        for document in _documents(groups, parts, kind, in_currency, residual)
     )
 
 
 def _documents(
     groups: Sequence[ContractLines],
-    own: RatedPeriod | None,
-    corrected: Sequence[RatedPeriod],
-    *,
+    parts: Parts,
+    kind: DocumentKind,
     in_currency: Currency,
     residual: Decimal,
-    kind: DocumentKind,
 ) -> Iterable[_Document]:
     away = credited([group.group for group in groups], in_currency)
     billed = tuple(group for group, gone in zip(groups, away, strict=True) if not gone)
     given_back = tuple(group for group, gone in zip(groups, away, strict=True) if gone)
     draft = draft_invoice(_line_bases(billed), currency=in_currency, residual_before=residual)
     # A residual alone waits for the next invoice of a period.
-    if own is not None or any(line.key in _keys(billed) for line in draft.lines):
+    if parts.own is not None or any(line.key in _keys(billed) for line in draft.lines):
         residual = draft.residual_after
         yield _Document(
-            kind=DocumentKind.CORRECTION if own is None else kind,
+            kind=kind,
             draft=draft,
-            rated=_newest_first(billed) if own is None else (own, *corrected),
+            rated=_newest_first(billed) if parts.own is None else parts.with_usage(),
             groups=billed,
         )
     if given_back:
@@ -129,7 +136,7 @@ def _store(
     *,
     now: datetime,
 ) -> InvoiceRow:
-    draft, head = document.draft, document.rated[0]
+    draft, head = document.draft, document.head
     bases = [basis for group in document.groups for basis in group.bases]
     invoice_id = mint_id(now)
     totals = draft.totals
@@ -165,8 +172,12 @@ def _store(
 
 
 def _newest_first(groups: Iterable[ContractLines]) -> tuple[RatedPeriod, ...]:
-    rated = {group.rated.period.start: group.rated for group in groups}
+    rated = {group.rated.period.start: group.rated for group in groups if group.origin.rates_usage}
     return tuple(rated[start] for start in sorted(rated, reverse=True))
+
+
+def _rated_of(groups: Iterable[ContractLines], origin: Origin) -> Iterable[RatedPeriod]:
+    return {id(group.rated): group.rated for group in groups if group.origin is origin}.values()
 
 
 def _line_bases(groups: Iterable[ContractLines]) -> list[Any]:
@@ -178,20 +189,20 @@ def _keys(groups: Iterable[ContractLines]) -> set[str]:
 
 
 def _inputs(document: _Document, *, now: datetime) -> dict[str, Any]:
-    head, *others = document.rated
+    head = document.head
     is_period = document.kind is DocumentKind.PERIOD
     here = {
         (group.rated.period.start, group.contract.bound.contract.id) for group in document.groups
     }
     return {
         "contracts": _contract_inputs(head, here),
-        "corrected": [
-            {
-                "period_start": rated.period.start.isoformat(),
-                "contracts": _contract_inputs(rated, here),
-            }
-            for rated in others
-        ],
+        "corrected": [_period_input(rated, here) for rated in document.rated[1:]],
+        **{
+            origin.value: [
+                _period_input(rated, here) for rated in _rated_of(document.groups, origin)
+            ]
+            for origin in (Origin.AHEAD, Origin.UNEARNED)
+        },
         "unrated": [
             {"meter": row.meter, "model": row.model, "quantity": plain(row.quantity)}
             for row in head.unrated
@@ -199,6 +210,14 @@ def _inputs(document: _Document, *, now: datetime) -> dict[str, Any]:
         "due_at_end": _due_at_end(head) if is_period else [],
         # Levels over time, and what closes with the period, are rated again up to here.
         **({"until": now.isoformat()} if document.kind is DocumentKind.PROGRESSIVE else {}),
+    }
+
+
+def _period_input(rated: RatedPeriod, here: set[tuple[datetime, int]]) -> dict[str, Any]:
+    return {
+        "period_start": rated.period.start.isoformat(),
+        "period_end": rated.period.end.isoformat(),
+        "contracts": _contract_inputs(rated, here),
     }
 
 

@@ -26,7 +26,9 @@ from billing.metering.aggregation import Point
 from billing.money import EXACT, currency, from_minor, plain
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.operations.catalog.plans import plan_of, require_plan_row
+from billing.operations.invoicing.line_bases import Origin
 from billing.operations.invoicing.read_invoices import InvoiceView, require_invoice
+from billing.operations.rating.rate_advance import fees_in_advance, rated_to_nothing
 from billing.operations.rating.rate_period import (
     RatedContract,
     RatedPeriod,
@@ -35,6 +37,7 @@ from billing.operations.rating.rate_period import (
 )
 from billing.operations.seal.verify import Finding
 from billing.operations.tenancy.tenants import require_tenant
+from billing.period import Period
 from billing.planfiles.contract_file import terms_digest
 from billing.planfiles.plan_dump import digest
 from billing.rating.line import RatedLine
@@ -114,6 +117,7 @@ def verify_invoice(connection: sa.Connection, invoice: str) -> InvoiceCheck:
             period = f"{scope.period.start:%Y-%m-%d}"
             found.append(_finding(head, f"the period from {period} cannot be rated: {error.code}"))
     found += _quantities(connection, head, rated)
+    rated += _fees(connection, tenant, head)
     lines = [line for line in view.lines if LineKind(line.kind).is_rated]
     found += _lines(connection, head, lines, rated)
     return InvoiceCheck(
@@ -198,10 +202,34 @@ def _until(head: InvoiceRow) -> datetime | None:
     return None if until is None else datetime.fromisoformat(until)
 
 
+def _fees(connection: sa.Connection, tenant: Tenant, head: InvoiceRow) -> Iterator[_Scope]:
+    """Periods of which the invoice bills fees in advance, or gives them back."""
+    for origin in (Origin.AHEAD, Origin.UNEARNED):
+        for each in head.inputs.get(origin.value, ()):
+            period = tenant.billing_period(datetime.fromisoformat(each["period_start"]))
+            bound = _as_they_were(connection, head, period, each["contracts"])
+            here = frozenset(entry.contract.id for entry in bound)
+            parts = (
+                [fees_in_advance(bound, tenant=tenant, period=period)]
+                if origin is Origin.AHEAD
+                else [rated_to_nothing(entry, tenant=tenant, period=period) for entry in bound]
+            )
+            for rated in parts:
+                yield _Scope(rated=rated, from_events=True, here=here, has_quantities=False)
+
+
 def _bound(connection: sa.Connection, head: InvoiceRow, scope: ScopeRow) -> list[BoundPlan]:
+    return _as_they_were(connection, head, scope.period, _named(head, scope))
+
+
+def _as_they_were(
+    connection: sa.Connection,
+    head: InvoiceRow,
+    period: Period,
+    named: Sequence[Mapping[str, Any]] | None,
+) -> list[BoundPlan]:
     """The contracts as they were when the invoice was made: an end may have been set since."""
-    bound = bound_plans(connection, tenant_id=head.tenant_id, at=scope.period.start)
-    named = _named(head, scope)
+    bound = bound_plans(connection, tenant_id=head.tenant_id, at=period.start)
     if named is None:
         return bound
     by_id = {each["id"]: each for each in named}
