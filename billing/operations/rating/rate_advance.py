@@ -36,7 +36,9 @@ def fees_in_advance(bound: list[BoundPlan], *, tenant: Tenant, period: Period) -
         for entry in bound
         if (charges := tuple(charge for charge in entry.plan.charges if charge.in_advance))
     ]
-    rated = rate_stored(tenant=tenant, period=period, watermark=0, bound=fees, quantities={})
+    rated = rate_stored(
+        tenant=tenant, period=period, watermark=0, bound=fees, quantities={}, units={}
+    )
     return replace(rated, contracts=tuple(_charges(contract) for contract in rated.contracts))
 
 

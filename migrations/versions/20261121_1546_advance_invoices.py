@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "20261121_1511"
-down_revision = "20261121_1510"
+revision = "20261121_1546"
+down_revision = "20261121_1545"
 branch_labels = None
 depends_on = None
 
