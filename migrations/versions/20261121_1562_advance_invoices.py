@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "20261121_1546"
-down_revision = "20261121_1545"
+revision = "20261121_1562"
+down_revision = "20261121_1561"
 branch_labels = None
 depends_on = None
 
