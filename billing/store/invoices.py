@@ -259,9 +259,8 @@ def last_invoiced_end(connection: sa.Connection, *, tenant_id: int) -> datetime 
     """The end of a tenant's newest billing period that was invoiced as a whole, or None."""
     return only(
         connection,
-        "SELECT max(period_end) AS ended FROM invoice "
-        "WHERE tenant_id = :tenant AND state <> 'draft' "
-        "AND kind NOT IN ('progressive', 'advance')",
+        "SELECT max(period_end) AS ended FROM invoice WHERE tenant_id = :tenant "
+        "AND state <> 'draft' AND kind NOT IN ('progressive', 'advance')",
         tenant=tenant_id,
     ).ended
 

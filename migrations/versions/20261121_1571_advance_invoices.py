@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "20261121_1562"
-down_revision = "20261121_1561"
+revision = "20261121_1571"
+down_revision = "20261121_1570"
 branch_labels = None
 depends_on = None
 
-BEFORE = "'period', 'correction', 'credit_note'"
+BEFORE = "'period', 'correction', 'credit_note', 'progressive'"
 
 
 def upgrade() -> None:
