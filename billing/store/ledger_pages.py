@@ -18,16 +18,20 @@ from billing.ledger.posting import Transaction, postings_digest
 from billing.store.database import only, query, run
 from billing.store.ledger import closed_until, moved_to_open, require_same
 
+# Asked apart for tenants' accounts and for the operator's own: a condition that holds for both
+# (IS NOT DISTINCT FROM) is not looked up in the index, and every page would read all accounts.
 _WANTED = """
 FROM unnest(CAST(:entities AS integer[]), CAST(:codes AS text[]), CAST(:tenants AS integer[]),
             CAST(:currencies AS text[])) WITH ORDINALITY AS w (entity, code, tenant, currency, n)
 LEFT JOIN account a ON a.legal_entity_id = w.entity AND a.code = w.code
-      AND a.tenant_id IS NOT DISTINCT FROM w.tenant AND a.currency = w.currency
+      AND a.tenant_id = w.tenant AND a.currency = w.currency
+LEFT JOIN account o ON o.legal_entity_id = w.entity AND o.code = w.code
+      AND o.tenant_id IS NULL AND w.tenant IS NULL AND o.currency = w.currency
 """
-_FIND = f"SELECT a.id {_WANTED} ORDER BY w.n"
+_FIND = f"SELECT coalesce(a.id, o.id) AS id {_WANTED} ORDER BY w.n"
 _MAKE = f"""
 INSERT INTO account (legal_entity_id, code, tenant_id, currency)
-SELECT w.entity, w.code, w.tenant, w.currency {_WANTED} WHERE a.id IS NULL
+SELECT w.entity, w.code, w.tenant, w.currency {_WANTED} WHERE a.id IS NULL AND o.id IS NULL
 ON CONFLICT DO NOTHING
 """
 _POST = """
