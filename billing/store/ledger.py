@@ -29,6 +29,13 @@ _ENTRIES = (
     "JOIN account a ON a.id = p.account_id"
 )
 
+# IS NOT DISTINCT FROM is not looked up in the index: it would read the accounts of all tenants.
+_OF_ACCOUNT = (
+    "a.legal_entity_id = :entity AND a.code = :code AND a.currency = :currency AND ("
+    "a.tenant_id = CAST(:tenant AS integer) "
+    "OR a.tenant_id IS NULL AND CAST(:tenant AS integer) IS NULL)"
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevenueRow:
@@ -151,8 +158,7 @@ def account_id(connection: sa.Connection, account: Account) -> int | None:
     """Row id of an account, or None if nothing was ever posted on it."""
     row = first(
         connection,
-        "SELECT id FROM account WHERE legal_entity_id = :entity AND code = :code "
-        "AND tenant_id IS NOT DISTINCT FROM CAST(:tenant AS integer) AND currency = :currency",
+        f"SELECT a.id FROM account a WHERE {_OF_ACCOUNT}",  # noqa: S608  # our own text
         **_identity(account),
     )
     return None if row is None else row.id
@@ -162,10 +168,8 @@ def balance(connection: sa.Connection, account: Account) -> Decimal:
     """What an account holds now, by its newest posting; debits are positive."""
     row = first(
         connection,
-        "SELECT b.balance FROM account_balance b JOIN account a ON a.id = b.account_id "
-        "WHERE a.legal_entity_id = :entity AND a.code = :code "
-        "AND a.tenant_id IS NOT DISTINCT FROM CAST(:tenant AS integer) "
-        "AND a.currency = :currency",
+        "SELECT b.balance FROM account_balance b JOIN account a ON a.id = b.account_id "  # noqa: S608  # our own text
+        f"WHERE {_OF_ACCOUNT}",
         **_identity(account),
     )
     return Decimal(0) if row is None else row.balance
