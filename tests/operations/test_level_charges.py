@@ -6,9 +6,10 @@ from dataclasses import fields
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+import psycopg
 import pytest
 
-from billing.errors import InvalidPlan
+from billing.errors import Conflict, InvalidPlan
 from billing.operations.catalog.contracts import bind_contract, end_contract, list_contracts
 from billing.operations.invoicing.draft_invoice import draft_invoice
 from billing.operations.metering.define_meter import define_meter
@@ -17,6 +18,7 @@ from billing.period import Period
 from billing.rating.quantity import MeteredQuantity
 from billing.store import invoices
 from billing.store.database import Database, Role
+from billing.store.embedded.address import ServerAddress
 from billing.store.usage.read import meter_units
 from billing.tenancy.tenant import Tenant
 from tests.operations.test_rated_dimensions import MONTH, amounts, at, rated, send
@@ -89,6 +91,22 @@ def test_seats_are_priced_by_tier_and_day_and_carried_into_the_next_month(world:
     assert_stored(world, acme)
     # Nothing happened in December: 13 seats are there all month.
     assert amounts(world, acme, period=DECEMBER) == {"seats": 300 + 3 * 15 + 5}
+
+
+def test_a_month_whose_events_have_left_is_refused_not_read_as_nothing(
+    world: World, postgres: ServerAddress, database_name: str
+) -> None:
+    acme, bolt = world.tenant("acme", plan="dims"), world.tenant("bolt", plan="dims")
+    send(world, acme, "t.seats", {"v": 10}, at(0))
+    with psycopg.connect(postgres.owner_conninfo(database_name), autocommit=True) as owner:
+        owner.execute(
+            "WITH a AS (INSERT INTO usage_archive (month, ordinal, url, bytes, sha256, events, "
+            "archived_at) VALUES ('2026-11-01', 1, 'x', 0, sha256(''), 0, now()) RETURNING id) "
+            "INSERT INTO usage_horizon SELECT '2026-11-01', id, '2026-12-01Z', now() FROM a"
+        )
+    with pytest.raises(Conflict, match="have left the database"):
+        rated(world, acme)
+    assert amounts(world, bolt) == {}
 
 
 def assert_stored(world: World, acme: Tenant) -> None:

@@ -23,6 +23,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from billing.errors import Conflict
 from billing.metering.aggregation import (
     Latest,
     Maximum,
@@ -37,6 +38,7 @@ from billing.period import BUCKET, Period, bucket_of, quarter_hours
 from billing.rating.levels import LevelSpan, spans_of_level
 from billing.rating.needs import NO_NEEDS, Needs
 from billing.store.database import query
+from billing.store.retention import horizon
 
 ROWS_AT_ONCE = 2_000
 """Rows that a stream holds in memory."""
@@ -73,6 +75,12 @@ _SETS = """
 SELECT array_agg(s.id) AS ids FROM meter_set s
  WHERE EXISTS (SELECT FROM meter_version v
                 WHERE v.id = ANY(s.meter_version_ids) AND NOT v.additive)
+"""
+
+_USED = """
+SELECT EXISTS (SELECT FROM usage_rollup r
+                 JOIN meter_version v ON v.id = r.meter_version_id AND NOT v.additive
+                WHERE r.tenant_id = :tenant AND r.bucket >= :start AND r.bucket < :end) AS used
 """
 
 _READ = """
@@ -148,10 +156,14 @@ def aggregated_quantities(
 
     Args:
         asked: whether levels over time are read by quarter hour, and with every change.
+
+    Raises:
+        Conflict: events that they are read from have left the database.
     """
     sets = query(connection, _SETS)[0].ids
     if not sets:
         return []
+    _require_events(connection, scope)
     by_value = _stream(connection, _RUNS, scope, sets, (Aggregation.UNIQUE, Aggregation.PERCENTILE))
     rows = [_of_runs(same) for _, same in groupby(by_value, key=_group)]
     by_time = _stream(connection, _POINTS, scope, sets, (Aggregation.MAX, Aggregation.LATEST))
@@ -160,6 +172,20 @@ def aggregated_quantities(
     for _, same in groupby(levels, key=lambda row: (row.code, row.model, row.kind)):
         rows += _of_levels(same, scope, asked)
     return rows
+
+
+def _require_events(connection: sa.Connection, scope: Scope) -> None:
+    """Without their events these meters would read as nothing, and be credited as if unused."""
+    oldest, period = horizon(connection), scope.period
+    if oldest is None or period.start >= oldest:
+        return
+    bounds = {"tenant": scope.tenant_id, "start": period.start, "end": period.end}
+    if query(connection, _USED, **bounds)[0].used:
+        raise Conflict(
+            "a meter is read from single events, and those of this period have left the database",
+            field="period",
+            remedy=f"rate a period from {oldest:%Y-%m-%d} on",
+        )
 
 
 def _stream(
