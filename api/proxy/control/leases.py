@@ -121,11 +121,13 @@ class LeaseKeeper:
         while monotonic_us() - began_us < PATIENCE_US:
             self._refuse_again(wanted, now_us)
             flight = self._flights.get(limits)
-            ours = flight is None
-            if flight is None:
+            # One that has landed in this turn of the loop is no reason to wait: whoever awaits it
+            # goes on at once, finds it here again, and nobody else has a turn to take it away.
+            ours = flight is None or flight.done()
+            if flight is None or ours:
                 flight = asyncio.create_task(self._fly(wanted))
                 self._flights[limits] = flight
-                flight.add_done_callback(lambda _: self._flights.pop(limits, None))
+                flight.add_done_callback(partial(self._landed, limits))
             try:
                 # A request that is given up must not take the others' call with it.
                 await asyncio.shield(flight)
@@ -150,6 +152,10 @@ class LeaseKeeper:
         with suppress(HoldsUnavailable):
             await self._give_back(list(self._book.leases))
         self._calls.close()
+
+    def _landed(self, limits: tuple[int, ...], flight: asyncio.Task[None]) -> None:
+        if self._flights.get(limits) is flight:
+            del self._flights[limits]
 
     async def _fly(self, wanted: Sequence[Wanted]) -> None:
         """Ask until every limit has granted, or one refuses for good."""
