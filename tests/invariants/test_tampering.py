@@ -6,6 +6,7 @@ may be changed unseen is in `NOT_EVIDENCE` with its reason.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from billing.store.database import Database
 from billing.store.embedded.address import ServerAddress
 from tests.invariants.tampering import Sealed, make_sealed
+
+TREE = "kind || coalesce(':' || coalesce(tenant_id, legal_entity_id), '')"
 
 TABLES = {
     "usage_event": "id",
@@ -33,8 +36,8 @@ TABLES = {
     "posting": "transaction_id",
     "accounting_period": "period_end::date",
     "seal_key": "id",
-    "seal_tree": "id",
-    "seal_hashes": "tree_id",
+    "seal_tree": TREE,
+    "seal_hashes": f"(SELECT {TREE} FROM seal_tree WHERE id = tree_id)",
     "seal_fold": "size",
     "seal_head": "size",
     "sealed_transaction": "transaction_id",
@@ -179,6 +182,11 @@ def change(column: str, kind: str, *, null: bool) -> str:
     return CHANGED[kind].format(c=column)
 
 
+def names(said: str, subject: str) -> bool:
+    """Whether it is said as a word of its own: a number alone is in many another one."""
+    return re.search(rf"(?<![\w-]){re.escape(subject)}(?![\w-])", said) is not None
+
+
 def unnamed(sealed: Sealed, table: str, name: str, column: str, kind: str) -> list[str]:
     """Changes of a column, in a row with a value and in one without, that no finding names."""
     missed: list[str] = []
@@ -199,7 +207,7 @@ def unnamed(sealed: Sealed, table: str, name: str, column: str, kind: str) -> li
             said = " ".join(f"{each.kind} {each.subject} {each.problem}" for each in found)
             # Where the name itself was changed, the place is named where it was sealed.
             moved = column in name or f"{table}.{column}" in MOVED
-            if not found or not (moved or str(subject) in said):
+            if not found or not (moved or names(said, str(subject))):
                 missed.append(f"{table}.{column} of {subject}, was {before}: {said or 'nothing'}")
     return missed
 

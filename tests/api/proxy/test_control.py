@@ -12,13 +12,13 @@ from datetime import datetime
 
 import psycopg
 import pytest
-import sqlalchemy as sa
 from psycopg.conninfo import make_conninfo
 
 from api.proxy.control.snapshots import Control, utc_now
 from billing.operations.tenancy.keys import IssuedKey, issue_key, revoke_key
 from billing.planfiles.backend_file import BackendModel, BackendSpec
 from billing.store.database import Database, Role
+from billing.store.embedded.address import ServerAddress
 from billing.tenancy.api_key import Role as KeyRole
 from tests.api.proxy.conftest import until
 from tests.faults.silent_relay import silent_relay
@@ -83,22 +83,36 @@ async def test_engine_whose_models_cannot_be_served_does_not_end_revocation(
             await control.stop()
 
 
-async def test_listening_connection_that_falls_silent_is_replaced_by_polling(
-    postgres, database, key, now, monkeypatch
-):
-    monkeypatch.setattr("api.proxy.control.snapshots.REFRESH_SECONDS", 1_000)
-    address = sa.make_url(database.conninfo()).update_query_dict({"application_name": "listens"})
-    conninfo = address.render_as_string(hide_password=False)
-    control = await Control.start(database, conninfo, [], now=utc_now)
+LISTENER = "listens"
+
+
+def named(conninfo: str) -> str:
+    """Of a connection that the server's activity shows by its name."""
+    return make_conninfo(conninfo, application_name=LISTENER)
+
+
+async def listening(postgres: ServerAddress) -> list[int]:
+    """The server's processes for such connections, once they hear."""
     pids: list[int] = []
     with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
         while not pids:
             await asyncio.sleep(0.05)
             rows = owner.execute(
-                "SELECT pid FROM pg_stat_activity WHERE application_name = 'listens'"
-                " AND state = 'idle' AND query <> ''"
+                "SELECT pid FROM pg_stat_activity WHERE application_name = %s"
+                " AND state = 'idle' AND query <> ''",
+                (LISTENER,),
             )
             pids = [pid for (pid,) in rows]
+    return pids
+
+
+async def test_listening_connection_that_falls_silent_is_replaced_by_polling(
+    postgres, database, key, now, monkeypatch
+):
+    monkeypatch.setattr("api.proxy.control.snapshots.REFRESH_SECONDS", 1_000)
+    conninfo = named(database.conninfo())
+    control = await Control.start(database, conninfo, [], now=utc_now)
+    pids = await listening(postgres)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -114,10 +128,11 @@ async def test_a_black_holed_listener_is_replaced(postgres, database, key, now, 
     """Its peer goes away without a word, and something on the way still acknowledges bytes."""
     monkeypatch.setattr("api.proxy.control.snapshots.REFRESH_SECONDS", 1_000)
     async with silent_relay(postgres.endpoint) as relay:
-        conninfo = make_conninfo(database.conninfo(), host="127.0.0.1", port=relay.port)
+        conninfo = make_conninfo(named(database.conninfo()), host="127.0.0.1", port=str(relay.port))
         control = await Control.start(database, conninfo, [], now=utc_now)
         try:
-            await until(relay.tasks)
+            # Not before: a connection that is only being made is given up in another way.
+            await listening(postgres)
             (first,) = relay.tasks()
             relay.silence()
             revoke(database, key, now)
