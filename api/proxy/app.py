@@ -89,6 +89,7 @@ class Proxy:
                 limits=limits,
                 holds=None if holds is None else Holds(holds, clock),
                 upstream=lambda: self._inference.upstream,
+                recorder=recorder,
             )
 
     async def serve(self, request: ClientRequest, client: ClientConnection) -> None:

@@ -16,7 +16,8 @@ from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
 from api.proxy.headers import Headers
 from api.proxy.openai_errors import TooLarge, json_headers
-from api.proxy.telemetry.trace_context import trace_headers
+from api.proxy.telemetry.stored_course import StoredCourse
+from api.proxy.telemetry.stored_spans import StoredCall
 from api.proxy.upstream import Upstream
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend
@@ -47,19 +48,24 @@ class StoredCalls:
     """
 
     def __init__(
-        self, upstream: Upstream, request: ClientRequest, client: ClientConnection, shown_id: bytes
+        self,
+        upstream: Upstream,
+        request: ClientRequest,
+        client: ClientConnection,
+        shown_id: bytes,
+        course: StoredCourse,
     ) -> None:
         self._upstream = upstream
         self._request = request
         self._client = client
         self.shown_id = shown_id
-        self._headers = [(b"x-request-id", shown_id), *trace_headers(request)]
+        self._course = course
         self._open: set[UpstreamConnection] = set()
         self._ended = False
 
     def end(self) -> None:
         """Close what is under way and begin nothing more: nobody waits for it."""
-        self._ended = True
+        self._ended = self._course.abandoned = True
         for connection in list(self._open):
             connection.abort()
 
@@ -85,23 +91,25 @@ class StoredCalls:
         """Relay a backend's answer as it comes.
 
         Raises:
-            UpstreamError: there is none, or it is not the client's to see; nothing was sent.
+            UpstreamError: there is none, or it is not the client's to see; or it broke off, and
+                the client was cut.
         """
-        async with self._asked(backend, method, path, b"", query) as connection:
-            first = await connection.read()
-            headers = passed_headers(connection.headers, self.shown_id)
-            if connection.ended:
-                self._request.answer(connection.status, headers, first)
-                return
-            self._request.begin(connection.status, headers)
-            await self._request.write(first)
-            try:
+        try:
+            async with self._asked(backend, method, path, b"", query) as connection:
+                first = await connection.read()
+                headers = passed_headers(connection.headers, self.shown_id)
+                if connection.ended:
+                    self._request.answer(connection.status, headers, first)
+                    return
+                self._request.begin(connection.status, headers)
+                await self._request.write(first)
                 while part := await connection.read():
                     await self._request.write(part)
-            except UpstreamError:
+                await self._request.finish()
+        except UpstreamError:
+            if self._request.status:
                 self._client.cut(flush=True)  # so that the client sees that it broke off
-                return
-            await self._request.finish()
+            raise
 
     async def parts(self, backend: Backend, path: str) -> AsyncGenerator[bytes]:
         """The content behind a path, as it comes.
@@ -139,32 +147,43 @@ class StoredCalls:
             TooLarge, TooSlow, ClientLeft: of the client's body.
             UpstreamError: there is no answer, or it is not the client's to see.
         """
-        connection = await self._upstream.begin(
-            backend,
-            path,
-            content_type=content_type,
-            length=length,
-            headers=self._headers,
-            attach=self._attach,
-        )
-        answering = asyncio.create_task(connection.head())
-        try:
-            sent = 0
-            while part := await self._part(answering):
-                sent += len(part)
-                if sent > limit_bytes:
-                    raise TooLarge(f"The file is larger than {limit_bytes} bytes.")
-                framed = part if length is not None else b"%x\r\n%b\r\n" % (len(part), part)
-                await connection.send(framed)
-            if not answering.done() and length is None:
-                await connection.send(b"0\r\n\r\n")
-            await answering
-            return await _read(connection, answer_bytes)
-        finally:
-            answering.cancel()
-            self._open.discard(connection)
-            connection.abort()
-            self._upstream.release(backend, connection)
+        with self._course.call(backend, "POST", path) as call:
+            connection = await self._upstream.begin(
+                backend,
+                path,
+                content_type=content_type,
+                length=length,
+                headers=self._headers(call),
+                attach=self._attach,
+            )
+            answering = asyncio.create_task(connection.head())
+            try:
+                await self._send(connection, answering, chunked=length is None, limit=limit_bytes)
+                call.status = await answering
+                return await _read(connection, answer_bytes)
+            finally:
+                answering.cancel()
+                self._open.discard(connection)
+                connection.abort()
+                self._upstream.release(backend, connection)
+
+    async def _send(
+        self,
+        connection: UpstreamConnection,
+        answering: asyncio.Task[int],
+        *,
+        chunked: bool,
+        limit: int,
+    ) -> None:
+        """Pass the client's body on until its end, or until the backend wants no more of it."""
+        sent = 0
+        while part := await self._part(answering):
+            sent += len(part)
+            if sent > limit:
+                raise TooLarge(f"The file is larger than {limit} bytes.")
+            await connection.send(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+        if chunked and not answering.done():
+            await connection.send(b"0\r\n\r\n")
 
     async def _part(self, answering: asyncio.Task[int]) -> bytes:
         """More of the client's body; empty at its end, and once the backend wants no more of it,
@@ -191,22 +210,27 @@ class StoredCalls:
         self, backend: Backend, method: str, path: str, body: bytes, query: bytes
     ) -> AsyncGenerator[UpstreamConnection]:
         target = f"{path}?{query.decode('ascii')}" if query else path
-        connection = await self._upstream.dispatch(
-            backend,
-            target,
-            body,
-            method=method.encode(),
-            content_type=_JSON,
-            headers=self._headers,
-            attach=self._attach,
-        )
-        try:
-            if concerns_us(connection.status):
-                raise UpstreamError("The inference backend does not serve this proxy.")
-            yield connection
-        finally:
-            self._open.discard(connection)
-            self._upstream.release(backend, connection)
+        with self._course.call(backend, method, path) as call:
+            connection = await self._upstream.dispatch(
+                backend,
+                target,
+                body,
+                method=method.encode(),
+                content_type=_JSON,
+                headers=self._headers(call),
+                attach=self._attach,
+            )
+            call.status = connection.status
+            try:
+                if concerns_us(connection.status):
+                    raise UpstreamError("The inference backend does not serve this proxy.")
+                yield connection
+            finally:
+                self._open.discard(connection)
+                self._upstream.release(backend, connection)
+
+    def _headers(self, call: StoredCall) -> Headers:
+        return [(b"x-request-id", self.shown_id), *self._course.headers(call)]
 
     def _attach(self, connection: UpstreamConnection | None) -> None:
         if connection is None:

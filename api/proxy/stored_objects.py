@@ -38,7 +38,10 @@ from api.proxy.stored_calls import StoredCalls
 from api.proxy.stored_lists import list_objects
 from api.proxy.stored_lookup import StoredRequest
 from api.proxy.tally import Tally
-from api.proxy.upstream import Upstream
+from api.proxy.telemetry.recorder import Ended, Recorder
+from api.proxy.telemetry.stored_course import StoredCourse
+from api.proxy.telemetry.trace_context import passed_on
+from api.proxy.upstream import Upstream, now_us
 from billing.admission.backend import Backend
 from billing.admission.binding import ObjectKind
 from billing.admission.decision import authenticate, models_for
@@ -85,6 +88,7 @@ class StoredObjects:
         limits: Limits,
         holds: Holds | None,
         upstream: Callable[[], Upstream],
+        recorder: Recorder | None,
     ) -> None:
         self._control = control
         self._keys = keys
@@ -94,6 +98,7 @@ class StoredObjects:
         self._limits = limits
         self._holds = holds
         self._upstream = upstream
+        self._recorder = recorder
         self._mint = Mint()
         self._live: set[StoredCalls] = set()
         self.draining = False
@@ -106,16 +111,20 @@ class StoredObjects:
         client: ClientConnection,
     ) -> None:
         """Answer a request about stored objects."""
-        shown_id = shown(self._mint(self._clock()))
+        began_at_us, failure = self._clock(), ""
+        operation_id = self._mint(began_at_us)
+        shown_id, course = shown(operation_id), self._course(operation_id, request)
         self._tally.in_flight += 1
         try:
-            await self._serve(spec, ids, request, client, shown_id)
-        except ClientLeft:
-            pass
+            await self._serve(spec, ids, request, client, shown_id, course=course)
+        except ClientLeft as error:
+            failure = error.code
         except SteelyardError as error:
+            failure = error.code
             if not client.lost and not request.status:
                 self._refuse(error, spec, request, shown_id)
         except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
+            failure = "internal"
             # The type only: a message could carry bytes of the request.
             log.error("%s failed: %s", shown_id.decode(), type(error).__name__)  # noqa: TRY400
             if request.status:
@@ -125,6 +134,10 @@ class StoredObjects:
         finally:
             self._tally.in_flight -= 1
             self._tally.answers[spec.path, request.status or CLIENT_LEFT_STATUS] += 1
+            if client.lost and not request.status:
+                failure = ClientLeft.code
+            ended = Ended(operation_id, began_at_us, self._clock(), spec.path, failure)
+            self._tell(ended, request, course)
 
     async def drain(self) -> None:
         """Begin nothing more, let open requests end until the deadline, cut the others."""
@@ -143,6 +156,8 @@ class StoredObjects:
         request: ClientRequest,
         client: ClientConnection,
         shown_id: bytes,
+        *,
+        course: StoredCourse,
     ) -> None:
         digest = key_digest(request.fields)
         await self._keys.grant(digest)
@@ -158,7 +173,7 @@ class StoredObjects:
         if len(self._live) >= self._limits.stored_in_flight:
             raise Unavailable("The server is overloaded; please retry.")
         assert spec.stored is not None
-        calls = StoredCalls(self._upstream(), request, client, shown_id)
+        calls = StoredCalls(self._upstream(), request, client, shown_id, course)
         asked = StoredRequest(
             spec=spec,
             kind=spec.stored,
@@ -198,6 +213,19 @@ class StoredObjects:
             await _ask(asked)
         else:
             await list_objects(asked)
+
+    def _course(self, operation_id: bytes, request: ClientRequest) -> StoredCourse:
+        recorder, durations = self._recorder, self._tally.durations.stored_calls
+        trace = passed_on(request) if recorder is None else recorder.trace(operation_id, request)
+        return StoredCourse(trace, durations)
+
+    def _tell(self, ended: Ended, request: ClientRequest, course: StoredCourse) -> None:
+        """Count how long a request took, and keep its spans."""
+        if not ended.failure and request.status < 400:
+            method, took_us = request.method.decode("ascii"), now_us() - course.began_us
+            self._tally.durations.stored.observe(method, ended.route, took_us)
+        if self._recorder is not None:
+            self._recorder.end_stored(ended, request, course)
 
     def _refuse(
         self, error: SteelyardError, spec: RouteSpec, request: ClientRequest, shown_id: bytes

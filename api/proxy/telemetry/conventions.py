@@ -29,6 +29,7 @@ TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105  # a name
 ERROR_TYPE: Final = "error.type"
 METHOD: Final = "http.request.method"
 HTTP_ROUTE: Final = "http.route"
+URL_TEMPLATE: Final = "url.template"
 STATUS: Final = "http.response.status_code"
 SERVER_ADDRESS: Final = "server.address"
 SERVER_PORT: Final = "server.port"
@@ -45,6 +46,8 @@ TOKEN_USAGE: Final = "gen_ai.client.token.usage"  # noqa: S105  # a name
 REQUEST_DURATION: Final = "gen_ai.server.request.duration"
 TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"  # noqa: S105  # a name
 TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"  # noqa: S105  # a name
+SERVER_DURATION: Final = "http.server.request.duration"
+CLIENT_DURATION: Final = "http.client.request.duration"
 QUEUE_DURATION: Final = "steelyard.proxy.queue.duration"
 OVERHEAD_DURATION: Final = "steelyard.proxy.overhead.duration"
 

@@ -1,14 +1,15 @@
 """Metrics as OTLP's JSON: the process's histograms under OpenTelemetry's names.
 
 Decides: what each is called and that its attributes are the operation, the model and, for
-tokens, their direction. Sums are cumulative from the start of the process. Buckets are the
-proxy's own, finer than those that the conventions propose, so that both exports tell the same.
+tokens, their direction; of stored objects, the method and the route. Sums are cumulative from the
+start of the process. Buckets are the proxy's own, finer than those that the conventions propose, so
+that both exports tell the same.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from api.proxy.telemetry import conventions as names
@@ -62,7 +63,7 @@ def metrics_of(durations: Durations, usage: TokenUsage, interval: Interval) -> b
     told = [
         (names.TOKEN_USAGE, "{token}", list(usage.points(interval))),
         *(
-            (name, "s", list(_points(histogram, interval)))
+            (name, "s", list(_points(histogram, interval, _attributes)))
             for name, histogram in (
                 (names.REQUEST_DURATION, durations.total),
                 (names.TIME_TO_FIRST_TOKEN, durations.first_token),
@@ -71,6 +72,8 @@ def metrics_of(durations: Durations, usage: TokenUsage, interval: Interval) -> b
                 (names.OVERHEAD_DURATION, durations.overhead),
             )
         ),
+        (names.SERVER_DURATION, "s", list(_points(durations.stored, interval, _asked))),
+        (names.CLIENT_DURATION, "s", list(_points(durations.stored_calls, interval, _called))),
     ]
     return b",".join(
         b'{"name":"%b","unit":"%b","histogram":{"aggregationTemporality":%d,"dataPoints":[%b]}}'
@@ -80,9 +83,11 @@ def metrics_of(durations: Durations, usage: TokenUsage, interval: Interval) -> b
     )
 
 
-def _points(histogram: Histogram, interval: Interval) -> Iterator[bytes]:
-    for route, model, counts, sum_us in histogram.series():
-        attributes = _attributes(route, model)
+def _points(
+    histogram: Histogram, interval: Interval, attributes_of: Callable[[str, str], list[bytes]]
+) -> Iterator[bytes]:
+    for first, second, counts, sum_us in histogram.series():
+        attributes = attributes_of(first, second)
         yield _point(attributes, counts, in_seconds(sum_us), _SECOND_BOUNDS, interval)
 
 
@@ -93,6 +98,14 @@ def _attributes(route: str, model: str) -> list[bytes]:
         text(names.REQUEST_MODEL, model),
         text(names.HTTP_ROUTE, route),
     ]
+
+
+def _asked(method: str, route: str) -> list[bytes]:
+    return [text(names.METHOD, method), text(names.HTTP_ROUTE, route)]
+
+
+def _called(method: str, route: str) -> list[bytes]:
+    return [text(names.METHOD, method), text(names.URL_TEMPLATE, route)]
 
 
 def _point(

@@ -1,7 +1,8 @@
-"""How long requests take, by route and model.
+"""How long requests take, by route and model; those about stored objects, by method and route.
 
-Decides: the bounds, and that the only labels are the route and the served model, both of the
-operator's choosing: what clients send can make no new series. Whole numbers until they are read.
+Decides: the bounds, and that the only labels are the route with its served model or method, all of
+the operator's choosing or ours: what clients send can make no new series. Whole numbers until they
+are read.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ _LE: Final = (*(str(bound / MICROSECONDS) for bound in BOUNDS_US), "+Inf")
 
 
 class Histogram:
-    """Durations by route and model."""
+    """Durations by two labels."""
 
-    __slots__ = ("_documentation", "_name", "_series", "_sums")
+    __slots__ = ("_documentation", "_labels", "_name", "_series", "_sums")
 
-    def __init__(self, name: str, documentation: str) -> None:
+    def __init__(
+        self, name: str, documentation: str, labels: tuple[str, str] = ("route", "model")
+    ) -> None:
         self._name = name
         self._documentation = documentation
+        self._labels = labels
         self._series: dict[tuple[str, str], list[int]] = {}
         self._sums: dict[tuple[str, str], int] = {}
 
-    def observe(self, route: str, model: str, duration_us: int) -> None:
-        """Count one duration; one that equals a bound lies under it."""
-        key = route, model
+    def observe(self, first: str, second: str, duration_us: int) -> None:
+        """Count one duration under the values of both labels; one that equals a bound lies under
+        it."""
+        key = first, second
         counts = self._series.get(key)
         if counts is None:
             counts = self._series[key] = [0] * len(_LE)
@@ -42,21 +47,21 @@ class Histogram:
         self._sums[key] += duration_us
 
     def series(self) -> Iterator[tuple[str, str, list[int], int]]:
-        """Route, model, durations per bucket (the last has no bound), and their sum in µs."""
-        for (route, model), counts in self._series.items():
-            yield route, model, counts, self._sums[route, model]
+        """Both labels, durations per bucket (the last has no bound), and their sum in µs."""
+        for (first, second), counts in self._series.items():
+            yield first, second, counts, self._sums[first, second]
 
     def collect(self) -> Metric:
         """In Prometheus' shape: buckets are cumulative, in seconds."""
         metric = Metric(self._name, self._documentation, "histogram")
-        for (route, model), counts in self._series.items():
-            labels = {"route": route, "model": model}
+        for key, counts in self._series.items():
+            labels = dict(zip(self._labels, key, strict=True))
             running = 0
             for le, count in zip(_LE, counts, strict=True):
                 running += count
                 metric.add_sample(f"{self._name}_bucket", {**labels, "le": le}, running)
             metric.add_sample(f"{self._name}_count", labels, running)
-            seconds = self._sums[route, model] / MICROSECONDS
+            seconds = self._sums[key] / MICROSECONDS
             metric.add_sample(f"{self._name}_sum", labels, seconds)
         return metric
 
@@ -65,10 +70,21 @@ class Durations:
     """The histograms of a process.
 
     Attributes:
-        overhead: observed when an operation that was billed is over; the others with its record.
+        overhead: observed when an operation that was billed is over; those before it with its
+            record.
+        stored: requests about stored objects that were answered as they asked.
+        stored_calls: what they asked of backends and got answered, whatever the answer.
     """
 
-    __slots__ = ("first_token", "inter_token", "overhead", "queue", "total")
+    __slots__ = (
+        "first_token",
+        "inter_token",
+        "overhead",
+        "queue",
+        "stored",
+        "stored_calls",
+        "total",
+    )
 
     def __init__(self) -> None:
         self.queue = Histogram(
@@ -89,6 +105,17 @@ class Durations:
             "steelyard_proxy_overhead_seconds",
             "From a request's head to the end of its answer, less the time that the proxy waited "
             "for the backend or the client.",
+        )
+        self.stored = Histogram(
+            "steelyard_proxy_stored_duration_seconds",
+            "Of requests about stored objects, from the head to the end of the answer.",
+            ("method", "route"),
+        )
+        self.stored_calls = Histogram(
+            "steelyard_proxy_stored_call_seconds",
+            "Of what requests about stored objects ask of backends, from dispatch to the end of "
+            "the answer; the content of files passes meanwhile.",
+            ("method", "route"),
         )
 
     def add(
@@ -122,3 +149,5 @@ class Durations:
         yield self.inter_token.collect()
         yield self.total.collect()
         yield self.overhead.collect()
+        yield self.stored.collect()
+        yield self.stored_calls.collect()

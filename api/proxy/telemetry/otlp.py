@@ -27,6 +27,7 @@ from api.proxy.telemetry import conventions as names
 from api.proxy.telemetry.counted import counter
 from api.proxy.telemetry.exported_metrics import Interval
 from api.proxy.telemetry.spans import TracedRequest, spans_of, text
+from api.proxy.telemetry.stored_spans import TracedStored, stored_spans_of
 from billing.errors import ConfigurationError
 
 log = logging.getLogger("steelyard.proxy")
@@ -93,7 +94,7 @@ class Exporter:
         self.collector = collector
         self.pace = pace or Pace()
         self._clock = clock
-        self._queue: deque[TracedRequest] = deque()
+        self._queue: deque[TracedRequest | TracedStored] = deque()
         self._metrics: Callable[[Interval], bytes] | None = None
         self._began_at_us = clock()
         self._stopping = asyncio.Event()
@@ -117,7 +118,7 @@ class Exporter:
         """
         self._metrics = metrics
 
-    def offer(self, request: TracedRequest) -> None:
+    def offer(self, request: TracedRequest | TracedStored) -> None:
         """Queue the spans of a request; they are dropped if the queue is full."""
         if len(self._queue) >= QUEUED_REQUESTS:
             self.dropped["queue_full"] += 1
@@ -185,9 +186,13 @@ class Exporter:
             await self._wait(self._stopping, pause_ms)
             pause_ms = min(2 * pause_ms, self.pace.longest_pause)
 
-    def _written(self, request: TracedRequest) -> bytes:
+    def _written(self, request: TracedRequest | TracedStored) -> bytes:
         try:
-            return spans_of(request)
+            match request:
+                case TracedRequest():
+                    return spans_of(request)
+                case TracedStored():
+                    return stored_spans_of(request)
         except Exception as error:  # noqa: BLE001  # one request's spans, not the export of all
             log.error("spans cannot be written: %s", type(error).__name__)  # noqa: TRY400
             self.dropped["unwritable"] += 1

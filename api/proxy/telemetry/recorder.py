@@ -18,6 +18,8 @@ from api.proxy.exchange import Exchange
 from api.proxy.telemetry.exported_metrics import TokenUsage
 from api.proxy.telemetry.otlp import Exporter
 from api.proxy.telemetry.spans import TracedAttempt, TracedRequest
+from api.proxy.telemetry.stored_course import StoredCourse
+from api.proxy.telemetry.stored_spans import TracedStored
 from api.proxy.telemetry.trace_context import Trace, read_trace_context
 from api.proxy.upstream import now_us
 from billing.admission.backend import Backend, ServedModel
@@ -97,11 +99,31 @@ class Recorder:
                 stream=exchange.request.stream,
                 status=status,
                 error=error,
-                # What the client did or could have avoided is no failure of a server.
-                failed=error not in _NO_FAILURES and not 400 <= status < 500,
+                failed=_is_failure(error, status),
                 told=told,
                 run=exchange.run,
                 attempts=_attempts(exchange, ended.began_at_us),
+            )
+        )
+
+    def end_stored(self, ended: Ended, asked: ClientRequest, course: StoredCourse) -> None:
+        """Keep what the spans of a request about stored objects need."""
+        trace, status = course.trace, asked.status
+        if trace is None or not trace.recorded:
+            return
+        error = ended.failure or (str(status) if status >= 400 else "")
+        self._exporter.offer(
+            TracedStored(
+                trace=trace,
+                method=asked.method.decode("ascii"),
+                route=ended.route,
+                began_at_us=ended.began_at_us,
+                began_us=course.began_us,
+                duration_us=max(0, ended.at_us - ended.began_at_us),
+                status=status,
+                error=error,
+                failed=_is_failure(error, status),
+                calls=tuple(course.calls),
             )
         )
 
@@ -114,8 +136,13 @@ def _refused(ended: Ended, asked: ClientRequest, trace: Trace) -> TracedRequest:
         route=ended.route,
         status=asked.status,
         error=ended.failure,
-        failed=ended.failure not in _NO_FAILURES and not 400 <= asked.status < 500,
+        failed=_is_failure(ended.failure, asked.status),
     )
+
+
+def _is_failure(error: str, status: int) -> bool:
+    """What the client did or could have avoided is no failure of a server."""
+    return error not in _NO_FAILURES and not 400 <= status < 500
 
 
 def _error_of(exchange: Exchange, status: int) -> str:

@@ -127,7 +127,7 @@ def _request_span(request: TracedRequest, place: Place) -> bytes:
         attributes += _of_usage(request.told, stream=request.stream)
     if request.run:
         attributes += _of_run(request.run)
-    return _span(
+    return span(
         place,
         (place.span_id, place.parent_id, SERVER),
         _name(request.route, request.model),
@@ -145,7 +145,7 @@ def _attempt_span(
     ]
     if attempt.error:
         attributes.append(text(names.ERROR_TYPE, attempt.error))
-    return _span(
+    return span(
         place,
         (attempt_id(place.span_id, ordinal), b"%016x" % place.span_id, CLIENT),
         _name(request.route, attempt.model),
@@ -155,7 +155,7 @@ def _attempt_span(
     )
 
 
-def _span(
+def span(
     place: Place,
     ids: tuple[int, bytes, int],
     name: bytes,
@@ -248,11 +248,14 @@ def _of_backend(route: str, model: str, backend: str, engine: str, base_url: str
         text(names.REQUEST_MODEL, model),
         text(names.BACKEND, backend),
     ]
-    # Of the address only host and port: a password could stand before them.
+    return b",".join((*attributes, *address_of(base_url)))
+
+
+@lru_cache(_CACHED)
+def address_of(base_url: str) -> tuple[bytes, ...]:
+    """Where a backend listens: only host and port, since a password could stand before them."""
     url = urlsplit(base_url)
-    if url.hostname:
-        attributes.append(text(names.SERVER_ADDRESS, url.hostname))
-        attributes.append(
-            whole(names.SERVER_PORT, url.port or (443 if url.scheme == "https" else 80))
-        )
-    return b",".join(attributes)
+    if not url.hostname:
+        return ()
+    port = url.port or (443 if url.scheme == "https" else 80)
+    return text(names.SERVER_ADDRESS, url.hostname), whole(names.SERVER_PORT, port)

@@ -75,12 +75,6 @@ def read_trace_context(request: ClientRequest) -> TraceContext | None:
     return TraceContext(found[2], found[3], int(found[4], 16) & _KNOWN_FLAGS, state, passed)
 
 
-def trace_headers(request: ClientRequest) -> Headers:
-    """What passes to a backend where no span is made."""
-    context = read_trace_context(request)
-    return [] if context is None else context.headers
-
-
 def _checked_state(values: list[bytes]) -> bytes:
     """One header of them all; empty if it is not valid."""
     state = b",".join(values)

@@ -18,6 +18,7 @@ from api.proxy.limit_errors import LimitReached, credit_limit
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import Unavailable
 from api.proxy.server import serving
+from api.proxy.telemetry.recorder import Recorder
 from billing.admission.backend import Backend, ServedModel
 from billing.admission.binding import Binding, ObjectKind
 from billing.admission.snapshot import KeyGrant, Snapshot
@@ -236,13 +237,19 @@ class KeepBuilder:
     def __init__(self, stack: AsyncExitStack) -> None:
         self._stack = stack
 
-    async def __call__(self, limits: Limits | None = None, *, bindings: Any = None) -> Keep:
+    async def __call__(
+        self,
+        limits: Limits | None = None,
+        *,
+        bindings: Any = None,
+        recorder: Recorder | None = None,
+    ) -> Keep:
         enter = self._stack.enter_async_context
         first, second = await enter(keeping_engine("a")), await enter(keeping_engine("b"))
         control = MemoryControl(snapshot_of(first.base_url, second.base_url))
         journal, bindings = MemoryJournal(), bindings or MemoryBindings()
         limits = limits or Limits(drain_ms=2_000)
-        app = create_app(control, journal, limits=limits, bindings=bindings)
+        app = create_app(control, journal, limits=limits, bindings=bindings, recorder=recorder)
         port = await enter(serving(app))
         mine, theirs = [
             await enter(

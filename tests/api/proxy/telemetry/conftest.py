@@ -17,7 +17,7 @@ from api.proxy.telemetry.otlp import Collector, Pace, exporting
 from tests.api.proxy.attempts.conftest import Fleet, FleetBuilder, fleet, open_fleet
 from tests.api.proxy.conftest import Yard, until
 from tests.api.proxy.limits.conftest import limited
-from tests.api.proxy.stored.conftest import keep, open_keep
+from tests.api.proxy.stored.conftest import Keep, KeepBuilder, keep, open_keep
 from tests.api.proxy.telemetry.collector import FakeCollector, fake_collector
 
 __all__ = ["fleet", "keep", "limited", "open_fleet", "open_keep"]
@@ -49,6 +49,26 @@ class Traced:
         assert self.export.exporter.queued == 0
 
 
+@dataclass(slots=True)
+class TracedKeep:
+    """A proxy in front of backends that keep objects, whose spans go to a collector."""
+
+    keep: Keep
+    collector: FakeCollector
+
+    async def exported(self, requests: int = 1) -> None:
+        """Wait until the collector has the spans of so many requests."""
+        await until(lambda: len(self.collector.requests) >= requests)
+
+
+async def _export(stack: AsyncExitStack, share: str, pace: Pace) -> tuple[FakeCollector, Export]:
+    collector = await stack.enter_async_context(fake_collector())
+    where = Collector(
+        endpoint=collector.endpoint, headers={"x-tenant": "of the collector"}, instance="p1"
+    )
+    return collector, export_to(where, share=Decimal(share), clock=system_clock, pace=pace)
+
+
 class TracedBuilder:
     """Opens traced fleets."""
 
@@ -59,11 +79,7 @@ class TracedBuilder:
     async def __call__(
         self, *, share: str = "1", pace: Pace = FAST, engine: str = "vllm"
     ) -> Traced:
-        collector = await self._stack.enter_async_context(fake_collector())
-        where = Collector(
-            endpoint=collector.endpoint, headers={"x-tenant": "of the collector"}, instance="p1"
-        )
-        export = export_to(where, share=Decimal(share), clock=system_clock, pace=pace)
+        collector, export = await _export(self._stack, share, pace)
         fleet = await self._open_fleet(engine=engine, recorder=export.recorder)
         export.join(fleet.yard.app.tally)
         await self._stack.enter_async_context(exporting(export.exporter))
@@ -79,3 +95,13 @@ async def open_traced(open_fleet: FleetBuilder) -> AsyncIterator[TracedBuilder]:
 @pytest.fixture
 async def traced(open_traced: TracedBuilder) -> Traced:
     return await open_traced()
+
+
+@pytest.fixture
+async def traced_keep(open_keep: KeepBuilder) -> AsyncIterator[TracedKeep]:
+    async with AsyncExitStack() as stack:
+        collector, export = await _export(stack, "1", FAST)
+        keep = await open_keep(recorder=export.recorder)
+        export.join(keep.app.tally)
+        await stack.enter_async_context(exporting(export.exporter))
+        yield TracedKeep(keep, collector)

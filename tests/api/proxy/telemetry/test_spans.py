@@ -231,7 +231,7 @@ async def test_without_a_collector_a_valid_parent_passes_and_a_malformed_one_doe
                 assert "tracestate" not in served.headers
 
 
-async def test_the_trace_of_a_request_for_stored_objects_passes(keep):
+async def test_the_trace_of_a_request_for_stored_objects_passes_where_none_is_recorded(keep):
     valid = headers_of(tracestate="vendor=1")
     await keep.upload(**valid)
     file_id = (await keep.upload()).json()["id"]
