@@ -130,6 +130,8 @@ class StreamRelay:
 
     async def _relay(self) -> None:
         while received := await self._connection.read():
+            # What comes while these bytes wait for their client must not leave before them.
+            self._connection.tap = None
             if self._exchange.stopped is not None:
                 raise UpstreamUnavailable("The exchange was ended.")
             self._exchange.course.note_first_byte()
@@ -149,10 +151,8 @@ class StreamRelay:
         self._connection.tap = None
         if self._failure is not None:
             raise self._failure
-        if self._passed_last is not None:
-            await self._finish(self._passed_last)
-        else:
-            await self._finish(self._reading.finish())
+        passed = self._passed_last
+        await self._finish(self._reading.finish() if passed is None else passed)
 
     async def _extend_hold(self) -> LimitReached | HoldsUnavailable | None:
         """Hold enough for what is about to be relayed; why not, where the answer ends here."""
