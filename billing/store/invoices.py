@@ -265,40 +265,6 @@ def last_invoiced_end(connection: sa.Connection, *, tenant_id: int) -> datetime 
     ).ended
 
 
-def changed_periods(connection: sa.Connection, *, tenant_id: int, before: datetime) -> list[Period]:
-    """Invoiced billing periods, begun before an instant, with usage, contracts or credit not yet
-    on an invoice.
-
-    A contract that was bound backwards owes its fees there too. Clocks differ: one that was bound
-    shortly before the invoice is looked at again, which changes nothing (R4).
-    """
-    rows = query(
-        connection,
-        "SELECT s.period_start, s.period_end FROM invoice_scope s "
-        "JOIN invoice i ON i.id = s.invoice_id WHERE s.tenant_id = :tenant "
-        "AND i.state <> 'draft' AND s.period_start < :before GROUP BY 1, 2 "
-        # What a period invoiced on the way still owes is on the invoice that closes it.
-        "HAVING bool_or(i.kind <> 'progressive') AND (EXISTS (SELECT FROM usage_rollup r WHERE "
-        "  r.tenant_id = :tenant AND r.bucket >= s.period_start AND r.bucket < s.period_end "
-        "  AND r.epoch > max(s.watermark)) "
-        "OR EXISTS (SELECT FROM contract c WHERE c.tenant_id = :tenant "
-        "  AND c.valid_from < s.period_end "
-        "  AND (c.valid_until IS NULL OR c.valid_until > s.period_start) "
-        "  AND c.created_at > max(i.issued_at) - interval '1 hour') "
-        "OR EXISTS (SELECT FROM credit_event e WHERE e.tenant_id = :tenant "
-        "  AND e.kind IN ('applied', 'restored') AND e.period_start = s.period_start "
-        "  GROUP BY e.contract_id, e.grant_id HAVING sum(CASE e.kind WHEN 'applied' "
-        "    THEN e.amount ELSE -e.amount END) <> -(SELECT "
-        "    coalesce(sum(n.accrued), 0) FROM invoice_settlement n "
-        "    JOIN invoice j ON j.id = n.invoice_id WHERE j.state <> 'draft' "
-        "    AND n.contract_id = e.contract_id AND n.period_start = s.period_start "
-        "    AND n.line_key = 'credit.' || e.grant_id))) ORDER BY 1",
-        tenant=tenant_id,
-        before=before,
-    )
-    return [Period(start=row.period_start, end=row.period_end) for row in rows]
-
-
 def settled(
     connection: sa.Connection, *, contract_id: int, period_start: datetime
 ) -> dict[str, tuple[Decimal, int]]:

@@ -49,6 +49,14 @@ dimensions:
   - {{name: length, path: data.length, edges: [8000, 32000]}}
   - {{name: region, path: data.where.region}}
 """
+SEAT_METER = f"""
+code: seats
+unit: seats
+event_type: seats
+aggregation: time_weighted_sum
+value: data.seats
+effective_from: "{MONTH_START:%Y-%m-%dT%H:%M:%SZ}"
+"""
 AFTER = MONTH_END + timedelta(days=80)
 
 
@@ -56,7 +64,7 @@ AFTER = MONTH_END + timedelta(days=80)
 class Sealed:
     """Two tenants with usage of a month that left and of one that stayed, invoiced and closed.
 
-    A third one has usage that is split by dimensions, and is not invoiced.
+    A third one has usage that is split by dimensions, and seats, and is not invoiced.
 
     Attributes:
         owner: an engine of a superuser.
@@ -101,10 +109,12 @@ def make_sealed(database: Database, owner: sa.Engine, folder: Path) -> Sealed:
     acme, birch, cedar = (world.tenant(slug) for slug in ("acme", "birch", "cedar"))
     with database.transaction(Role.OPERATOR) as connection:
         define_meter(connection, SPLIT_METER, now=world.now)
+        define_meter(connection, SEAT_METER, now=world.now)
     key = load_or_make(folder.joinpath("seal.key"))
     place = archive_place(str(folder.joinpath("archive")), Bucket())
     _use(world, (acme, birch), run="november")
     use_split(world, cedar)
+    _seats(world, cedar)
     seal_all(database, key, now=world.now)
     for tenant in (acme, birch):
         with database.transaction(Role.OPERATOR) as connection:
@@ -165,6 +175,32 @@ def use_split(world: World, tenant: Tenant) -> None:
     with world.database.transaction(Role.OPERATOR) as connection:
         verdicts = report_usage(connection, [(tenant.slug, each) for each in events], now=world.now)
     assert {each.kind for each in verdicts} == {VerdictKind.ACCEPTED}
+
+
+def _seats(world: World, tenant: Tenant) -> None:
+    """Seats that were read twice, the last one replaced; and of a model, taken back."""
+    read = [
+        usage_report(
+            foreign_id=f"seats-{number}",
+            meter="seats",
+            quantity=10 + number,
+            model=model,
+            occurred_at=world.now - timedelta(hours=3 - number),
+        )
+        for number, model in enumerate((None, None, "tiny"))
+    ]
+    verdicts = world.report(tenant, *read)
+    for verdict, instead in ((verdicts[1], {"seats": Decimal(14)}), (verdicts[2], None)):
+        assert verdict.event_id is not None
+        wanted = Correction(
+            corrects=verdict.event_id,
+            source="desk",
+            foreign_id=f"c-{verdict.event_id}",
+            reason="miscounted",
+            quantities=instead,
+        )
+        with world.database.transaction(Role.OPERATOR) as connection:
+            correct_usage(connection, wanted, tenant_id=tenant.id, actor="ada", now=world.now)
 
 
 def _correct(world: World, tenant: Tenant) -> None:

@@ -44,6 +44,7 @@ TABLES = {
     "usage_archive": "url",
     "usage_archived_total": "bucket",
     "usage_archived_dimension_total": "dimension || '=' || value",
+    "usage_carried_level": "event_id",
     "usage_horizon": "month",
 }
 """What is verified, and what of a row names it."""

@@ -14,8 +14,8 @@ from billing.operations.catalog.contracts import bind_contract, end_contract, li
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.invoicing.read_invoices import InvoiceView, require_invoice
 from billing.store import ledger
+from billing.store.changed_periods import changed_periods
 from billing.store.database import Database, Role
-from billing.store.invoices import changed_periods
 from billing.tenancy.tenant import Tenant
 from tests.world import MONTH_END, MONTH_START, make_world, usage_report
 

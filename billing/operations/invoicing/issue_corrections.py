@@ -20,6 +20,7 @@ from billing.operations.invoicing.store_drafts import store_drafts
 from billing.operations.rating.rate_advance import billed_for_nothing
 from billing.operations.rating.rate_period import RatedPeriod, rate_period
 from billing.store import invoices as store
+from billing.store.changed_periods import changed_periods
 from billing.store.invoices import InvoiceRow
 from billing.tenancy.tenant import Tenant
 
@@ -41,7 +42,7 @@ def issue_corrections(
         UnratedUsage: usage that no charge prices (R5); nothing is written.
     """
     store.lock_invoicing(connection, tenant.id)
-    changed = store.changed_periods(connection, tenant_id=tenant.id, before=now)
+    changed = changed_periods(connection, tenant_id=tenant.id, before=now)
     corrected = [
         rate_period(connection, tenant=tenant, period=period)
         for period in reversed(changed)

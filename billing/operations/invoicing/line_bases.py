@@ -30,6 +30,7 @@ from billing.operations.rating.rate_period import RatedContract, RatedPeriod, ra
 from billing.rating.line import RatedLine
 from billing.store import credit_lines as credit_store
 from billing.store import invoices as store
+from billing.store.changed_periods import changed_periods
 from billing.store.credit_lines import UsedRow
 from billing.store.invoices import SettlementRow
 
@@ -134,9 +135,7 @@ def rated_again(connection: sa.Connection, rated: RatedPeriod) -> list[RatedPeri
     Periods in another currency are left for an invoice in theirs: to put one among the scopes of
     this invoice would settle its usage without billing it.
     """
-    changed = store.changed_periods(
-        connection, tenant_id=rated.tenant.id, before=rated.period.start
-    )
+    changed = changed_periods(connection, tenant_id=rated.tenant.id, before=rated.period.start)
     again = [rate_period(connection, tenant=rated.tenant, period=period) for period in changed]
     return [part for part in again if currencies(part) <= currencies(rated)]
 

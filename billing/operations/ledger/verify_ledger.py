@@ -23,6 +23,7 @@ from billing.period import Period, month_of, zone
 from billing.store import retention, tie_outs
 from billing.store.books import account_differences
 from billing.store.tenancy import legal_entities
+from billing.store.usage import carried_levels
 
 Progress = Callable[[str, int, int | None], None]
 """Told what is verified, how much of it is done, and of how much if that is known."""
@@ -40,16 +41,7 @@ def verify_ledger(
         connection: the operator's, in one snapshot; temporary tables are made on it.
         place: where the archives are.
     """
-    retention.stage_leaves(connection)
-    found = [
-        Finding(kind="archive", subject=each.url, problem=each.what)
-        for each in verify_archives(
-            connection,
-            place,
-            keep_leaves=partial(retention.keep_leaves, connection),
-            progress=partial(progress, "archives"),
-        )
-    ]
+    found = _archives(connection, place, progress)
     # The events of a dropped month are in its archive, which was compared with the seal above.
     found += verify_seal(
         connection,
@@ -74,6 +66,31 @@ def verify_ledger(
         for difference in verify_rollups(connection)
     ]
     return found
+
+
+def _archives(connection: sa.Connection, place: ArchivePlace, progress: Progress) -> list[Finding]:
+    """Archives, and the levels that months left behind; leaves stay staged for the seal."""
+    retention.stage_leaves(connection)
+    carried_levels.stage_readings(connection)
+    archives = verify_archives(
+        connection,
+        place,
+        keep_leaves=partial(retention.keep_leaves, connection),
+        keep_readings=partial(carried_levels.keep_readings, connection),
+        progress=partial(progress, "archives"),
+    )
+    unread = {each.month for each in archives}
+    return [
+        *(Finding(kind="archive", subject=each.url, problem=each.what) for each in archives),
+        *(
+            Finding(
+                kind="level",
+                subject=str(event),
+                problem="what its month left behind is not the last reading in its archive",
+            )
+            for event in carried_levels.wrong_levels(connection, unread=unread)
+        ),
+    ]
 
 
 def _accounts(connection: sa.Connection) -> list[Finding]:

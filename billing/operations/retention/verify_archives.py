@@ -48,6 +48,7 @@ def verify_archives(
     *,
     month: date | None = None,
     keep_leaves: Callable[[Sequence[bytes]], None] = lambda _: None,
+    keep_readings: Callable[[date], None] = lambda _: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[ArchiveFinding]:
     """What is wrong with the archives, or with that of one month; empty if all is well.
@@ -55,12 +56,15 @@ def verify_archives(
     Args:
         connection: the operator's; needs no snapshot.
         keep_leaves: called with the leaves that were rebuilt from archived events.
+        keep_readings: called with the month of archived events while they are staged.
         progress: called with (archives checked, archives in all).
     """
     known = retention.archives(connection, month=month)
     found: list[ArchiveFinding] = []
     for number, archive in enumerate(known, start=1):
-        found += verify_archive(connection, place, archive, keep_leaves=keep_leaves)
+        found += verify_archive(
+            connection, place, archive, keep_leaves=keep_leaves, keep_readings=keep_readings
+        )
         if progress is not None:
             progress(number, len(known))
     return found
@@ -72,8 +76,9 @@ def verify_archive(
     archive: ArchiveRow,
     *,
     keep_leaves: Callable[[Sequence[bytes]], None] = lambda _: None,
+    keep_readings: Callable[[date], None] = lambda _: None,
 ) -> list[ArchiveFinding]:
-    """What is wrong with one archive."""
+    """What is wrong with one archive; see `verify_archives`."""
 
     def finding(what: str) -> list[ArchiveFinding]:
         return [ArchiveFinding(month=archive.month, url=archive.url, what=what)]
@@ -83,7 +88,7 @@ def verify_archive(
             if sha256_of(file) != archive.sha256:
                 return finding("the file is not the one that was written: its checksum differs")
             file.seek(0)
-            what = _verify_rows(connection, archive, file, keep_leaves)
+            what = _verify_rows(connection, archive, file, keep_leaves, keep_readings)
         what = what or wrong_detail(place, details_of(connection, archive.id))
     except (NotFound, ArchiveUnavailable, DamagedArchive) as error:
         return finding(error.message)
@@ -102,6 +107,7 @@ def _verify_rows(
     archive: ArchiveRow,
     file: IO[bytes],
     keep_leaves: Callable[[Sequence[bytes]], None],
+    keep_readings: Callable[[date], None],
 ) -> str | None:
     columns = columns_of(file)
     if columns != retention.archived_columns(connection):
@@ -114,6 +120,7 @@ def _verify_rows(
         for rows in read_events(file, columns):
             events += len(rows)
             retention.fill_staged(connection, columns, rows)
+            keep_readings(archive.month)
             for key, figures in retention.staged_totals(connection, archive.month).items():
                 known = totals.setdefault(key, [0] * len(figures))
                 known[:] = [mine + added for mine, added in zip(known, figures, strict=True)]

@@ -39,6 +39,7 @@ from billing.rating.levels import LevelSpan, spans_of_level
 from billing.rating.needs import NO_NEEDS, Needs
 from billing.store.database import query
 from billing.store.retention import horizon
+from billing.store.usage.carried_levels import CARRIED, require_known
 
 ROWS_AT_ONCE = 2_000
 """Rows that a stream holds in memory."""
@@ -119,14 +120,18 @@ SELECT * FROM ({_DURING}) AS r
  ORDER BY code, informational, model, kind, contract_ids, span, occurred_at, epoch, id
 """  # noqa: S608  # our own text
 
-# The level with which the period begins was set at some time before it.
+# The level with which the period begins was set at some time before it, perhaps in a month that
+# has left.
 _LEVELS = f"""
 SELECT * FROM (
     (SELECT DISTINCT ON (code, model, kind, project_id) *
-       FROM ({_READ} AND e.occurred_at < :start) AS b
+       FROM ({_READ} AND e.occurred_at < :start
+             UNION ALL {CARRIED} AND k.occurred_at < :start) AS b
       ORDER BY code, model, kind, project_id, occurred_at DESC, epoch DESC, id DESC)
     UNION ALL
-    ({_DURING})) AS r
+    ({_DURING})
+    UNION ALL
+    ({CARRIED} AND k.occurred_at >= :start AND k.occurred_at < :end)) AS r
  ORDER BY code, model, kind, project_id, occurred_at, epoch, id
 """  # noqa: S608  # our own text
 
@@ -177,10 +182,17 @@ def aggregated_quantities(
 def _require_events(connection: sa.Connection, scope: Scope) -> None:
     """Without their events these meters would read as nothing, and be credited as if unused."""
     oldest, period = horizon(connection), scope.period
-    if oldest is None or period.start >= oldest:
+    if oldest is None:
         return
+    require_known(
+        connection,
+        tenant_id=scope.tenant_id,
+        period=period,
+        watermark=scope.watermark,
+        oldest=oldest,
+    )
     bounds = {"tenant": scope.tenant_id, "start": period.start, "end": period.end}
-    if query(connection, _USED, **bounds)[0].used:
+    if period.start < oldest and query(connection, _USED, **bounds)[0].used:
         raise Conflict(
             "a meter is read from single events, and those of this period have left the database",
             field="period",
