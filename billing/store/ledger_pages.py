@@ -15,23 +15,27 @@ import sqlalchemy as sa
 
 from billing.ledger.account import Account
 from billing.ledger.posting import Transaction, postings_digest
-from billing.store.database import only, query, run
+from billing.store.database import only, run
 from billing.store.ledger import closed_until, moved_to_open, require_same
 
-# Asked apart for tenants' accounts and for the operator's own: a condition that holds for both
-# (IS NOT DISTINCT FROM) is not looked up in the index, and every page would read all accounts.
+# One look into the index for each account, whatever the planner believes of their number: a join
+# on the columns that tenants have in common would compare every account with every other. Asked
+# apart for the operator's own, since IS NOT DISTINCT FROM is not looked up in the index.
 _WANTED = """
-FROM unnest(CAST(:entities AS integer[]), CAST(:codes AS text[]), CAST(:tenants AS integer[]),
-            CAST(:currencies AS text[])) WITH ORDINALITY AS w (entity, code, tenant, currency, n)
-LEFT JOIN account a ON a.legal_entity_id = w.entity AND a.code = w.code
-      AND a.tenant_id = w.tenant AND a.currency = w.currency
-LEFT JOIN account o ON o.legal_entity_id = w.entity AND o.code = w.code
-      AND o.tenant_id IS NULL AND w.tenant IS NULL AND o.currency = w.currency
+  FROM unnest(CAST(:entities AS integer[]), CAST(:codes AS text[]), CAST(:tenants AS integer[]),
+              CAST(:currencies AS text[])) WITH ORDINALITY AS w (entity, code, tenant, currency, n)
+ CROSS JOIN LATERAL (SELECT CASE WHEN w.tenant IS NULL THEN
+           (SELECT id FROM account WHERE legal_entity_id = w.entity AND code = w.code
+               AND tenant_id IS NULL AND currency = CAST(w.currency AS char(3)))
+       ELSE
+           (SELECT id FROM account WHERE legal_entity_id = w.entity AND code = w.code
+               AND tenant_id = w.tenant AND currency = CAST(w.currency AS char(3)))
+       END AS id) AS found
 """
-_FIND = f"SELECT coalesce(a.id, o.id) AS id {_WANTED} ORDER BY w.n"
+_FIND = f"SELECT array_agg(found.id ORDER BY w.n) AS ids {_WANTED}"
 _MAKE = f"""
 INSERT INTO account (legal_entity_id, code, tenant_id, currency)
-SELECT w.entity, w.code, w.tenant, w.currency {_WANTED} WHERE a.id IS NULL AND o.id IS NULL
+SELECT w.entity, w.code, w.tenant, w.currency {_WANTED} WHERE found.id IS NULL
 ON CONFLICT DO NOTHING
 """
 _POST = """
@@ -168,10 +172,10 @@ def _account_ids(connection: sa.Connection, accounts: Sequence[Account]) -> list
         "tenants": [each.tenant_id for each in accounts],
         "currencies": [each.currency for each in accounts],
     }
-    found = [row.id for row in query(connection, _FIND, **wanted)]
+    found = only(connection, _FIND, **wanted).ids
     if None in found:
         run(connection, _MAKE, **wanted)
-        found = [row.id for row in query(connection, _FIND, **wanted)]
+        found = only(connection, _FIND, **wanted).ids
     return found
 
 
