@@ -19,7 +19,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "20261122_1620"
-down_revision = "20261121_1571"
+down_revision = "20261122_1600"
 branch_labels = None
 depends_on = None
 
