@@ -171,6 +171,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
             run_id=self.run.run,
             step_id=self.run.step,
             agent_id=self.run.agent,
+            service_tier=self.request.service_tier,
         )
 
     @property

@@ -15,13 +15,14 @@ import msgspec
 from billing.admission.route import BodyForm, Route
 from billing.engines.audio_request import most_milliseconds, read_audio
 from billing.engines.image_request import require_whole_images, spoken_characters
-from billing.engines.member_values import count, decoded, flag, required_text
+from billing.engines.member_values import count, decoded, flag, required_text, text
 from billing.engines.messages_request import require_message
 from billing.engines.multipart import Form
 from billing.engines.nested_members import file_ids
 from billing.engines.rerank_request import most_searches
 from billing.engines.responses_request import StoredReferences, read_references
 from billing.engines.splice import Members, locate
+from billing.metering.request_event import REQUESTED_TIERS, ServiceTier
 from billing.metering.unit_meter import UnitMeter
 
 JSON_TYPE = b"application/json"
@@ -106,6 +107,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
         run: ids in its `metadata`, unchecked.
         most_units: what its answer can be charged for beside tokens, at most.
         best_of: how many answers are generated for every one that is given.
+        service_tier: the one that it asks for; '' for the default.
     """
 
     route: Route
@@ -122,6 +124,7 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     run: RunIds = NO_RUN
     most_units: Mapping[UnitMeter, int] = _NO_UNITS
     best_of: int = 1
+    service_tier: str = ""
 
     @property
     def characters(self) -> int:
@@ -190,11 +193,18 @@ def read_request(body: bytes, route: Route, content_type: bytes = JSON_TYPE) -> 
         run=_run_ids(members) if "metadata" in members.values else NO_RUN,
         most_units=_most_units(members, route),
         best_of=_choices(members, "best_of"),
+        service_tier=_tier(members) if "service_tier" in members.values else "",
     )
 
 
 def _choices(members: Members, name: str) -> int:
     return count(members, name, minimum=1) or 1 if name in members.values else 1
+
+
+def _tier(members: Members) -> str:
+    """A tier that is in nobody's list is the engine's to refuse, and counts as the default."""
+    asked = REQUESTED_TIERS.get(text(members, "service_tier") or "", ServiceTier.DEFAULT)
+    return "" if asked is ServiceTier.DEFAULT else asked.value
 
 
 def _output_bound(members: Members, route: Route) -> int | None:

@@ -79,6 +79,7 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_onl
         run_id, step_id, agent_id: the agent's run, step and name that the request gave, at most
             256 bytes each; '' for none.
         traced: the request belongs to a trace that its client records.
+        service_tier: the one that the request asked for, of a closed list; '' for the default.
     """
 
     tenant_id: int
@@ -95,6 +96,7 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_onl
     step_id: str = ""
     agent_id: str = ""
     traced: bool = False
+    service_tier: str = ""
 
 
 class Draw(msgspec.Struct, frozen=True, array_like=True, gc=False):

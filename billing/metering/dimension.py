@@ -98,7 +98,16 @@ class Dimension:
 
     def band_of(self, number: Decimal) -> str:
         """The label of the band that holds a number: `<8000`, `8000..32000`, `>=32000`."""
-        position = bisect_right(self.edges, number)
+        return self._band(bisect_right(self.edges, number))
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """The labels of all bands, ascending; none where the value itself is the value."""
+        if not self.edges:
+            return ()
+        return tuple(self._band(position) for position in range(len(self.edges) + 1))
+
+    def _band(self, position: int) -> str:
         if position == 0:
             return f"<{plain(self.edges[0])}"
         if position == len(self.edges):

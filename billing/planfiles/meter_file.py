@@ -27,12 +27,13 @@ from pydantic import Field
 from billing.errors import InvalidInput, InvalidPlan
 from billing.metering.dimension import Dimension
 from billing.metering.meter import Aggregation, Meter, MeterVersion, Reading
+from billing.metering.request_event import is_token_meter, require_token_meter
 from billing.money import plain
 from billing.period import parse_instant, require_on_grid
 from billing.planfiles.decimal_text import DecimalText
 from billing.planfiles.validation import Document, read_document
 from billing.planfiles.yaml_source import YamlPath, YamlSource, field_name, field_path, read_yaml
-from billing.rating.meter_fit import DeclaredMeter
+from billing.rating.meter_fit import DeclaredMeter, declared_by
 
 
 class _DimensionDocument(Document):
@@ -72,8 +73,7 @@ class MeterFile:
     @property
     def declared(self) -> DeclaredMeter:
         """The meter as charges see it."""
-        names = (dimension.name for dimension in self.reading.dimensions)
-        return DeclaredMeter(meter=self.meter, dimensions=frozenset(names))
+        return declared_by(self.meter, self.reading)
 
     def refuse(self, refused: InvalidInput) -> InvalidPlan:
         """An error about a field of the file, with its line."""
@@ -112,6 +112,8 @@ def read_meter(text: str | bytes) -> MeterFile:
             filter=document.filter,
             dimensions=tuple(dimensions),
         )
+        if is_token_meter(meter.code):
+            require_token_meter(meter, reading)
         effective_from = None
         if document.effective_from is not None:
             effective_from = require_on_grid(
@@ -176,7 +178,7 @@ def dump_meter(defined: MeterVersion) -> dict[str, object]:
         "percentile": None if meter.percentile is None else plain(meter.percentile),
         "informational": meter.informational,
         "effective_from": f"{defined.effective_from:%Y-%m-%dT%H:%M:%SZ}",
-        "built_in": reading is None,
+        "built_in": reading is None or is_token_meter(meter.code),
     }
     if reading is not None:
         document |= {

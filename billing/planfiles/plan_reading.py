@@ -49,6 +49,7 @@ from billing.planfiles.plan_document import (
 from billing.planfiles.window_file import read_windows
 from billing.planfiles.yaml_source import YamlPath, YamlSource, field_name, field_path
 from billing.rating.meter_fit import DeclaredMeter, built_in, misfit
+from billing.rating.unpriced_values import unpriced_values
 
 _Document = TypeVar("_Document")
 _Value = TypeVar("_Value")
@@ -144,7 +145,7 @@ class Reading:
         self.origins.append(origin)
         if self.known is None or (selector := charge.selector) is None:
             return
-        declared = built_in(selector.meter) or self.known.get(selector.meter)
+        declared = self.known.get(selector.meter) or built_in(selector.meter)
         if declared is None:
             raise self.source.refuse(
                 "unknown meter",
@@ -198,6 +199,9 @@ class Reading:
                         remedy="name it in a charge with unit, or remove it",
                     )
                 )
+        for position, found in unpriced_values(plan.charges, self.known or {}):
+            path = self.origins[position]
+            self.refusals.append(self.source.refuse(found.message, path=path, remedy=found.remedy))
         referred = {each.rest_of for each in document.windows.values()}
         for name in document.windows:
             if name not in used | referred:

@@ -1,9 +1,9 @@
 """Whether a meter can answer what a charge asks of it.
 
 Decides: which charges cannot be rated from recorded usage of their meter, because it declares no
-such dimension, or because it does not add up and so is known for the whole period alone. Such a
-charge is refused when its plan is read and when a contract is bound; else it would block the
-invoice of the period, when the usage has happened and nobody can count it otherwise any more.
+such dimension or band, or because it does not add up and so is known for the whole period alone.
+Such a charge is refused when its plan is read and when a contract is bound; else it would block
+the invoice of the period, when the usage has happened and nobody can count it otherwise any more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from billing.catalog.charge import Charge
 from billing.catalog.price import Percentage, Reserved, Span
 from billing.catalog.selector import Selector, is_built_in
-from billing.metering.meter import Aggregation, Meter, MeterVersion, State, built_in_meter
+from billing.metering.dimension import ABSENT, Dimension
+from billing.metering.meter import (
+    Aggregation,
+    Meter,
+    MeterVersion,
+    Reading,
+    State,
+    built_in_meter,
+)
+from billing.metering.request_event import SERVICE_TIER, ServiceTier, is_token_meter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +32,16 @@ class DeclaredMeter:
 
     Attributes:
         dimensions: names by which its usage can be split.
+        values: (name, all of its values) of dimensions that can have no others, such as bands.
     """
 
     meter: Meter
     dimensions: frozenset[str] = frozenset()
+    values: tuple[tuple[str, frozenset[str]], ...] = ()
+
+    def values_of(self, dimension: str) -> frozenset[str]:
+        """All values of a dimension; empty where it may have any."""
+        return dict(self.values).get(dimension, frozenset())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +59,29 @@ class Misfit:
 
 def declared_meter(defined: MeterVersion) -> DeclaredMeter:
     """A meter version as charges see it."""
-    reading = defined.reading
-    names = () if reading is None else (each.name for each in reading.dimensions)
-    return DeclaredMeter(meter=defined.meter, dimensions=frozenset(names))
+    if defined.reading is None:
+        return DeclaredMeter(meter=defined.meter)
+    return declared_by(defined.meter, defined.reading)
+
+
+def declared_by(meter: Meter, reading: Reading) -> DeclaredMeter:
+    """A meter that reads events, as charges see it."""
+    of_requests = is_token_meter(meter.code)
+    return DeclaredMeter(
+        meter=meter,
+        dimensions=frozenset(each.name for each in reading.dimensions),
+        values=tuple(
+            (each.name, values)
+            for each in reading.dimensions
+            if (values := _values(each, of_requests=of_requests))
+        ),
+    )
+
+
+def _values(dimension: Dimension, *, of_requests: bool) -> frozenset[str]:
+    if of_requests and dimension.path == SERVICE_TIER:
+        return frozenset(tier.value for tier in ServiceTier)
+    return frozenset(dimension.bands)
 
 
 def built_in(code: str) -> DeclaredMeter | None:
@@ -72,6 +107,14 @@ def _misfits(charge: Charge, selector: Selector, declared: DeclaredMeter) -> Ite
                 member=member,
                 message=f"the meter {selector.meter} has no dimension {unknown[0]}",
                 remedy="declare it with the meter, or use another meter",
+            )
+    for condition in selector.where:
+        values = declared.values_of(condition.dimension)
+        if values and not condition.values <= {*values, ABSENT}:
+            yield Misfit(
+                member="where",
+                message=f"{condition.dimension} of {selector.meter} has no such value",
+                remedy=f"use {', '.join(sorted(values))}, or define the meter with other edges",
             )
     aggregation = declared.meter.aggregation
     if charge.prorated and aggregation is not Aggregation.TIME_WEIGHTED_SUM:

@@ -100,6 +100,26 @@ def plan_versions(connection: sa.Connection) -> list[PlanVersionRow]:
     return [PlanVersionRow(**members(row)) for row in rows]
 
 
+def plan_versions_of(
+    connection: sa.Connection, price_version_ids: Iterable[int]
+) -> dict[int, list[PlanVersionRow]]:
+    """The plan versions of the contracts of price versions; none of one that has no contract."""
+    rows = query(
+        connection,
+        "SELECT v.id, array_agg(DISTINCT c.plan_version_id) AS plans FROM price_version v "
+        "JOIN contract c ON c.id = ANY(v.contract_ids) "
+        "WHERE v.id = ANY(CAST(:ids AS integer[])) GROUP BY v.id",
+        ids=sorted(set(price_version_ids)),
+    )
+    found = query(
+        connection,
+        f"{_PLAN} WHERE id = ANY(CAST(:ids AS integer[]))",
+        ids=sorted({plan for row in rows for plan in row.plans}),
+    )
+    plans = {row.id: PlanVersionRow(**members(row)) for row in found}
+    return {row.id: [plans[plan] for plan in row.plans] for row in rows}
+
+
 _CONTRACT = (
     "SELECT c.id, c.tenant_id, p.slug AS plan_slug, p.version AS plan_version, c.valid_from, "
     "c.valid_until, p.currency, t.zone, t.anchor_day FROM contract c "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -47,6 +47,14 @@ def meter_versions(connection: sa.Connection, *, code: str | None = None) -> lis
         connection,
         f"{_VERSION} WHERE CAST(:code AS text) IS NULL OR code = :code ORDER BY code, version",
         code=code,
+    )
+    return [_row(row) for row in rows]
+
+
+def versions_of_meters(connection: sa.Connection, codes: Sequence[str]) -> list[MeterVersionRow]:
+    """All versions of some meters, by code and version."""
+    rows = query(
+        connection, f"{_VERSION} WHERE code = ANY(:codes) ORDER BY code, version", codes=list(codes)
     )
     return [_row(row) for row in rows]
 

@@ -153,7 +153,7 @@ def test_stored_versions_are_compared(steelyard: Run, plan: Path):
 
 def test_a_file_of_several_currencies_is_stored_as_a_plan_in_each(steelyard: Run):
     steelyard("db", "migrate")
-    for path in sorted(EXAMPLES.glob("meters/inference-*.yaml")):
+    for path in sorted(EXAMPLES.glob("meters/tokens-*.yaml")):
         defined = steelyard("meter", "define", str(path))
         assert defined.status == 0, defined.err
     path = str(EXAMPLES / "public-tokens.yaml")
@@ -168,7 +168,7 @@ def test_a_file_of_several_currencies_is_stored_as_a_plan_in_each(steelyard: Run
     stored = steelyard("plan", "show", "public-tokens-eur", "--json").document
     first = stored["charges"][0]
     assert (first["key"], first["price"]) == (
-        "tokens/atlas-large/input/below-200000/standard",
+        "tokens/atlas-large/input/below-32000/others",
         "1.15",
     )
 

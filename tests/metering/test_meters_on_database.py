@@ -309,7 +309,7 @@ def test_a_file_that_is_refused_names_its_line(
 def test_what_was_counted_stays_counted(world: World) -> None:
     define(world, meter_file("gpu", "sum"))
     with world.database.transaction(Role.OPERATOR) as connection:
-        for code in ("tokens.input", "outcome.won"):
+        for code in ("requests", "outcome.won"):
             with pytest.raises(Conflict, match="built in"):
                 define_meter(connection, meter_file(code, "sum"), now=world.now)
         with pytest.raises(Conflict, match="never change"):

@@ -24,6 +24,7 @@ from billing.operations.tenancy.tenants import require_tenant
 from billing.period import BUCKET, local_midnight, require_on_grid, zone
 from billing.planfiles.contract_file import dump_terms, load_terms, terms_digest
 from billing.rating.meter_fit import misfit
+from billing.rating.unpriced_values import unpriced_values
 from billing.store import catalog as store
 from billing.store import contract_terms as terms_store
 from billing.store import limits
@@ -219,6 +220,8 @@ def _require_meters(connection: sa.Connection, plan: PricePlan) -> None:
             raise InvalidPlan(
                 found.message, field=f"charges[{position}].{found.member}", remedy=found.remedy
             )
+    for position, found in unpriced_values(plan.charges, declared):
+        raise InvalidPlan(found.message, field=f"charges[{position}]", remedy=found.remedy)
 
 
 def _require_whole_periods(tenant: Tenant, terms: ContractTerms) -> None:

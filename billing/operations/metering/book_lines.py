@@ -2,8 +2,8 @@
 
 Decides: under which model a line is billed, and by which words its event is known: the source is
 `batch:<backend>`, the id `<batch>:<custom id>`, and both are claimed in the key table with the
-event. A line is priced as the batch was submitted, and occurred when the batch was over. Does not
-decide which lines there are (`settle_batch.py`).
+event. A line is priced as the batch was submitted, in the service tier `batch`, and occurred when
+the batch was over. Does not decide which lines there are (`settle_batch.py`).
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from billing.admission.charged import charged_tokens, charged_units
 from billing.admission.route import Route
 from billing.engines.batch_lines import Answered, BatchLine, Failed, Unreadable
 from billing.errors import InvalidInput
-from billing.metering.meter import BUILT_IN
+from billing.metering.event_id import microseconds
+from billing.metering.request_event import ServiceTier, carried_by
 from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
 from billing.metering.usage_event import Cause, EventKind, require_text
+from billing.operations.metering.token_meters import PLAIN, ensure_token_set, token_meters
 from billing.operations.minting import mint_ids
 from billing.planfiles.backend_file import BackendModel
 from billing.store import catalog
@@ -183,7 +185,8 @@ def _events(
     now: datetime,
 ) -> list[EventRow]:
     backend_id = catalog.ensure_backends(connection, [batch.backend])[batch.backend]
-    versions = {code: meter.id for code, meter in catalog.meters(connection).items()}
+    meters = token_meters(connection, [batch.price_version_id])
+    span = meters.span_of(batch.price_version_id, microseconds(occurred_at))
     meter_sets: dict[tuple[UnitMeter, ...], int] = {}
     shapes: dict[tuple[str, ...], int] = {(): catalog.NONE}
     rows: list[EventRow] = []
@@ -191,10 +194,7 @@ def _events(
         raw, units = each.line.reading.raw, tuple(sorted(each.units))
         paths = tuple(sorted(raw))
         if units not in meter_sets:
-            codes = [*(meter.code for meter in BUILT_IN), *units]
-            meter_sets[units] = usage_store.ensure_meter_set(
-                connection, [versions[code] for code in codes]
-            )
+            meter_sets[units] = ensure_token_set(connection, meters, span, units)
         if paths not in shapes:
             shapes[paths] = usage_store.ensure_usage_shape(connection, paths)
         rows.append(
@@ -217,6 +217,7 @@ def _events(
                 source=f"batch:{batch.backend}",
                 foreign_id=_foreign_id(batch, each.line.custom_id),
                 body_hash=_body_hash(each),
+                properties=() if span == PLAIN else carried_by(each.counts, ServiceTier.BATCH),
             )
         )
     return rows

@@ -2,7 +2,8 @@
 
 A meter that exists gets its next version from an instant that is still to come, so that no event
 that was counted would have been counted otherwise. Unit and aggregation are the meter's for good:
-a period that spans two versions is still one figure.
+a period that spans two versions is still one figure. Of built-in meters those of tokens take
+versions, which say by what they are split (`metering/request_event.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from billing.catalog.selector import OUTCOME_PREFIX
 from billing.errors import Conflict, InvalidInput, NotFound
 from billing.filters.cel import compile_filter
 from billing.metering.meter import MeterVersion
+from billing.metering.request_event import is_token_meter
 from billing.period import BUCKET, bucket_of
 from billing.planfiles.meter_file import MeterFile, meter_digest, read_meter
 from billing.store import meters as store
@@ -85,7 +87,9 @@ def require_meter(connection: sa.Connection, code: str) -> list[MeterVersion]:
 
 def _require_definable(file: MeterFile, newest: MeterVersionRow | None) -> None:
     built_in = newest is not None and newest.defined.reading is None
-    if built_in or file.meter.code.startswith(OUTCOME_PREFIX):
+    if (built_in and not is_token_meter(file.meter.code)) or file.meter.code.startswith(
+        OUTCOME_PREFIX
+    ):
         raise Conflict(
             "this meter is built in", field="code", remedy="choose another code for yours"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TypeAlias
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -25,18 +26,25 @@ from billing.journal.records import (
     Void,
 )
 from billing.metering.event_id import from_microseconds
-from billing.metering.meter import BUILT_IN
+from billing.metering.request_event import carried_by
 from billing.metering.unit_meter import UnitMeter
 from billing.metering.usage_event import Cause
 from billing.operations.admission.leases import draw
 from billing.operations.metering.attempt_rows import attempt_rows, backends_of
 from billing.operations.metering.step_rows import step_rows
+from billing.operations.metering.token_meters import (
+    PLAIN,
+    TokenMeters,
+    ensure_token_set,
+    token_meters,
+)
 from billing.store import catalog
 from billing.store.usage import append as usage_store
 from billing.store.usage.attempts import AttemptRow, insert_attempts
 from billing.store.usage.raw_counts import pack_counts
 from billing.store.usage.read import ScrapRow, insert_scrap
 from billing.store.usage.staged_rows import (
+    BUCKET_US,
     EncodedOrigin,
     Origin,
     StagedRows,
@@ -44,6 +52,8 @@ from billing.store.usage.staged_rows import (
     encoded_origin,
 )
 from billing.store.usage.steps import StepRow, insert_steps
+
+_MeterSet: TypeAlias = tuple[tuple[str, ...], int]
 
 _CAUSES = {cause.name.lower(): int(cause) for cause in Cause}
 
@@ -53,12 +63,17 @@ class Names:
     """Row ids of what records name. What is in here has been committed, or dies with its use.
 
     Attributes:
-        meter_sets: by the units as a record has them: the row id, and the units in its order.
+        meters: the versions that count, read when some event of `quarter` had ended.
+        quarter: newest quarter hour (since 1970) of which that is known.
+        meter_sets: by the units as a record has them and the span of `meters`: the row id, and
+            the units in its order.
         shapes: by the paths as a record has them: the row id, and the paths in its order.
     """
 
-    meter_sets: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = field(
-        default_factory=dict[tuple[str, ...], tuple[int, tuple[str, ...]]]
+    meters: TokenMeters = field(default_factory=TokenMeters)
+    quarter: int = -1
+    meter_sets: dict[_MeterSet, tuple[int, tuple[str, ...]]] = field(
+        default_factory=dict["_MeterSet", tuple[int, tuple[str, ...]]]
     )
     backends: dict[str, int] = field(default_factory=dict[str, int])
     shapes: dict[tuple[str, ...], tuple[int, tuple[str, ...]]] = field(
@@ -67,10 +82,20 @@ class Names:
 
     def cover(self, outcomes: Outcomes) -> bool:
         """Whether every name in the outcomes is known."""
-        return self.backends.keys() >= outcomes.backends and all(
-            tuple(usage.raw) in self.shapes and tuple(usage.units) in self.meter_sets
-            for usage in outcomes.usages
+        return (
+            self.quarter >= outcomes.quarter
+            and self.backends.keys() >= outcomes.backends
+            and (not self.meters.starts or self.meters.knows(outcomes.price_versions))
+            and all(
+                tuple(usage.raw) in self.shapes
+                and _meter_set(usage, self.meters) in self.meter_sets
+                for usage in outcomes.usages
+            )
         )
+
+    def lasting(self) -> Names:
+        """What holds whatever meters are defined: what contracts price tokens by."""
+        return Names(meters=TokenMeters(split=self.meters.split))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +110,20 @@ class Outcomes:
     def backends(self) -> set[str]:
         """Names of the backends that they ran on."""
         return backends_of((*self.usages, *self.voids))
+
+    @property
+    def price_versions(self) -> set[int]:
+        """Price versions of the usage events."""
+        return {usage.attribution.price_version_id for usage in self.usages}
+
+    @property
+    def quarter(self) -> int:
+        """The newest quarter hour since 1970 in which one ended; -1 if there is none.
+
+        What is read when one has ended holds to the end of its quarter hour: a meter's next
+        version begins with a later one.
+        """
+        return max((usage.at_us for usage in self.usages), default=-1) // BUCKET_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +157,15 @@ def outcomes_of(records: Iterable[Record]) -> Outcomes:
 def look_up(connection: sa.Connection, outcomes: Outcomes, known: Names | None) -> Names:
     """The names that outcomes need, beside those that are known; new ones are added."""
     known = known or Names()
-    meter_sets = dict(known.meter_sets)
-    for units in sorted({tuple(usage.units) for usage in outcomes.usages} - meter_sets.keys()):
+    meters, meter_sets = known.meters, dict(known.meter_sets)
+    if known.quarter < outcomes.quarter or not meters.knows(outcomes.price_versions):
+        meters, meter_sets = token_meters(connection, outcomes.price_versions, known=meters), {}
+    for units, span in sorted(
+        {_meter_set(usage, meters) for usage in outcomes.usages} - meter_sets.keys()
+    ):
         ordered = tuple(sorted(units))
-        meter_sets[units] = (_meter_set(connection, ordered), ordered)
+        set_id = ensure_token_set(connection, meters, span, ordered)
+        meter_sets[units, span] = (set_id, ordered)
     shapes = dict(known.shapes)
     for usage in outcomes.usages:
         paths = tuple(usage.raw)
@@ -130,14 +174,19 @@ def look_up(connection: sa.Connection, outcomes: Outcomes, known: Names | None) 
             shape = usage_store.ensure_usage_shape(connection, ordered) if paths else catalog.NONE
             shapes[paths] = (shape, ordered)
     backends = catalog.ensure_backends(connection, outcomes.backends)
-    return Names(meter_sets=meter_sets, backends={**known.backends, **backends}, shapes=shapes)
+    return Names(
+        meters=meters,
+        quarter=max(known.quarter, outcomes.quarter),
+        meter_sets=meter_sets,
+        backends={**known.backends, **backends},
+        shapes=shapes,
+    )
 
 
-def _meter_set(connection: sa.Connection, units: Sequence[str]) -> int:
-    """The row of the built-in meters and, behind them, those of the units."""
-    meters = catalog.meters(connection)
-    codes = [*(meter.code for meter in BUILT_IN), *units]
-    return usage_store.ensure_meter_set(connection, [meters[code].id for code in codes])
+def _meter_set(usage: Usage, meters: TokenMeters) -> _MeterSet:
+    if not meters.starts:  # the common case, once per event
+        return tuple(usage.units), PLAIN
+    return tuple(usage.units), meters.span_of(usage.attribution.price_version_id, usage.at_us)
 
 
 def encode_page(outcomes: Outcomes, names: Names) -> EncodedPage:
@@ -171,7 +220,7 @@ def append_page(
     insert_steps(connection, page.steps)
     accepted: list[bytes] = []
     if len(page.staged):
-        _, accepted = usage_store.append_staged(connection, page.staged)
+        accepted = usage_store.append_operations(connection, page.staged)
     new = frozenset(accepted)
     drawing: list[Usage | Void] = [usage for usage in page.drawing if usage.id in new]
     draw(connection, drawing if again else [*drawing, *page.unbilled])
@@ -200,7 +249,8 @@ def _stage(staged: StagedRows, usages: Iterable[Usage], names: Names) -> None:
     for usage in usages:
         counts, raw = usage.counts, usage.raw
         shape, paths = names.shapes[tuple(raw)]
-        meter_set, units = names.meter_sets[tuple(usage.units)]
+        units_and_span = _meter_set(usage, names.meters)
+        meter_set, units = names.meter_sets[units_and_span]
         shared = (usage.attribution, shape, meter_set)
         origin = origins.get(shared)
         if origin is None:
@@ -221,6 +271,9 @@ def _stage(staged: StagedRows, usages: Iterable[Usage], names: Names) -> None:
             quantities,
             pack_counts([raw[path] for path in paths]),
         )
+        if units_and_span[1] != PLAIN:
+            tier = usage.attribution.service_tier
+            staged.properties[usage.id] = carried_by(counts.tokens(), tier)
 
 
 def _origin(whose: Attribution, shape: int, meter_set: int, backends: dict[str, int]) -> Origin:

@@ -102,7 +102,8 @@ class JournalShipper:
         """Ship all that is durable now. A damaged journal does not hold up the others."""
         shipment = Shipment()
         shipped: list[str] = []
-        self._names = None  # a meter may have got a new version since
+        # A meter may have got a new version since.
+        self._names = None if self._names is None else self._names.lasting()
         for folder in list_instances(self.directory):
             if folder.name in self._finished:
                 continue

@@ -134,10 +134,21 @@ def append_reports(connection: sa.Connection, staged: StagedRows) -> dict[int, K
     return _known(connection, staged, accepted)
 
 
+def append_operations(connection: sa.Connection, staged: StagedRows) -> list[bytes]:
+    """Append operations of a proxy that are encoded already; ids of those that were new.
+
+    Only what prices ask for is carried, and without it no dimension is looked for.
+    """
+    epoch, accepted = append_staged(connection, staged)
+    if staged.properties:
+        add_dimensions(connection, staged, accepted, epoch=epoch)
+    return accepted
+
+
 def append_staged(connection: sa.Connection, staged: StagedRows) -> tuple[int, list[bytes]]:
     """Append a batch that is encoded already: (its epoch, ids of the events that were new).
 
-    It is split by no dimension: the meters of what a proxy writes declare none.
+    It is split by no dimension yet.
     """
     run(connection, _STAGE)
     run(connection, "DELETE FROM usage_staging")

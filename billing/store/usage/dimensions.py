@@ -1,8 +1,8 @@
 """What events carry for dimensions of their meters, and the rollups by it.
 
 Written in the transaction and under the epoch of the events, and only where one of their meters
-declares a dimension: all others cost one look at their meter sets per batch. Events of the proxy
-count built-in meters, which declare none.
+declares a dimension: all others cost one look at their meter sets per batch, and those of the
+proxy not even that where no price asks for one.
 """
 
 from __future__ import annotations

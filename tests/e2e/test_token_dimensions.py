@@ -1,0 +1,146 @@
+"""Context bands and service tiers of a public price list, from requests to the invoice's lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
+
+import openai
+import pytest
+
+from billing.cli.processes import Child, free_port, wait_until_ready
+from billing.operations.catalog.contracts import bind_contract
+from billing.operations.catalog.plans import apply_price_books
+from billing.operations.invoicing.draft_invoice import draft_invoice
+from billing.operations.metering.define_meter import define_meter
+from billing.operations.metering.verify_rollups import verify_rollups
+from billing.operations.rating.rate_period import rate_period
+from billing.operations.tenancy.keys import issue_key
+from billing.operations.tenancy.tenants import create_tenant
+from billing.planfiles.plan_file import EXAMPLES
+from billing.store import invoices
+from billing.store.database import Database, Role
+from billing.store.embedded.address import ServerAddress
+from billing.tenancy.api_key import Role as KeyRole
+from tests.system import System, running_system
+
+BACKENDS = """
+backends:
+  - name: simulated
+    url: http://127.0.0.1:{port}
+    engine: simulated
+    models: [{{name: atlas-large, upstream: sim-large}}, {{name: atlas-small, upstream: sim-small}}]
+"""
+
+
+@pytest.fixture
+def system(
+    database: Database, postgres: ServerAddress, database_name: str, tmp_path: Path
+) -> Iterator[System]:
+    """A data plane whose tenant is on the public price list."""
+    port, now = free_port(), datetime.now(UTC)
+    engine = Child(name="engine", module="api.simulated", arguments=("--port", str(port)))
+    engine.start()
+    try:
+        wait_until_ready(engine, f"http://127.0.0.1:{port}/v1/models")
+        with running_system(
+            database,
+            tmp_path,
+            BACKENDS.format(port=port),
+            owner_url=postgres.owner_url(database_name),
+            proxy=False,
+        ) as running:
+            with database.transaction(Role.OPERATOR) as connection:
+                for path in sorted(EXAMPLES.glob("meters/tokens-*.yaml")):
+                    # Its next version counts from the next quarter hour on, which is over by now.
+                    define_meter(connection, path.read_text(), now=now - timedelta(hours=1))
+                text = EXAMPLES.joinpath("public-tokens.yaml").read_text()
+                apply_price_books(connection, text, now=now)
+                running.tenant = create_tenant(connection, slug="deep", name="Deep", now=now)
+                bind_contract(
+                    connection,
+                    tenant="deep",
+                    plan="public-tokens",
+                    valid_from=running.tenant.billing_period(now).start,
+                    now=now,
+                )
+                running.key = issue_key(
+                    connection,
+                    role=KeyRole.TENANT,
+                    tenant="deep",
+                    name="test",
+                    expires_at=None,
+                    now=now,
+                ).text
+            running.start_proxy()
+            yield running
+    finally:
+        engine.stop()
+
+
+def test_each_request_is_billed_in_its_band_and_tier(system: System) -> None:
+    client = openai.OpenAI(api_key=system.key, base_url=f"{system.proxy_url}/v1", max_retries=0)
+
+    def ask(words: int, output: int, *, model: str = "atlas-large", **more: object) -> None:
+        client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "a " * words}],
+            max_tokens=output,
+            extra_body=more,
+        )
+
+    ask(1_000, 11)
+    ask(40_000, 13)
+    ask(200_000, 17)
+    ask(31_999, 19, service_tier="flex")
+    ask(32_000, 23, service_tier="priority")
+    ask(5, 29, model="atlas-small", service_tier="nobody's")
+    with client.chat.completions.create(
+        model="atlas-small",
+        messages=[{"role": "user", "content": "one two"}],
+        max_tokens=31,
+        stream=True,
+        extra_body={"service_tier": "flex"},
+    ) as stream:
+        assert list(stream)
+    client.close()
+    system.wait_for_events(7)
+
+    million = Decimal(1_000_000)
+    expected = {
+        "atlas-large/input/below-32000/others": 1_000 * Decimal("1.25"),
+        "atlas-large/input/32000..200000/others": (40_000 + 32_000) * Decimal("1.75"),
+        "atlas-large/input/from-200000/others": 200_000 * Decimal("2.50"),
+        "atlas-large/input/below-32000/batch+flex": 31_999 * Decimal("0.625"),
+        "atlas-large/output/below-32000/others": 11 * Decimal(10),
+        "atlas-large/output/32000..200000/others": (13 + 23) * Decimal(12),
+        "atlas-large/output/from-200000/others": 17 * Decimal(15),
+        "atlas-large/output/below-32000/batch+flex": 19 * Decimal(5),
+        "atlas-small/input/others/others": 5 * Decimal("0.10"),
+        "atlas-small/output/others/others": 29 * Decimal("0.40"),
+        "atlas-small/input/others/batch+flex": 2 * Decimal("0.05"),
+        "atlas-small/output/others/batch+flex": 31 * Decimal("0.20"),
+    }
+    now = datetime.now(UTC)
+    period = system.tenant.billing_period(now)
+    with system.database.transaction(Role.OPERATOR) as connection:
+        rated = rate_period(connection, tenant=system.tenant, period=period)
+        again = rate_period(
+            connection, tenant=system.tenant, period=period, from_events=rated.watermark
+        )
+        draft = draft_invoice(connection, tenant=system.tenant, period=period, now=period.end)
+        drafted = invoices.lines(connection, draft.id)
+        assert verify_rollups(connection) == []
+    (contract,), (from_events,) = rated.contracts, again.contracts
+    assert contract.rating == from_events.rating
+    assert rated.unrated == ()
+    exact = {f"tokens/{key}": amount / million for key, amount in expected.items()}
+    assert {line.key: line.exact for line in contract.rating.lines} == exact
+    # What comes to less than half a cent is no line: the residual keeps it.
+    assert {line.key.partition("/")[2]: line.amount_minor for line in drafted} == {
+        key: minor
+        for key, amount in exact.items()
+        if (minor := int((amount * 100).quantize(Decimal(1), rounding=ROUND_HALF_UP)))
+    }
