@@ -80,6 +80,22 @@ def system(
         engine.stop()
 
 
+PER_MILLION = {
+    "atlas-large/input/below-32000/others": 1_000 * Decimal("1.25"),
+    "atlas-large/input/32000..200000/others": (40_000 + 32_000) * Decimal("1.75"),
+    "atlas-large/input/from-200000/others": 200_000 * Decimal("2.50"),
+    "atlas-large/input/below-32000/batch+flex": 31_999 * Decimal("0.625"),
+    "atlas-large/output/below-32000/others": 11 * Decimal(10),
+    "atlas-large/output/32000..200000/others": (13 + 23) * Decimal(12),
+    "atlas-large/output/from-200000/others": 17 * Decimal(15),
+    "atlas-large/output/below-32000/batch+flex": 19 * Decimal(5),
+    "atlas-small/input/others/others": 5 * Decimal("0.10"),
+    "atlas-small/output/others/others": 29 * Decimal("0.40"),
+    "atlas-small/input/others/batch+flex": 2 * Decimal("0.05"),
+    "atlas-small/output/others/batch+flex": 31 * Decimal("0.20"),
+}
+
+
 def test_each_request_is_billed_in_its_band_and_tier(system: System) -> None:
     client = openai.OpenAI(api_key=system.key, base_url=f"{system.proxy_url}/v1", max_retries=0)
 
@@ -108,21 +124,6 @@ def test_each_request_is_billed_in_its_band_and_tier(system: System) -> None:
     client.close()
     system.wait_for_events(7)
 
-    million = Decimal(1_000_000)
-    expected = {
-        "atlas-large/input/below-32000/others": 1_000 * Decimal("1.25"),
-        "atlas-large/input/32000..200000/others": (40_000 + 32_000) * Decimal("1.75"),
-        "atlas-large/input/from-200000/others": 200_000 * Decimal("2.50"),
-        "atlas-large/input/below-32000/batch+flex": 31_999 * Decimal("0.625"),
-        "atlas-large/output/below-32000/others": 11 * Decimal(10),
-        "atlas-large/output/32000..200000/others": (13 + 23) * Decimal(12),
-        "atlas-large/output/from-200000/others": 17 * Decimal(15),
-        "atlas-large/output/below-32000/batch+flex": 19 * Decimal(5),
-        "atlas-small/input/others/others": 5 * Decimal("0.10"),
-        "atlas-small/output/others/others": 29 * Decimal("0.40"),
-        "atlas-small/input/others/batch+flex": 2 * Decimal("0.05"),
-        "atlas-small/output/others/batch+flex": 31 * Decimal("0.20"),
-    }
     now = datetime.now(UTC)
     period = system.tenant.billing_period(now)
     with system.database.transaction(Role.OPERATOR) as connection:
@@ -136,7 +137,7 @@ def test_each_request_is_billed_in_its_band_and_tier(system: System) -> None:
     (contract,), (from_events,) = rated.contracts, again.contracts
     assert contract.rating == from_events.rating
     assert rated.unrated == ()
-    exact = {f"tokens/{key}": amount / million for key, amount in expected.items()}
+    exact = {f"tokens/{key}": amount / 1_000_000 for key, amount in PER_MILLION.items()}
     assert {line.key: line.exact for line in contract.rating.lines} == exact
     # What comes to less than half a cent is no line: the residual keeps it.
     assert {line.key.partition("/")[2]: line.amount_minor for line in drafted} == {

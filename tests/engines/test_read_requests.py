@@ -274,3 +274,25 @@ def test_forms_that_cannot_be_metered_are_refused(fields, field):
 def test_no_beta_passes_unjudged():
     assert passed_betas([]) is None
     assert passed_betas([b"context-1m-2025-08-07, code-execution-2025-05-22"]) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "tier"),
+    [
+        ("flex", "flex"),
+        ("priority", "priority"),
+        ("scale", "scale"),
+        # A batch is one by how it was sent; any other word is the default of whoever knows it.
+        *((word, "") for word in ("default", "auto", "batch", "", "my own words", "Flex", None)),
+    ],
+)
+@pytest.mark.parametrize("route", [Route.CHAT_COMPLETIONS, Route.RESPONSES])
+def test_P1_a_service_tier_is_one_of_a_closed_list(route, asked, tier):
+    assert read(route, messages=[], service_tier=asked).service_tier == tier
+    assert not read(route, messages=[]).service_tier
+
+
+def test_a_service_tier_that_is_no_text_is_refused():
+    with pytest.raises(InvalidInput) as refused:
+        read(Route.CHAT_COMPLETIONS, messages=[], service_tier=5)
+    assert refused.value.field == "service_tier"

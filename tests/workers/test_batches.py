@@ -37,8 +37,10 @@ from tests.fake_engine.batch_shapes import (
     failed_line,
     unbegun_line,
 )
+from tests.metering.test_token_dimensions import BANDED, amounts, by_value, define, require_exact
 from tests.operations.crash_points import dying_everywhere
 from tests.workers.batch_bench import BACKEND, Bench, lines
+from tests.world import MONTH_START
 from workers.batches import settle_batches
 
 
@@ -374,3 +376,18 @@ def test_results_that_are_not_billed_are_awaited(bench: Bench) -> None:
     bench.engine.files["file-out-batch_1"] = kept
     assert bench.settle().state is BatchState.BILLED
     assert not awaited("file-out-batch_1", 1)
+
+
+def test_lines_of_a_batch_are_priced_in_their_band_as_a_batch(bench: Bench) -> None:
+    define(bench.world, now=MONTH_START)
+    bench.world.plan(BANDED)
+    tenant = bench.world.tenant("deep", plan="banded")
+    deep = replace(bench, tenant=tenant)
+    deep.submit()
+    deep.engine.end(output=[*lines(1, prompt=100, cached=40, output=7), answered_line("short")])
+    assert deep.settle().counted.events == 2
+    require_exact(bench.world)
+    split = by_value(bench.world, tenant, "service_tier")
+    assert {value for _, value in split} == {"batch"}
+    assert by_value(bench.world, tenant, "context")["tokens.output", "100..1000"] == 7
+    assert amounts(bench.world, tenant)["tokens/cached_input/100..1000/others"] == 40 * 100
