@@ -15,6 +15,7 @@ import hashlib
 from api.proxy.headers import Fields
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import Unavailable
+from api.proxy.patience import done_within
 from api.proxy.ports import Clock, ControlPort
 from billing.admission.decision import authenticate
 from billing.admission.snapshot import KeyGrant
@@ -22,7 +23,7 @@ from billing.errors import Unauthenticated
 
 KEY_PREFIX = b"sk-sy-"
 MAX_KEY_BYTES = 256
-LOOK_UP_SECONDS = 1.0
+LOOK_UP_MS = 1_000
 
 
 def key_digest(fields: Fields) -> bytes:
@@ -111,11 +112,11 @@ class KeyRing:
         await asyncio.shield(task)
 
     async def _look_up(self, digest: bytes) -> None:
-        try:
-            async with asyncio.timeout(LOOK_UP_SECONDS):
-                await self._control.look_up(digest)
-        except TimeoutError:
+        looking = asyncio.ensure_future(self._control.look_up(digest))
+        if not await done_within(looking, LOOK_UP_MS):
+            looking.cancel()
             return  # the database is away: refuse now, ask again with the next request
+        await looking
         if digest not in self._control.snapshot.keys:
             while len(self._unknown) >= self._limits.unknown_keys:
                 del self._unknown[next(iter(self._unknown))]

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from api.proxy.limits import Limits
+from api.proxy.patience import done_within
 from api.proxy.upstream_connection import UpstreamConnection
 from billing.admission.backend import Backend
 from billing.errors import ConfigurationError, UpstreamTimeout, UpstreamUnavailable
@@ -221,18 +222,27 @@ class Upstream:
     async def _connect(self, pool: _Pool, backend: Backend) -> UpstreamConnection:
         origin = pool.origin
         began_us = now_us()
+        connecting = self._loop.create_task(
+            self._loop.create_connection(
+                lambda: UpstreamConnection(self._loop),
+                origin.host,
+                origin.port,
+                ssl=self._tls_context() if origin.tls else None,
+            )
+        )
         try:
-            async with asyncio.timeout((backend.connect_ms or self._limits.connect_ms) / 1000):
-                _, connection = await self._loop.create_connection(
-                    lambda: UpstreamConnection(self._loop),
-                    origin.host,
-                    origin.port,
-                    ssl=self._tls_context() if origin.tls else None,
-                )
+            if not await done_within(connecting, backend.connect_ms or self._limits.connect_ms):
+                raise TimeoutError
+            _, connection = connecting.result()
         except TimeoutError:
+            connecting.cancel()
             raise UpstreamTimeout("The inference backend cannot be reached in time.") from None
         except OSError:
             raise UpstreamUnavailable("The inference backend cannot be reached.") from None
+        except BaseException:
+            if not connecting.cancel() and connecting.exception() is None:
+                connecting.result()[1].abort()  # nobody has it
+            raise
         connection.connecting_us = now_us() - began_us
         return connection
 

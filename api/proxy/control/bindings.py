@@ -23,6 +23,7 @@ from prometheus_client.core import Metric
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.proxy.binding_port import IntendedBatch
+from api.proxy.control.answers import answered
 from api.proxy.limit_errors import LimitReached, credit_limit
 from api.proxy.openai_errors import Unavailable
 from api.proxy.telemetry.counted import counter
@@ -45,7 +46,7 @@ log = structlog.get_logger("steelyard.bindings")
 
 Result = TypeVar("Result")
 
-CALL_SECONDS = 2
+CALL_MS = 2_000
 PAUSE_SECONDS = 1
 RECALL_PAUSES = (0.05, 0.2)
 """Seconds before each further try to set credit aside, in which what is leased comes back."""
@@ -252,8 +253,7 @@ class Bindings:
             raise _unavailable()
         running = self._threads.submit(self._database.retrying, Role.OPERATOR, work)
         try:
-            async with asyncio.timeout(CALL_SECONDS):
-                answer = await asyncio.shield(asyncio.wrap_future(running))
+            answer = await answered(running, CALL_MS)
         except (TimeoutError, SQLAlchemyError) as error:
             log.warning("bindings cannot be asked", reason=type(error).__name__)
             self.calls[what, "failed"] += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeVar
@@ -18,6 +18,7 @@ import sqlalchemy as sa
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.proxy.control.answers import answered
 from api.proxy.limit_errors import HoldsUnavailable
 from api.proxy.telemetry.counted import LeaseCounts
 from billing.admission.limit import Unit
@@ -30,7 +31,7 @@ log = structlog.get_logger("steelyard.leases")
 Result = TypeVar("Result")
 Now = Callable[[], datetime]
 
-CALL_SECONDS = 1
+CALL_MS = 1_000
 PAUSE_US = 1_000_000
 MARGIN_US = 5_000_000
 
@@ -144,7 +145,7 @@ class LeaseCalls:
         )
         self._done = running.done
         try:
-            answer = await _answered(running)
+            answer = await answered(running, CALL_MS)
         except (TimeoutError, SQLAlchemyError) as error:
             log.warning("limits cannot be asked", reason=type(error).__name__)
             self.counts.calls[what, "failed"] += 1
@@ -153,22 +154,6 @@ class LeaseCalls:
         self.counts.calls[what, "answered"] += 1
         self.contacts += 1
         return answer
-
-
-async def _answered(running: Future[Result]) -> Result:
-    """Wait for a call.
-
-    Raises:
-        TimeoutError: no answer came in time.
-    """
-    try:
-        async with asyncio.timeout(CALL_SECONDS):
-            return await asyncio.shield(asyncio.wrap_future(running))
-    except TimeoutError:
-        if not running.done():
-            raise
-        # It came in time, or nearly: a loop with much to do looks at its clocks first.
-        return running.result()
 
 
 def _lease(
