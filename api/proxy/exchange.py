@@ -345,6 +345,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
     def void(self, reason: str) -> None:
         """Journal that it was dispatched and delivered nothing: not billed, but scrap."""
         self._recorded, self.voided, self.told = True, reason, None
+        self._drawn = ()  # its usage, if there was any, is on no record
         if not self.billed:
             return
         self.plant.tally.voids[reason] += 1

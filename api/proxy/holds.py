@@ -17,7 +17,7 @@ import msgspec
 from api.proxy.hold_port import HoldPort
 from api.proxy.holding import Holding
 from api.proxy.likely_output import LikelyOutput
-from api.proxy.limit_errors import HoldsUnavailable, credit_limit
+from api.proxy.limit_errors import HoldsUnavailable, LimitsCrowded, credit_limit
 from api.proxy.ports import Clock
 from billing.admission.amounts import Rates
 from billing.admission.bound import Bound, RequestSize, bound_of, cost_of
@@ -91,6 +91,8 @@ class Holds:
         if held is None:
             try:
                 held = await self._port.obtain(wanted, now_us)
+            except LimitsCrowded:
+                raise
             except HoldsUnavailable:
                 self._admit_unasked(admission, wanted, bound)
                 holding.unasked, holding.covered = True, bound.choice_tokens * bound.choices

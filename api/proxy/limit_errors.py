@@ -28,6 +28,10 @@ class HoldsUnavailable(Unavailable):
     code = "limits_unavailable"
 
 
+class LimitsCrowded(HoldsUnavailable):
+    """Limits can be asked, but too many ask: no reason to admit anybody without."""
+
+
 class LimitReached(SteelyardError):
     """Of a limit is not left what a request needs.
 

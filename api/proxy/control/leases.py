@@ -9,15 +9,17 @@ path sees none of this but `take`, `obtain` and `release`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
 import psycopg
+import structlog
 
 from api.proxy.control.lease_calls import LeaseCalls, Now, monotonic_us
-from api.proxy.limit_errors import HoldsUnavailable, LimitReached
+from api.proxy.control.listening import heard, listening
+from api.proxy.limit_errors import HoldsUnavailable, LimitReached, LimitsCrowded
 from api.proxy.telemetry.counted import LeaseCounts
 from billing.admission.lease_book import Held, Lease, LeaseBook, Wanted
 from billing.admission.limit import Limit
@@ -25,9 +27,12 @@ from billing.metering.event_id import microseconds
 from billing.store.database import Database
 from billing.store.leases import LeaseAsk, LeaseRow
 
+log = structlog.get_logger("steelyard.leases")
+
 CHANNEL = "steelyard_recall"
 LEASE_MS = 300_000
 BEAT_SECONDS = 1
+SILENCE_SECONDS = 1
 RECALL_US = 250_000
 RECALL_PAUSE_SECONDS = 0.02
 AGAIN_US = 100_000
@@ -43,6 +48,7 @@ class _Refusal:
     """What was refused last of a limit.
 
     Attributes:
+        amount: so much would be refused, too.
         free: of the lease then; with more than that another answer is possible.
         ends_us: of the window that refused it, in µs since 1970 UTC; the next one may admit.
     """
@@ -79,6 +85,7 @@ class LeaseKeeper:
         self._calls.forget = self._forget
         self._book = LeaseBook()
         self._refusals: dict[int, _Refusal] = {}
+        self._owed: dict[int, Lease] = {}  # reduced here, and perhaps not yet in the database
         self._flights: dict[tuple[int, ...], asyncio.Task[None]] = {}
         self._top_ups: dict[int, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -115,6 +122,7 @@ class LeaseKeeper:
         Raises:
             LimitReached: a limit has not that much left.
             HoldsUnavailable: limits cannot be asked now.
+            LimitsCrowded: too many ask.
         """
         limits = tuple(sorted(each.limit.id for each in wanted))
         began_us = monotonic_us()
@@ -137,7 +145,7 @@ class LeaseKeeper:
             held = self.take(wanted, now_us)
             if held is not None:
                 return held
-        raise HoldsUnavailable("Limits are asked by too many requests; please retry.")
+        raise LimitsCrowded("Limits are asked by too many requests; please retry.")
 
     def release(self, held: Held, draws: Mapping[int, int]) -> None:
         """Give back what was held, less what was drawn by lease id. A second time: nothing."""
@@ -145,10 +153,10 @@ class LeaseKeeper:
 
     async def stop(self) -> None:
         """Give back everything; no request runs any more."""
-        for task in (*self._tasks, *self._flights.values(), *self._top_ups.values()):
+        tasks = (*self._tasks, *self._flights.values(), *self._top_ups.values())
+        for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError, HoldsUnavailable, LimitReached):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         with suppress(HoldsUnavailable):
             await self._give_back(list(self._book.leases))
         self._calls.close()
@@ -236,11 +244,14 @@ class LeaseKeeper:
         for row in refused:
             each = by_id[row.limit_id]
             free = self._book.free_of(row.limit_id)
-            if last or row.capacity - row.used + row.elsewhere < each.amount - free:
+            most = free + row.capacity - row.used + (0 if last else row.elsewhere)
+            if last or most < each.amount:
                 window = each.limit.window_at(now_us)
                 self._refusals[row.limit_id] = refusal = _Refusal(
                     at_us=monotonic_us(),
-                    amount=each.amount,
+                    # The least of which is known that it is too much: a crowd need not ask for
+                    # each of its amounts, one after the other.
+                    amount=min(each.amount, most + 1),
                     free=free,
                     used=row.used,
                     capacity=row.capacity,
@@ -281,11 +292,22 @@ class LeaseKeeper:
         task.add_done_callback(lambda _: self._top_ups.pop(limit.id, None))
 
     async def _give_back(self, limit_ids: Iterable[int]) -> None:
+        """Give back what is free of some limits, and what could not be given back before.
+
+        Nothing of that is free here any more: unless it is asked again, nobody could use it.
+        """
+        leases = self._book.leases
         async with self._calls.lock:
-            smaller = self._book.give_back(limit_ids)
-            if smaller:
-                keep = {lease.id: (lease.limit.unit, lease.drawn + lease.held) for lease in smaller}
+            for lease in self._book.give_back(limit_ids):
+                self._owed[lease.limit.id] = lease
+            owed = [lease for each, lease in self._owed.items() if leases.get(each) is lease]
+            if owed:
+                keep = {
+                    lease.id: (lease.limit.unit, max(lease.granted, lease.drawn + lease.held))
+                    for lease in owed
+                }
                 await self._calls.give_back(keep)
+            self._owed.clear()
 
     def _forget(self) -> None:
         self._calls.counts.lost += len(self._book.leases)
@@ -299,28 +321,39 @@ class LeaseKeeper:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            with suppress(HoldsUnavailable):
-                async with self._calls.lock:
-                    await self._calls.renew()
-                idle = self._book.idle(microseconds(self._now()) - IDLE_US)
-                if idle:
-                    await self._give_back(idle)
+            await _tried(self._keep_up())
+
+    async def _keep_up(self) -> None:
+        async with self._calls.lock:
+            await self._calls.renew()
+        idle = self._book.idle(microseconds(self._now()) - IDLE_US)
+        if idle or self._owed:
+            await self._give_back(idle)
 
     async def _listen(self) -> None:
         while True:
-            with suppress(psycopg.Error):
-                await self._hear_recalls()
+            await _tried(self._hear_recalls())
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _hear_recalls(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-        async with connection:
-            await connection.execute(f"LISTEN {CHANNEL}")
-            async for notice in connection.notifies():
-                who, _, limits = notice.payload.partition(" ")
-                if who != self._instance:
-                    with suppress(HoldsUnavailable):
-                        await self._give_back([int(text) for text in limits.split(",")])
+        async with await listening(self._conninfo, CHANNEL) as connection:
+            while True:
+                for recall in await heard(connection, SILENCE_SECONDS):
+                    who, _, limits = recall.partition(" ")
+                    if who != self._instance:
+                        recalled = [int(text) for text in limits.split(",") if text.isdecimal()]
+                        with suppress(HoldsUnavailable):
+                            await self._give_back(recalled)
+
+
+async def _tried(work: Awaitable[None]) -> None:
+    """Do what is done again and again: what fails once, by a defect even, must not end it."""
+    try:
+        await work
+    except (HoldsUnavailable, psycopg.Error):
+        return
+    except Exception as error:  # noqa: BLE001  # a task that has died is missed by nobody
+        log.error("leases are not kept as they should be", reason=type(error).__name__)  # noqa: TRY400  # a message could carry values
 
 
 def _reached(limit: Limit, refusal: _Refusal, now_us: int) -> LimitReached:

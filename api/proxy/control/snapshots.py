@@ -11,21 +11,18 @@ revoked ends all the same. The request path sees none of this: it reads `snapsho
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import LiteralString, Self
+from typing import Self
 
 import psycopg
 import structlog
-from psycopg.conninfo import make_conninfo
-from psycopg.rows import TupleRow
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.proxy.control.discovery import Discovery, Reread
+from api.proxy.control.listening import heard, listening
 from api.proxy.control.served_models import served_models
 from api.proxy.control.snapshot_counts import SnapshotCounts
 from billing.admission.snapshot import Snapshot
@@ -41,18 +38,7 @@ log = structlog.get_logger("steelyard.control")
 CHANNEL = "steelyard_control"
 REFRESH_SECONDS = 10
 SILENCE_SECONDS = 1
-ANSWER_SECONDS = 2
 QUARTER_SECONDS = 900
-
-# A host that vanished without a word is noticed by the kernel within seconds, not after hours.
-_TCP = {
-    "connect_timeout": ANSWER_SECONDS,
-    "keepalives": 1,
-    "keepalives_idle": 2,
-    "keepalives_interval": 1,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 3_000,  # ms
-}
 
 Now = Callable[[], datetime]
 
@@ -204,51 +190,15 @@ class Control:
             await self._refresh()
 
     async def _listen_once(self) -> None:
-        connection = await psycopg.AsyncConnection.connect(
-            make_conninfo(self._conninfo, **_TCP), autocommit=True
-        )
         loop = asyncio.get_running_loop()
-        async with connection:
-            await _ask(connection, f"LISTEN {CHANNEL}")
+        async with await listening(self._conninfo, CHANNEL) as connection:
             self._heard_at = loop.time()
             # What changed between the last snapshot and LISTEN was announced to nobody.
             await self._refresh()
             while True:
-                heard = False
-                async for _ in connection.notifies(timeout=SILENCE_SECONDS, stop_after=1):
-                    heard = True
-                if heard:
+                if await heard(connection, SILENCE_SECONDS):
                     await self._refresh()
-                else:
-                    # The heartbeat: a dead connection raises here instead of staying silent.
-                    await _ask(connection, "SELECT 1")
                 self._heard_at = loop.time()
-
-
-async def _ask(connection: psycopg.AsyncConnection[TupleRow], statement: LiteralString) -> None:
-    """Execute a statement of the listening connection.
-
-    Something between here and the server can swallow it while the kernel on the way still
-    acknowledges: without a bound the wait would never end, and LISTEN with it.
-
-    Raises:
-        psycopg.Error: the connection broke, or no answer came in time.
-    """
-    loop = asyncio.get_running_loop()
-    watchdog = loop.call_later(ANSWER_SECONDS, _hang_up, connection.fileno())
-    try:
-        await connection.execute(statement)
-    finally:
-        watchdog.cancel()
-
-
-def _hang_up(descriptor: int) -> None:
-    """Break the line under a connection, so that whoever waits on it fails at once.
-
-    Cancelling the wait instead would ask the silent server to cancel, and wait for that.
-    """
-    with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as line:
-        line.shutdown(socket.SHUT_RDWR)
 
 
 def utc_now() -> datetime:
