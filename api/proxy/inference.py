@@ -172,6 +172,7 @@ class Inference:
         if route is Route.RESPONSES or request.references.file_ids:
             admission = await placed(self._bindings, snapshot, admission, request)
             keeper = keeper_of(self._bindings, admission, request)
+            self._refuse_if_stopping()  # it has waited, and nobody has waited for it
         backend = admission.model.backends[0]
         return Exchange(
             id=operation_id,
@@ -201,8 +202,7 @@ class Inference:
         While the disk refuses, one request a second is admitted: its record is what finds out
         that the disk works again.
         """
-        if self.draining:
-            raise Unavailable("The server is stopping; please retry.")
+        self._refuse_if_stopping()
         if len(self._live) >= self._limits.in_flight:
             raise Unavailable("The server is overloaded; please retry.")
         if not self._journal.healthy:
@@ -210,6 +210,10 @@ class Inference:
             if now_us - self._probed_us < PROBE_US:
                 raise Unavailable("Usage cannot be recorded at the moment; please retry.")
             self._probed_us = now_us
+
+    def _refuse_if_stopping(self) -> None:
+        if self.draining:
+            raise Unavailable("The server is stopping; please retry.")
 
     async def _run(
         self,
