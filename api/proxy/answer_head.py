@@ -6,7 +6,7 @@ names, which a backend must not be able to set; and which answers do not reach t
 
 from __future__ import annotations
 
-from api.proxy.headers import Headers
+from api.proxy.headers import Headers, lines_of
 
 REQUEST_ID = b"x-steelyard-request-id"
 SERVED_MODEL = b"x-steelyard-served-model"
@@ -36,13 +36,33 @@ def passed_headers(upstream: Headers, shown_id: bytes) -> Headers:
     Args:
         upstream: names in lower case.
     """
+    return [*_passed(upstream), (REQUEST_ID, shown_id)]
+
+
+def _passed(upstream: Headers) -> Headers:
     passed = [field for field in upstream if field[0] not in _OF_ONE_HOP]
     connection = [value for name, value in upstream if name == b"connection"]
     if connection:
         named = {token.strip().lower() for value in connection for token in value.split(b",")}
         passed = [field for field in passed if field[0] not in named]
-    passed.append((REQUEST_ID, shown_id))
     return passed
+
+
+class AnswerFacts:
+    """What a backend's head says to us, read once for all answers that come with the same.
+
+    Attributes:
+        stream: the answer is a stream of events.
+        encoded: its body is compressed although we asked for it as it is: nobody could meter it.
+        lines: what of the head passes to the client.
+    """
+
+    __slots__ = ("encoded", "lines", "stream")
+
+    def __init__(self, headers: Headers) -> None:
+        self.stream = _is_event_stream(headers)
+        self.encoded = _is_encoded(headers)
+        self.lines = lines_of(_passed(headers))
 
 
 def shown_name(name: str) -> bytes:
@@ -50,16 +70,14 @@ def shown_name(name: str) -> bytes:
     return "".join(letter if "!" <= letter <= "~" else "?" for letter in name).encode("ascii")
 
 
-def is_event_stream(upstream: Headers) -> bool:
-    """Whether the answer is a stream of events."""
+def _is_event_stream(upstream: Headers) -> bool:
     for name, value in upstream:
         if name == b"content-type" and value.strip().lower().startswith(b"text/event-stream"):
             return True
     return False
 
 
-def is_encoded(upstream: Headers) -> bool:
-    """Whether the body is compressed although we asked for it as it is: nobody could meter it."""
+def _is_encoded(upstream: Headers) -> bool:
     for name, value in upstream:
         if name == b"content-encoding" and value.strip().lower() not in {b"", b"identity"}:
             return True

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -92,24 +93,23 @@ class Proxy:
                 recorder=recorder,
             )
 
-    async def serve(self, request: ClientRequest, client: ClientConnection) -> None:
-        """Answer one request."""
+    def serve(self, request: ClientRequest, client: ClientConnection) -> Coroutine[Any, Any, None]:
+        """What answers one request."""
         found = find_route(request.method, request.path)
         if found is None:
-            self._refuse_unknown(request)
-            return
+            return self._refuse_unknown(request)
         spec, ids = found
         match spec.serving:
             case Serving.INFERENCE | Serving.UNBILLED if spec.route is not None:
-                await self._inference.serve(spec.route, request, client)
+                return self._inference.serve(spec.route, request, client)
             case Serving.STORED if self._stored is not None:
-                await self._stored.serve(spec, ids, request, client)
+                return self._stored.serve(spec, ids, request, client)
             case Serving.LIST:
-                await self._models(spec, ids.get("model"), request)
+                return self._models(spec, ids.get("model"), request)
             case Serving.STATUS:
-                self._tell(spec, request)
+                return self._tell(spec, request)
             case _:
-                self._refuse_unknown(request)
+                return self._refuse_unknown(request)
 
     async def drain(self) -> None:
         """Admit nothing more, let open requests end until the deadline, cut the others."""
@@ -126,7 +126,7 @@ class Proxy:
     async def _models(self, spec: RouteSpec, name: str | None, request: ClientRequest) -> None:
         """The models of a key, or one of them."""
         try:
-            digest = key_digest(request.fields)
+            digest = key_digest(request)
             await self._keys.grant(digest)
             snapshot = self._control.snapshot
             grant = authenticate(snapshot, digest, self._clock())
@@ -144,7 +144,7 @@ class Proxy:
         self.tally.answers[spec.path, status] += 1
         request.answer(status, json_headers(status), content)
 
-    def _tell(self, spec: RouteSpec, request: ClientRequest) -> None:
+    async def _tell(self, spec: RouteSpec, request: ClientRequest) -> None:
         """Whether this process is alive, and whether it takes requests."""
         match spec.path:
             case "/healthz" | "/health":
@@ -155,7 +155,7 @@ class Proxy:
                 content = b'{"ready":true}' if ready else b'{"ready":false}'
                 request.answer(status, json_headers(status), content)
 
-    def _refuse_unknown(self, request: ClientRequest) -> None:
+    async def _refuse_unknown(self, request: ClientRequest) -> None:
         self.tally.answers["unknown", 404] += 1
         content = body(
             "Unknown request URL or method.", wire_type="invalid_request_error", code="unknown_url"

@@ -17,10 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from api.proxy.answer_head import is_event_stream, retry_after_us
+from api.proxy.answer_head import retry_after_us
 from api.proxy.backend_body import body_for
 from api.proxy.exchange import Exchange
-from api.proxy.headers import Headers
+from api.proxy.headers import lines_of
 from api.proxy.openai_errors import Unavailable
 from api.proxy.pools import Seat
 from api.proxy.upstream import now_us
@@ -56,8 +56,8 @@ class Attempts:
         "_exchange",
         "_failed",
         "_first_byte_ms",
-        "_headers",
         "_left",
+        "_lines",
         "_models",
         "_plain",
         "_position",
@@ -69,18 +69,18 @@ class Attempts:
         self,
         exchange: Exchange,
         *,
-        headers: Headers,
+        lines: bytes,
         fallbacks: Sequence[ServedModel],
         first_byte_ms: int,
     ) -> None:
         """
         Args:
-            headers: for the backends.
+            lines: of the heads that the backends get.
             fallbacks: models that may answer in place of the one that was asked for.
             first_byte_ms: deadline where a backend has none of its own.
         """
         self._exchange = exchange
-        self._headers = headers
+        self._lines = lines
         self._models = (exchange.admission.model, *fallbacks)
         self._first_byte_ms = first_byte_ms
         self._position = 0
@@ -149,10 +149,10 @@ class Attempts:
 
     async def _send(self) -> UpstreamConnection:
         """One attempt, up to the first byte of the answer's body."""
-        exchange, headers = self._exchange, self._headers
+        exchange, lines = self._exchange, self._lines
         upstream, backend = exchange.plant.upstream, exchange.backend
         if exchange.trace is not None:
-            headers = [*headers, *exchange.trace.for_backend(len(exchange.attempts))]
+            lines += lines_of(exchange.trace.for_backend(len(exchange.attempts)))
         self._at_us, self._began_us = exchange.plant.clock(), now_us()
         exchange.course.note_attempt(self._began_us)
         connection = await upstream.dispatch(
@@ -160,7 +160,7 @@ class Attempts:
             exchange.request.route.spec.path,
             self._content,
             content_type=exchange.request.content_type,
-            headers=headers,
+            lines=lines,
             attach=exchange.attach,
             first_by_us=self._deadline_us,
         )
@@ -198,7 +198,7 @@ class Attempts:
         """Why another backend should answer instead, or None."""
         if connection.status == OVERLOADED or connection.status in GATEWAY_FAILED:
             return f"refused_{connection.status}"
-        if connection.status == 200 and connection.ended and is_event_stream(connection.headers):
+        if connection.status == 200 and connection.ended and connection.answer.stream:
             return "empty_answer"
         return None
 

@@ -24,14 +24,12 @@ from api.proxy.headers import Headers
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import ClientLeft, TooSlow
 from api.proxy.openai_errors import body as error_body
+from api.proxy.said_head import VAIN_MAX
 from api.proxy.upgrade_offer import head_without_offer
 
 LINGER_SECONDS = 10.0
 MAX_WAITING = 16
 """Requests of one connection that may wait for the one before them."""
-
-MEMOS_MAX = 4
-"""Heads that are remembered in vain before a client is taken for one that repeats none."""
 
 
 class Host(Protocol):
@@ -260,6 +258,7 @@ class ClientConnection(asyncio.Protocol):
             chunks=True,
             keeps_alive=True,
             fields=recalled.fields,
+            facts=memo.facts,
         )
         self._since = self._host.loop.time()
         self._memos = 0
@@ -273,7 +272,7 @@ class ClientConnection(asyncio.Protocol):
         request, self._latest = self._latest, None
         if request is None or not request.body_complete or self._begun > 1 or self._in_head:
             return
-        if data and self._memos < MEMOS_MAX:
+        if data and self._memos < VAIN_MAX:
             self._memos += 1
             self._memo = memo_of(data, request)
 

@@ -13,7 +13,7 @@ import time
 from http import HTTPStatus
 from typing import Protocol
 
-from api.proxy.headers import Fields, Headers
+from api.proxy.headers import Fields, Headers, HeadFacts, lines_of
 from api.proxy.openai_errors import ClientLeft, TooLarge, TooSlow
 
 HIGH_WATER_BYTES = 256 << 10
@@ -70,6 +70,7 @@ class ClientRequest:
         query: as sent, without its question mark.
         headers: all of them, in order; names in lower case.
         fields: the same by name, so that no part of the path goes through all of them again.
+        facts: what was made out of the head before, if another request had the same.
         status: of the answer, 0 before one was begun.
         keeps_alive: the connection may serve another request afterwards.
         body_complete: the whole body has been received.
@@ -82,12 +83,13 @@ class ClientRequest:
         "_chunks",
         "_expects",
         "_failure",
-        "_head",
         "_link",
         "_parts",
         "_size",
+        "_unsent",
         "_waiter",
         "body_complete",
+        "facts",
         "fields",
         "headers",
         "keeps_alive",
@@ -109,12 +111,14 @@ class ClientRequest:
         keeps_alive: bool,
         query: bytes = b"",
         fields: Fields | None = None,
+        facts: HeadFacts | None = None,
     ) -> None:
         self.method = method
         self.path = path
         self.query = query
         self.headers = headers
         self.fields: Fields = dict(headers) if fields is None else fields
+        self.facts = HeadFacts() if facts is None else facts
         self.status = 0
         self.keeps_alive = keeps_alive
         self.body_complete = False
@@ -127,7 +131,7 @@ class ClientRequest:
         self._size = 0
         self._asked = False
         self._waiter: asyncio.Future[None] | None = None
-        self._head = b""
+        self._unsent = b""  # the head of an answer that was begun
         self._chunked = False
 
     # The application's side.
@@ -196,21 +200,28 @@ class ClientRequest:
 
     def answer(self, status: int, headers: Headers, content: bytes) -> None:
         """Send a whole answer. Framing headers are set here."""
-        head = self._head_lines(status, headers)
-        if status not in _NO_BODY:
-            head.append(b"content-length: %d\r\n" % len(content))
-        head.append(b"\r\n")
-        if status not in _NO_BODY and self.method != b"HEAD":
-            head.append(content)
-        self._link.send(b"".join(head))
+        self.answer_with(status, lines_of(headers), content)
+
+    def answer_with(self, status: int, lines: bytes, content: bytes) -> None:
+        """As `answer`, with the lines of its head."""
+        head = self._head(status, lines)
+        if status in _NO_BODY:
+            self._link.send(head + b"\r\n")
+        elif self.method == b"HEAD":
+            self._link.send(b"%bcontent-length: %d\r\n\r\n" % (head, len(content)))
+        else:
+            self._link.send(b"%bcontent-length: %d\r\n\r\n%b" % (head, len(content), content))
         self._link.complete(self)
 
     def begin(self, status: int, headers: Headers) -> None:
         """Begin an answer of unknown length; its head leaves with the first content."""
+        self.begin_with(status, lines_of(headers))
+
+    def begin_with(self, status: int, lines: bytes) -> None:
+        """As `begin`, with the lines of its head."""
         self._chunked = self._chunks
-        head = self._head_lines(status, headers)
-        head.append(b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
-        self._head = b"".join(head)
+        head = self._head(status, lines)
+        self._unsent = head + (b"transfer-encoding: chunked\r\n\r\n" if self._chunked else b"\r\n")
 
     async def write(self, content: bytes) -> None:
         """Send more of an answer that was begun; waits while the client does not read."""
@@ -221,7 +232,7 @@ class ClientRequest:
 
     def push(self, content: bytes) -> None:
         """As `write`, for a client that is known to read."""
-        if self._chunked and not self._head:  # all but the first: once per chunk of every stream
+        if self._chunked and not self._unsent:  # all but the first: once per chunk of every stream
             self._link.send(b"%x\r\n%b\r\n" % (len(content), content))
         else:
             self._link.send(self._taken_head() + self._framed(content))
@@ -266,19 +277,15 @@ class ClientRequest:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _head_lines(self, status: int, headers: Headers) -> list[bytes]:
+    def _head(self, status: int, lines: bytes) -> bytes:
         if not self.body_complete and (self._expects or status == _TOO_LARGE):
             self.keeps_alive = False  # whether the rest of the body comes, nobody waits for it
         self.status = status
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status]
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-        if not self.keeps_alive:
-            lines.append(b"connection: close\r\n")
-        return lines
+        first = _STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+        return first + lines if self.keeps_alive else first + lines + b"connection: close\r\n"
 
     def _taken_head(self) -> bytes:
-        head, self._head = self._head, b""
+        head, self._unsent = self._unsent, b""
         return head
 
     def _framed(self, content: bytes) -> bytes:

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import msgspec
 
-from api.proxy.answer_head import SERVED_MODEL, passed_headers, shown_name
+from api.proxy.answer_head import REQUEST_ID, SERVED_MODEL, AnswerFacts, shown_name
 from api.proxy.binding_port import BindingPort
 from api.proxy.client_request import ClientRequest
-from api.proxy.headers import Headers
+from api.proxy.headers import lines_of
 from api.proxy.holding import Holding
 from api.proxy.pools import Pools, Seat
 from api.proxy.ports import Clock, JournalPort
@@ -242,17 +242,18 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         if not self._recorded and (self.reached or self._intended):
             self.void("abandoned" if self.reached else UNREACHED)
         if self.told is not None:
-            route, overhead = self.request.route.spec.path, self.plant.tally.durations.overhead
-            overhead.observe(route, self.model.name, self.overhead_us(now_us()))
+            series = self.request.route.spec.path, self.model.name
+            overhead_us = self.overhead_us(now_us())
+            self.plant.tally.durations.overhead.observe(series, overhead_us)
 
-    def answer_headers(self, upstream: Headers) -> Headers:
-        """The headers of the answer for the client."""
-        headers = passed_headers(upstream, self.shown_id)
+    def answer_lines(self, answer: AnswerFacts) -> bytes:
+        """The lines of the answer's head for the client."""
+        lines = b"%b%b: %b\r\n" % (answer.lines, REQUEST_ID, self.shown_id)
         if self.model is not self.admission.model:
-            headers.append((SERVED_MODEL, shown_name(self.model.name)))
+            lines += lines_of([(SERVED_MODEL, shown_name(self.model.name))])
         if self.holding is not None:
-            headers += self.holding.headers(self.request.route.spec.errors)
-        return headers
+            lines += lines_of(self.holding.headers(self.request.route.spec.errors))
+        return lines
 
     def overhead_us(self, at_us: int) -> int:
         """What of its time to an instant (monotonic µs) was neither the backend's nor the
@@ -324,8 +325,7 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
     def _count(self, streamed: int, *, total_us: int) -> None:
         tally, course = self.plant.tally, self.course
         tally.durations.add(
-            self.request.route.spec.path,
-            self.model.name,
+            (self.request.route.spec.path, self.model.name),
             queue_us=course.queue_us,
             ttft_us=course.ttft_us,
             total_us=total_us,

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 
-from api.proxy.answer_head import REQUEST_ID, is_encoded, is_event_stream
+from api.proxy.answer_head import REQUEST_ID
 from api.proxy.anthropic_errors import rendered_as
 from api.proxy.attempts import Attempts
 from api.proxy.binding_port import BindingPort
@@ -30,7 +30,7 @@ from api.proxy.limits import Limits
 from api.proxy.openai_errors import ClientLeft, Unavailable, json_headers
 from api.proxy.pools import Pools
 from api.proxy.ports import Clock, ControlPort, JournalPort
-from api.proxy.request_body import forwarded_headers, read_inference
+from api.proxy.request_body import forwarded_lines, read_inference
 from api.proxy.stored_responses import keeper_of, placed
 from api.proxy.stream import StreamRelay
 from api.proxy.tally import Tally
@@ -161,7 +161,7 @@ class Inference:
     ) -> Exchange:
         """Whose request it is, what it asks for, and whether it may run."""
         received_us = now_us()
-        digest = key_digest(received.fields)
+        digest = key_digest(received)
         if not self._keys.is_good(digest, at_us):
             await self._keys.grant(digest)
         request = await read_inference(received, route, self._limits.body_bytes)
@@ -253,15 +253,14 @@ class Inference:
 
     def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
         route = exchange.request.route
-        headers = forwarded_headers(client, route)
-        headers.append((b"x-request-id", exchange.shown_id))
+        lines = b"%bx-request-id: %b\r\n" % (forwarded_lines(client, route), exchange.shown_id)
         fallbacks: tuple[ServedModel, ...] = ()
         if exchange.admission.model.fallbacks:
             snapshot = self._control.snapshot
             fallbacks = fallbacks_for(snapshot, exchange.admission, route)
         return Attempts(
             exchange,
-            headers=headers,
+            lines=lines,
             fallbacks=fallbacks,
             first_byte_ms=self._limits.first_byte_ms,
         )
@@ -283,10 +282,10 @@ class Inference:
                 await relay_unbilled(exchange, connection, client, limit_bytes=limit)
             elif not 200 <= connection.status < 300:
                 await relay_refusal(exchange, connection, client, limit_bytes=limit)
-            elif is_encoded(connection.headers):
+            elif connection.answer.encoded:
                 exchange.void("encoded_answer")
                 raise UpstreamError("The inference backend compressed its answer unasked.")
-            elif is_event_stream(connection.headers):
+            elif connection.answer.stream:
                 if intent is None or exchange.attempts:
                     # What failed before is as durable as the rest when the answer begins.
                     intent = _journaled_intent(exchange)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+from api.proxy.client_request import ClientRequest
 from api.proxy.headers import Fields
 from api.proxy.limits import Limits
 from api.proxy.openai_errors import Unavailable
@@ -26,12 +27,19 @@ MAX_KEY_BYTES = 256
 LOOK_UP_MS = 1_000
 
 
-def key_digest(fields: Fields) -> bytes:
+def key_digest(request: ClientRequest) -> bytes:
     """SHA-256 of the request's key: `Authorization: Bearer`, or `x-api-key`.
 
     Raises:
         Unauthenticated: there is none.
     """
+    facts = request.facts
+    if facts.key_digest is None:
+        facts.key_digest = _key_digest(request.fields)
+    return facts.key_digest
+
+
+def _key_digest(fields: Fields) -> bytes:
     scheme, _, text = fields.get(b"authorization", b"").partition(b" ")
     if scheme.lower() == b"bearer" and (key := text.strip()):
         return _digest(key)

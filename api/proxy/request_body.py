@@ -8,7 +8,7 @@ says, nor whose the stored objects are that it names (`stored_responses.py`).
 from __future__ import annotations
 
 from api.proxy.client_request import ClientRequest
-from api.proxy.headers import Headers
+from api.proxy.headers import Headers, lines_of
 from api.proxy.openai_errors import TooLarge
 from billing.admission.route import BodyForm, Dialect, Route
 from billing.engines.messages_request import passed_betas
@@ -20,8 +20,15 @@ _VERSION = b"anthropic-version"
 _BETA = b"anthropic-beta"
 
 
-def forwarded_headers(request: ClientRequest, route: Route) -> Headers:
-    """The client's headers that a backend gets."""
+def forwarded_lines(request: ClientRequest, route: Route) -> bytes:
+    """The lines of the client's head that a backend gets."""
+    facts = request.facts
+    if facts.forwarded is None:
+        facts.forwarded = lines_of(_forwarded(request, route))
+    return facts.forwarded
+
+
+def _forwarded(request: ClientRequest, route: Route) -> Headers:
     fields = request.fields
     forwarded = [
         (name, value) for name in _FORWARDED if name in fields for value in request.all_of(name)

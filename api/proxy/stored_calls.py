@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from api.proxy.answer_head import concerns_us, passed_headers
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
-from api.proxy.headers import Headers
+from api.proxy.headers import Headers, lines_of
 from api.proxy.openai_errors import TooLarge, json_headers
 from api.proxy.telemetry.stored_course import StoredCourse
 from api.proxy.telemetry.stored_spans import StoredCall
@@ -153,7 +153,7 @@ class StoredCalls:
                 path,
                 content_type=content_type,
                 length=length,
-                headers=self._headers(call),
+                lines=self._lines(call),
                 attach=self._attach,
             )
             answering = asyncio.create_task(connection.head())
@@ -217,7 +217,7 @@ class StoredCalls:
                 body,
                 method=method.encode(),
                 content_type=_JSON,
-                headers=self._headers(call),
+                lines=self._lines(call),
                 attach=self._attach,
             )
             call.status = connection.status
@@ -229,8 +229,8 @@ class StoredCalls:
                 self._open.discard(connection)
                 self._upstream.release(backend, connection)
 
-    def _headers(self, call: StoredCall) -> Headers:
-        return [(b"x-request-id", self.shown_id), *self._course.headers(call)]
+    def _lines(self, call: StoredCall) -> bytes:
+        return lines_of([(b"x-request-id", self.shown_id), *self._course.headers(call)])
 
     def _attach(self, connection: UpstreamConnection | None) -> None:
         if connection is None:

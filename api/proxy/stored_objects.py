@@ -159,7 +159,7 @@ class StoredObjects:
         *,
         course: StoredCourse,
     ) -> None:
-        digest = key_digest(request.fields)
+        digest = key_digest(request)
         await self._keys.grant(digest)
         snapshot, now_us = self._control.snapshot, self._clock()
         grant = authenticate(snapshot, digest, now_us)
@@ -223,7 +223,7 @@ class StoredObjects:
         """Count how long a request took, and keep its spans."""
         if not ended.failure and request.status < 400:
             method, took_us = request.method.decode("ascii"), now_us() - course.began_us
-            self._tally.durations.stored.observe(method, ended.route, took_us)
+            self._tally.durations.stored.observe((method, ended.route), took_us)
         if self._recorder is not None:
             self._recorder.end_stored(ended, request, course)
 

@@ -275,8 +275,8 @@ class StreamRelay:
                     self._write_lost = True
                     return
             self._started = True
-            headers = exchange.answer_headers(self._connection.headers)
-            self._client.begin(self._connection.status, headers)
+            lines = exchange.answer_lines(self._connection.answer)
+            self._client.begin_with(self._connection.status, lines)
         if last:
             await self._client.finish(content)
         else:

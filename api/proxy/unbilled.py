@@ -29,4 +29,4 @@ async def relay_unbilled(
         raise UpstreamError("The inference backend does not serve this proxy.")
     if 200 <= connection.status < 300:
         exchange.count_unbilled()
-    client.answer(connection.status, exchange.answer_headers(connection.headers), body)
+    client.answer_with(connection.status, exchange.answer_lines(connection.answer), body)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from api.proxy.headers import lines_of
 from api.proxy.limits import Limits
 from api.proxy.patience import done_within
 from api.proxy.upstream_connection import UpstreamConnection
@@ -82,14 +83,14 @@ class Upstream:
         *,
         method: bytes = b"POST",
         content_type: bytes = b"application/json",
-        headers: Sequence[tuple[bytes, bytes]] = (),
+        lines: bytes = b"",
         attach: Callable[[UpstreamConnection | None], None],
         first_by_us: int | None = None,
     ) -> UpstreamConnection:
         """Send a request and wait for the head of its answer.
 
         Args:
-            headers: sent besides the fixed ones; values come from a parsed request.
+            lines: of the head, besides the fixed ones; values come from a parsed request.
             attach: told of the connection before the request is written, so that a client that
                 leaves can have it closed at once; None if it turned out to be a stale one.
             first_by_us: monotonic µs by which the body must have begun; the backend's own
@@ -103,9 +104,7 @@ class Upstream:
             UpstreamTimeout: not connected or answered within the deadline.
         """
         pool = self._pool(backend)
-        request = _request(
-            pool.origin, method, path, body, content_type=content_type, headers=headers
-        )
+        request = _request(pool.origin, method, path, body, content_type=content_type, lines=lines)
         own_us = now_us() + 1000 * (backend.first_byte_ms or self._limits.first_byte_ms)
         deadlines = _Deadlines(
             own_us if first_by_us is None else min(own_us, first_by_us),
@@ -139,7 +138,7 @@ class Upstream:
         *,
         content_type: bytes,
         length: int | None,
-        headers: Sequence[tuple[bytes, bytes]],
+        lines: bytes,
         attach: Callable[[UpstreamConnection | None], None],
     ) -> UpstreamConnection:
         """Begin a POST whose body is sent in parts, on a connection that nobody has used.
@@ -158,7 +157,7 @@ class Upstream:
         )
         attach(connection)
         connection.begin(
-            _opening(pool.origin, path, content_type=content_type, length=length, headers=headers)
+            _opening(pool.origin, path, content_type=content_type, length=length, lines=lines)
         )
         return connection
 
@@ -313,18 +312,14 @@ def _request(
     body: bytes = b"",
     *,
     content_type: bytes = b"",
-    headers: Sequence[tuple[bytes, bytes]] = (),
+    lines: bytes = b"",
 ) -> tuple[bytes, ...]:
-    head = [method, b" ", origin.prefix, path.encode("ascii"), origin.fixed_head]
-    for name, value in headers:
-        head += (name, b": ", value, b"\r\n")
+    head = b"%b %b%b%b%b" % (method, origin.prefix, path.encode("ascii"), origin.fixed_head, lines)
     if method == b"POST" or body:
-        head += (b"content-type: ", content_type, b"\r\ncontent-length: %d\r\n" % len(body))
-    head.append(b"\r\n")
+        head += b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
     if len(body) > JOINED_BYTES:
-        return b"".join(head), body
-    head.append(body)
-    return (b"".join(head),)
+        return head + b"\r\n", body
+    return (b"%b\r\n%b" % (head, body),)
 
 
 def _opening(
@@ -333,17 +328,16 @@ def _opening(
     *,
     content_type: bytes,
     length: int | None,
-    headers: Sequence[tuple[bytes, bytes]],
+    lines: bytes,
 ) -> bytes:
     framing = (
         (b"transfer-encoding", b"chunked")
         if length is None
         else (b"content-length", b"%d" % length)
     )
-    head = [b"POST ", origin.prefix, path.encode("ascii"), origin.fixed_head]
-    for name, value in [*headers, (b"content-type", content_type), framing]:
-        head += [name, b": ", value, b"\r\n"]
-    return b"".join([*head, b"\r\n"])
+    lines += lines_of([(b"content-type", content_type), framing])
+    head = b"POST ", origin.prefix, path.encode("ascii"), origin.fixed_head, lines, b"\r\n"
+    return b"".join(head)
 
 
 def now_us() -> int:

@@ -10,26 +10,37 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple, cast
 
 import httptools
 
+from api.proxy.answer_head import AnswerFacts
+from api.proxy.headers import Headers
+from api.proxy.said_head import LENGTH, VAIN_MAX, SaidHead, said_head
 from billing.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 
 HIGH_WATER_BYTES = 256 << 10
 MAX_HEAD_FIELDS = 200
 MAX_HEAD_BYTES = 64 << 10
 
+_OK = 200
 _NO_BODY = frozenset({204, 304})
+_MEAN_MORE = frozenset({b"connection", b"trailer", b"transfer-encoding", b"upgrade"})
 
-Headers = list[tuple[bytes, bytes]]
+
+class _Memo(NamedTuple):
+    """The head of an answer that this connection can repeat."""
+
+    status: int
+    said: SaidHead
+    facts: AnswerFacts
 
 
 class UpstreamConnection(asyncio.Protocol):
     """A connection that serves one exchange at a time.
 
     Attributes:
-        status, headers: of the answer, once `head()` has returned; header names in lower case.
+        status, headers, answer: once `head()` has returned; header names in lower case.
         answered: a byte of the answer has been received.
         used: exchanges begun on this connection.
         quiet_since: loop time of the last progress, for deadlines.
@@ -53,6 +64,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.aborted = False
         self.tap: Callable[[bytes], bool] | None = None
         self._writable: asyncio.Event | None = None
+        self._memo: _Memo | None = None
+        self._memos = 0  # remembered since one was of use
         self.used = 0
         self.connecting_us = 0
         self.quiet_since = loop.time()
@@ -61,6 +74,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _reset(self) -> None:
         self.status = 0
         self.headers: Headers = []
+        self._facts: AnswerFacts | None = None
         self.answered = False
         self.waits_for_first = False
         self.reusable = False
@@ -155,6 +169,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._wake()
 
     @property
+    def answer(self) -> AnswerFacts:
+        """What the answer's head says."""
+        if self._facts is None:
+            self._facts = AnswerFacts(self.headers)
+        return self._facts
+
+    @property
     def ended(self) -> bool:
         """The whole body has been received and read."""
         return self._complete and not self._body
@@ -231,15 +252,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.waited_us += self.heard_us - self._waits_since_us
             self._waits_since_us = 0
         self.quiet_since = self._loop.time()
-        if not self._has_head:
-            self._head_bytes += len(data)
-        try:
-            self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.abort(UpstreamUnavailable("The inference backend did not answer in HTTP/1.1."))
-            return
-        if not self._has_head and self._head_bytes > MAX_HEAD_BYTES:
-            self.abort(UpstreamUnavailable("The inference backend sent too large a head."))
+        if not (self._memo is not None and self._recall(data, self._memo)) and not self._parse(
+            data
+        ):
             return
         if self._body and self.tap is not None and self._failure is None:
             content = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -254,6 +269,53 @@ class UpstreamConnection(asyncio.Protocol):
             self.paused = True
             self._transport.pause_reading()
         self._wake()
+
+    def _recall(self, data: bytes, memo: _Memo) -> bool:
+        """Take an answer with the last one's head; False leaves it to the parser."""
+        if self._head_bytes or self._has_head:
+            return False
+        found = memo.said.body_of(data)
+        if found is None:
+            return False
+        digits, body = found
+        self.status, self._facts = memo.status, memo.facts
+        self.headers = memo.said.headers(digits)
+        self._has_head = self._framed = self._complete = self.reusable = True
+        self._memos = 0
+        if body:
+            self.on_body(body)
+        return True
+
+    def _parse(self, data: bytes) -> bool:
+        """Whether the parser took it."""
+        first = not self._head_bytes
+        if not self._has_head:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.abort(UpstreamUnavailable("The inference backend did not answer in HTTP/1.1."))
+            return False
+        if not self._has_head and self._head_bytes > MAX_HEAD_BYTES:
+            self.abort(UpstreamUnavailable("The inference backend sent too large a head."))
+            return False
+        if first and self._complete and self.reusable and self._memos < VAIN_MAX:
+            self._remember(data)
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of the answer that these bytes were, if it says its length and no more."""
+        fields = dict(self.headers)
+        if (
+            self.status != _OK
+            or len(fields) != len(self.headers)
+            or not fields.keys().isdisjoint(_MEAN_MORE)
+        ):
+            return
+        said = said_head(data, self.headers, fields.get(LENGTH, b""))
+        if said is not None:
+            self._memos += 1
+            self._memo = _Memo(self.status, said, self.answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

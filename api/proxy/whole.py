@@ -119,5 +119,4 @@ def _read(exchange: Exchange, body: bytes) -> Reading:
 def _send(
     exchange: Exchange, connection: UpstreamConnection, client: ClientRequest, body: bytes
 ) -> None:
-    headers = exchange.answer_headers(connection.headers)
-    client.answer(connection.status, headers, body)
+    client.answer_with(connection.status, exchange.answer_lines(connection.answer), body)

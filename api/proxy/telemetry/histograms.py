@@ -21,10 +21,14 @@ BOUNDS_US: Final = (
 _LE: Final = (*(str(bound / MICROSECONDS) for bound in BOUNDS_US), "+Inf")
 
 
+Series = tuple[str, str]
+"""Values of both labels."""
+
+
 class Histogram:
     """Durations by two labels."""
 
-    __slots__ = ("_documentation", "_labels", "_name", "_series", "_sums")
+    __slots__ = ("_documentation", "_labels", "_name", "_series")
 
     def __init__(
         self, name: str, documentation: str, labels: tuple[str, str] = ("route", "model")
@@ -32,36 +36,33 @@ class Histogram:
         self._name = name
         self._documentation = documentation
         self._labels = labels
-        self._series: dict[tuple[str, str], list[int]] = {}
-        self._sums: dict[tuple[str, str], int] = {}
+        # Durations per bucket, then their sum.
+        self._series: dict[Series, list[int]] = {}
 
-    def observe(self, first: str, second: str, duration_us: int) -> None:
-        """Count one duration under the values of both labels; one that equals a bound lies under
-        it."""
-        key = first, second
-        counts = self._series.get(key)
+    def observe(self, series: Series, duration_us: int) -> None:
+        """Count one duration; one that equals a bound lies under it."""
+        counts = self._series.get(series)
         if counts is None:
-            counts = self._series[key] = [0] * len(_LE)
-            self._sums[key] = 0
+            counts = self._series[series] = [0] * (len(_LE) + 1)
         counts[bisect_left(BOUNDS_US, duration_us)] += 1
-        self._sums[key] += duration_us
+        counts[-1] += duration_us
 
     def series(self) -> Iterator[tuple[str, str, list[int], int]]:
         """Both labels, durations per bucket (the last has no bound), and their sum in µs."""
         for (first, second), counts in self._series.items():
-            yield first, second, counts, self._sums[first, second]
+            yield first, second, counts[:-1], counts[-1]
 
     def collect(self) -> Metric:
         """In Prometheus' shape: buckets are cumulative, in seconds."""
         metric = Metric(self._name, self._documentation, "histogram")
-        for key, counts in self._series.items():
-            labels = dict(zip(self._labels, key, strict=True))
+        for first, second, counts, sum_us in self.series():
+            labels = dict(zip(self._labels, (first, second), strict=True))
             running = 0
             for le, count in zip(_LE, counts, strict=True):
                 running += count
                 metric.add_sample(f"{self._name}_bucket", {**labels, "le": le}, running)
             metric.add_sample(f"{self._name}_count", labels, running)
-            seconds = self._sums[key] / MICROSECONDS
+            seconds = sum_us / MICROSECONDS
             metric.add_sample(f"{self._name}_sum", labels, seconds)
         return metric
 
@@ -120,8 +121,7 @@ class Durations:
 
     def add(
         self,
-        route: str,
-        model: str,
+        series: Series,
         *,
         queue_us: int,
         ttft_us: int,
@@ -134,13 +134,13 @@ class Durations:
             ttft_us: 0 if nothing of the answer came.
             inter_token_us: mean of a stream; None if it is none, or has no two tokens.
         """
-        self.queue.observe(route, model, queue_us)
-        self.total.observe(route, model, total_us)
+        self.queue.observe(series, queue_us)
+        self.total.observe(series, total_us)
         if not ttft_us:
             return
-        self.first_token.observe(route, model, ttft_us)
+        self.first_token.observe(series, ttft_us)
         if inter_token_us is not None:
-            self.inter_token.observe(route, model, inter_token_us)
+            self.inter_token.observe(series, inter_token_us)
 
     def collect(self) -> Iterator[Metric]:
         """Every histogram."""

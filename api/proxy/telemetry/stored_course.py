@@ -66,4 +66,4 @@ class StoredCourse:
         finally:
             call.duration_us = now_us() - call.began_us
             if not call.error:
-                self._durations.observe(method, call.route, call.duration_us)
+                self._durations.observe((method, call.route), call.duration_us)

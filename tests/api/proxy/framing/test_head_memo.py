@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.proxy.client_connection import MEMOS_MAX, ClientConnection
+from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
 from api.proxy.head_memo import HeadMemo
 from api.proxy.limits import Limits
+from api.proxy.said_head import VAIN_MAX
 
 HEADERS = (
     b"Host: here\r\nAccept: application/json\r\nX-Stainless-Lang: python\r\n"
@@ -205,4 +206,4 @@ def test_a_client_that_repeats_no_head_is_not_remembered_for_ever():
         *(request(b"{}", more=b"traceparent: %d\r\n" % number) for number in range(20))
     )
     assert len(said) == 1
-    assert (connection.parsed, connection._memos) == (20, MEMOS_MAX)
+    assert (connection.parsed, connection._memos) == (20, VAIN_MAX)
