@@ -10,7 +10,11 @@ from __future__ import annotations
 import os
 
 _RANDOM_BYTES = 10
-_STOCK_BYTES = 400 * _RANDOM_BYTES
+_IN_STOCK = 400
+_STOCK_BYTES = _IN_STOCK * _RANDOM_BYTES
+# Behind the milliseconds: 4 bits of version, 12 random ones, 2 of variant, 62 random ones.
+_KEPT = int.from_bytes(b"\x0f\xff\x3f\xff\xff\xff\xff\xff\xff\xff" * _IN_STOCK)
+_SET = int.from_bytes(b"\x70\x00\x80\x00\x00\x00\x00\x00\x00\x00" * _IN_STOCK)
 
 
 class Mint:
@@ -29,14 +33,12 @@ class Mint:
         Args:
             now_us: µs since 1970 UTC.
         """
-        if self._used >= len(self._stock):
-            self._stock, self._used = os.urandom(_STOCK_BYTES), 0
-        random = self._stock[self._used : self._used + _RANDOM_BYTES]
-        self._used += _RANDOM_BYTES
-        tail = int.from_bytes(random, "big")
-        tail = (tail & ~(0xF << 76)) | (0x7 << 76)
-        tail = (tail & ~(0x3 << 62)) | (0x2 << 62)
-        return ((now_us // 1000 << 80) | tail).to_bytes(16, "big")
+        start = self._used
+        if start >= len(self._stock):
+            random = int.from_bytes(os.urandom(_STOCK_BYTES))
+            self._stock, start = (random & _KEPT | _SET).to_bytes(_STOCK_BYTES), 0
+        self._used = end = start + _RANDOM_BYTES
+        return (now_us // 1000).to_bytes(6) + self._stock[start:end]
 
 
 def shown(operation_id: bytes) -> bytes:
