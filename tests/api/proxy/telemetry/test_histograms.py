@@ -29,7 +29,7 @@ def samples(histogram: Histogram) -> dict[str, float]:
 )  # fmt: skip
 def test_a_duration_is_in_every_bucket_that_it_does_not_exceed(duration_us, le, below):
     histogram = Histogram("a_seconds", "A.")
-    histogram.observe(BASE["route"], BASE["model"], duration_us)
+    histogram.observe((BASE["route"], BASE["model"]), duration_us)
     found = samples(histogram)
     assert found[le] == 1
     assert below is None or found[below] == 0
@@ -40,7 +40,7 @@ def test_a_duration_is_in_every_bucket_that_it_does_not_exceed(duration_us, le, 
 def test_buckets_are_cumulative():
     histogram = Histogram("a_seconds", "A.")
     for duration_us in (50, 200, 200, 3_000, 10**12):
-        histogram.observe(BASE["route"], BASE["model"], duration_us)
+        histogram.observe((BASE["route"], BASE["model"]), duration_us)
     found = samples(histogram)
     assert [found[le] for le in ("0.0001", "0.00025", "0.0025", "0.005", "600.0", "+Inf")] == [
         1, 3, 3, 4, 4, 5,
@@ -49,9 +49,9 @@ def test_buckets_are_cumulative():
 
 def test_the_time_between_tokens_is_the_streams_alone():
     durations = Durations()
-    durations.add("r", "m", queue_us=10, ttft_us=20, total_us=1_030, inter_token_us=100)
-    durations.add("r", "m", queue_us=10, ttft_us=20, total_us=1_030, inter_token_us=None)
-    durations.add("r", "m", queue_us=10, ttft_us=0, total_us=1_030, inter_token_us=None)
+    durations.add(("r", "m"), queue_us=10, ttft_us=20, total_us=1_030, inter_token_us=100)
+    durations.add(("r", "m"), queue_us=10, ttft_us=20, total_us=1_030, inter_token_us=None)
+    durations.add(("r", "m"), queue_us=10, ttft_us=0, total_us=1_030, inter_token_us=None)
     by_name = {metric.name: metric for metric in durations.collect()}
     figures = {
         name: {
