@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from api.batch_metrics import BatchMetrics
 from api.deployment import Clock
 from api.rating_metrics import RatingMetrics
+from api.stored_metrics import StoredMetrics
 from billing.metering.leakage import Reconciled, leakage
 from billing.operations.leakage.read_leakage import newest_leakage
 from billing.store.database import Database, Role
@@ -48,6 +49,7 @@ class Metrics:
         deadlocks.set_function(lambda: database.deadlocks)
         self._registry.register(BatchMetrics(database, clock))
         self._registry.register(RatingMetrics(database, clock))
+        self._registry.register(StoredMetrics(database))
 
     async def count(self, message: Message, scope: Scope) -> None:
         """Count an answer when its head is sent."""

@@ -67,6 +67,20 @@ class Settings(BaseSettings):
         ge=1,
         description="The largest file that a tenant may upload to a backend that keeps files.",
     )
+    stored_response_days: int = Field(
+        default=30,
+        ge=0,
+        description="How long a response that a backend stored is its tenant's to ask for; 0: for "
+        "ever.",
+    )
+    stored_file_days: int = Field(
+        default=0,
+        ge=0,
+        description="The same of a file, whose backend may have told an earlier end; 0: only that.",
+    )
+    stored_batch_days: int = Field(
+        default=0, ge=0, description="The same of a batch that is billed or lost; 0: for ever."
+    )
     known_keys_ms: int = Field(
         default=3_600_000,
         ge=0,

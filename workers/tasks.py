@@ -29,6 +29,7 @@ from workers.lease_sweep import free_lost_leases
 from workers.rating import accrue_changes, every
 from workers.reconciler import Reconciler
 from workers.sealer import SealWatch, seal_ledgers
+from workers.stored_objects import retire_objects
 from workers.upkeep import check_rollups, free_holds, keep_months, release_parked, tend_credit
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ def add_tasks(app: procrastinate.App, tools: Tools) -> None:
     add_upkeep(app, tools)
     add_reconciler(app, Reconciler(tools.database, tools.settings))
     add_batches(app, tools)
+    add_stored_objects(app, tools)
 
 
 def add_rating(app: procrastinate.App, tools: Tools) -> None:
@@ -206,6 +208,17 @@ def add_batches(app: procrastinate.App, tools: Tools) -> None:
         # Of now, not of its turn: one that waited for a long file would ask too often.
         await asyncio.to_thread(
             settle_batches, tools.database, tools.settings, now=datetime.now(UTC)
+        )
+
+
+def add_stored_objects(app: procrastinate.App, tools: Tools) -> None:
+    """Register the periodic task that lets objects of backends leave."""
+
+    @app.periodic(cron="19 * * * *")
+    @app.task(name="retire_objects", queueing_lock="retire_objects", lock="retire_objects")
+    async def retire(timestamp: int) -> None:
+        await asyncio.to_thread(
+            retire_objects, tools.database, tools.settings, now=_instant(timestamp)
         )
 
 

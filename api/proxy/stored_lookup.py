@@ -49,6 +49,7 @@ class StoredRequest:
         *,
         kind: ObjectKind | None = None,
         model_id: int | None = None,
+        expires_at_us: int | None = None,
     ) -> Binding:
         """An object of this tenant, as it is bound."""
         return Binding(
@@ -60,6 +61,7 @@ class StoredRequest:
             key_id=self.grant.key_id,
             model_id=model_id,
             created_at_us=self.now_us,
+            expires_at_us=expires_at_us,
         )
 
     async def find(

@@ -46,7 +46,7 @@ from billing.admission.backend import Backend
 from billing.admission.binding import ObjectKind
 from billing.admission.decision import authenticate, models_for
 from billing.admission.route import RouteSpec
-from billing.engines.stored_answer import object_id
+from billing.engines.stored_answer import file_end_us, object_id
 from billing.engines.unsupported import UnsupportedParameter
 from billing.errors import (
     Conflict,
@@ -302,7 +302,8 @@ async def _upload(asked: StoredRequest) -> None:
         if not asked.received.body_complete:
             asked.received.keeps_alive = False  # nobody wants the rest, however much it is
     if answer.good:
-        await asked.port.bind([asked.binding(object_id(answer.body), backend)])
+        name, ends_us = object_id(answer.body), file_end_us(answer.body, now_us=asked.now_us)
+        await asked.port.bind([asked.binding(name, backend, expires_at_us=ends_us)])
     asked.calls.answer(answer)
 
 

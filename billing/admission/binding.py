@@ -35,6 +35,7 @@ class Binding:
         key_id: of the key with which it was made.
         model_id: of the model that made it; None where it belongs to no model.
         created_at_us: when it was bound, in µs since 1970 UTC.
+        expires_at_us: when the backend drops it, in µs since 1970 UTC; None where it said nothing.
     """
 
     kind: ObjectKind
@@ -45,6 +46,7 @@ class Binding:
     key_id: int
     model_id: int | None
     created_at_us: int
+    expires_at_us: int | None = None
 
 
 def is_object_id(text: str) -> bool:

@@ -13,13 +13,17 @@ from billing.admission.binding import Binding, ObjectKind
 from billing.metering.event_id import from_microseconds, microseconds
 from billing.store.database import first, members, query, run
 
-_COLUMNS = "kind, backend, object_id, tenant_id, project_id, key_id, model_id, created_at"
+_COLUMNS = (
+    "kind, backend, object_id, tenant_id, project_id, key_id, model_id, created_at, expires_at"
+)
 
 # Bound again by its own tenant it is the same object: a batch names its files in every answer.
-# One that was deleted stays so. Of another tenant, or of another backend, it is refused.
+# One that was deleted stays so while its row is there. Of another tenant, or of another backend,
+# it is refused.
 _BIND = f"""
 INSERT INTO backend_object ({_COLUMNS})
-VALUES (:kind, :backend, :object_id, :tenant_id, :project_id, :key_id, :model_id, :created_at)
+VALUES (:kind, :backend, :object_id, :tenant_id, :project_id, :key_id, :model_id, :created_at,
+    :expires_at)
 ON CONFLICT DO NOTHING
 """  # noqa: S608  # our own names
 _OWNED = (
@@ -45,7 +49,9 @@ def insert_object(connection: sa.Connection, binding: Binding) -> bool:
     """Bind an object; whether it is its tenant's now, or was before."""
     values = asdict(binding)
     created_at = from_microseconds(values.pop("created_at_us"))
-    if run(connection, _BIND, **values, created_at=created_at):
+    ends_us = values.pop("expires_at_us")
+    expires_at = None if ends_us is None else from_microseconds(ends_us)
+    if run(connection, _BIND, **values, created_at=created_at, expires_at=expires_at):
         return True
     found = first(
         connection,
@@ -89,7 +95,8 @@ def page_of_objects(
 
 
 def delete_object(connection: sa.Connection, binding: Binding, *, now: datetime) -> None:
-    """Note that the backend has deleted an object; its id stays its tenant's."""
+    """Note that the backend has deleted an object; its id stays its tenant's while its row
+    is there."""
     run(
         connection,
         "UPDATE backend_object SET deleted_at = :now WHERE kind = :kind AND backend = :backend "
@@ -104,5 +111,9 @@ def delete_object(connection: sa.Connection, binding: Binding, *, now: datetime)
 
 def _binding(row: sa.Row[Any]) -> Binding:
     values = members(row, kind=ObjectKind(row.kind))
-    created_at = values.pop("created_at")
-    return Binding(**values, created_at_us=microseconds(created_at))
+    created_at, expires_at = values.pop("created_at"), values.pop("expires_at")
+    return Binding(
+        **values,
+        created_at_us=microseconds(created_at),
+        expires_at_us=None if expires_at is None else microseconds(expires_at),
+    )

@@ -38,6 +38,7 @@ class KeepingEngine:
     Attributes:
         name: part of every id that it issues.
         purposes: of files that are not for batches, by id.
+        ends_at: what it tells as the end of each file; None: nothing.
         files: contents by id; batches, responses: objects by id, as they are answered.
         issues: the id of what is made next, in place of one of its own.
         status: answered to every request instead, if not 200.
@@ -63,6 +64,7 @@ class KeepingEngine:
     second_id: bool = False
     pace: float = 0
     runs_batches: bool = True
+    ends_at: object = None
     purposes: dict[str, str] = field(default_factory=dict[str, str])
     received: int = 0
     issued: int = 0
@@ -210,6 +212,7 @@ class KeepingEngine:
             "filename": "x.jsonl",
             "purpose": self.purposes.get(name, "batch"),
             "status": "processed",
+            **({} if self.ends_at is None else {"expires_at": self.ends_at}),
         }
 
     def _run(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ MAY_CHANGE = {
     # measurements, and what comes of them: neither bills anything
     "engine_sample", "leakage",
     # whose objects at backends are, and how far batches are billed: their lines are events
-    "backend_object", "batch_run",
+    "backend_object", "backend_object_gone", "batch_run",
     # names of things, which other tables refer to by row id
     "legal_entity", "tenant", "project", "model", "backend",
     "alembic_version",

@@ -46,12 +46,19 @@ log = structlog.get_logger("steelyard.bindings")
 
 Result = TypeVar("Result")
 
+_Name = tuple[int, ObjectKind, str]
+"""Tenant, kind and id."""
+
 CALL_MS = 2_000
 PAUSE_SECONDS = 1
 RECALL_PAUSES = (0.05, 0.2)
 """Seconds before each further try to set credit aside, in which what is leased comes back."""
 
 REMEMBERED = 10_000
+REMEMBERED_SECONDS = 3_600
+"""Far less than a row stays that is marked as deleted: until it leaves, and its id can become
+another tenant's, nobody remembers whose it was."""
+
 SOUGHT_AT_ONCE = 32
 """Look-ups that may wait for one tenant, so that one that tries ids keeps nobody else waiting."""
 
@@ -68,7 +75,8 @@ class Bindings:
         self._now = now
         # Threads of their own: calls that hang must not keep look-ups of keys from theirs.
         self._threads = ThreadPoolExecutor(max_workers=2, thread_name_prefix="bindings")
-        self._found: OrderedDict[tuple[int, ObjectKind, str], Binding] = OrderedDict()
+        # With the monotonic ns until which each is remembered.
+        self._found: OrderedDict[_Name, tuple[Binding, int]] = OrderedDict()
         self._sought: Counter[int] = Counter()
         self._pausing_until = 0  # monotonic ns
         self.calls: Counter[tuple[str, str]] = Counter()
@@ -166,9 +174,10 @@ class Bindings:
                 look-ups wait for this tenant.
         """
         name = tenant_id, kind, object_id
-        if name in self._found:
+        known = self._known(name)
+        if known is not None:
             self._found.move_to_end(name)
-            return self._found[name]
+            return known
         if self._sought[tenant_id] >= SOUGHT_AT_ONCE:
             self.calls["find", "crowded"] += 1
             raise _unavailable()
@@ -267,11 +276,19 @@ class Bindings:
         return answer
 
     def _is_known(self, binding: Binding) -> bool:
-        known = self._found.get(_name(binding))
+        known = self._known(_name(binding))
         return known is not None and known.backend == binding.backend
 
+    def _known(self, name: _Name) -> Binding | None:
+        binding, until = self._found.get(name, (None, 0))
+        if binding is not None and time.monotonic_ns() >= until:
+            del self._found[name]
+            return None
+        return binding
+
     def _remember(self, binding: Binding) -> None:
-        self._found[_name(binding)] = binding
+        until = time.monotonic_ns() + REMEMBERED_SECONDS * 1_000_000_000
+        self._found[_name(binding)] = binding, until
         self._found.move_to_end(_name(binding))
         if len(self._found) > REMEMBERED:
             self._found.popitem(last=False)
@@ -294,7 +311,7 @@ def _run_of(batch: IntendedBatch) -> BatchRun:
     )
 
 
-def _name(binding: Binding) -> tuple[int, ObjectKind, str]:
+def _name(binding: Binding) -> _Name:
     return binding.tenant_id, binding.kind, binding.object_id
 
 

@@ -1,6 +1,7 @@
 """Bind objects of backends to tenants, and find them again.
 
-Decides: that an id belongs to the tenant that it was first bound to, for good. Does not decide
+Decides: that an id belongs to the tenant that it was first bound to, until its row leaves
+(`retire_objects.py`). Does not decide
 who asks, nor what the objects hold: that is never read here.
 """
 
