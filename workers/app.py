@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
-import threading
 import time
 from contextlib import suppress
-from types import FrameType
 
 import procrastinate
 import structlog
@@ -20,6 +18,7 @@ from billing.exit_status import end_process
 from billing.operations.deployment import opened_database, wait_for_database
 from billing.payments.client import make_client
 from billing.settings import Settings, read_settings
+from billing.stop_signal import stop_signal
 from billing.store.database import Database, Role
 from workers.tasks import Tools, add_tasks
 
@@ -95,14 +94,7 @@ async def _run_jobs(app: procrastinate.App) -> None:
 
 def main() -> None:
     """Start from the environment, once the database answers."""
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = stop_signal()
     try:
         settings = read_settings()
         if not wait_for_database(settings, stopping, told=_tell_waiting):

@@ -9,13 +9,11 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
-import signal
 import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import FrameType
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,6 +24,7 @@ from billing.journal.reader import sweep_unborn
 from billing.operations.deployment import journal_dir, opened_database, wait_for_database
 from billing.operations.metering.ship_journal import JournalShipper
 from billing.settings import Settings, read_settings
+from billing.stop_signal import stop_signal
 from billing.store.database import Database, Role
 from billing.store.usage.append import ensure_partitions
 
@@ -132,14 +131,7 @@ def tune_interpreter() -> None:
 
 def run(settings: Settings) -> None:
     """Open the database, once it answers, and ship until SIGTERM or SIGINT."""
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = stop_signal()
     if not wait_for_database(settings, stopping, told=_tell_waiting):
         return
     with opened_database(settings, pool_size=3) as database:

@@ -11,19 +11,18 @@ Does not decide how a process stops, or what it owes to the journal: see `server
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Final
 
 import structlog
 
 from billing.errors import ConfigurationError
+from billing.stop_signal import stop_signal
 
 log = structlog.get_logger("steelyard.proxy")
 
@@ -77,7 +76,7 @@ class _Process:
 class _Watch:
     group: ProcessGroup
     port: int
-    stopping: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event
     processes: list[_Process] = field(default_factory=list[_Process])
     began_ms: int = 0
 
@@ -174,15 +173,7 @@ def run_processes(group: ProcessGroup) -> None:
         ConfigurationError: the port cannot be used, or a process ended while it first started.
     """
     with kept_port(group) as kept:
-        watch = _Watch(group, kept.getsockname()[1])
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            del number, frame
-            watch.stopping.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        watch.run()
+        _Watch(group, kept.getsockname()[1], stop_signal()).run()
 
 
 def kept_port(group: ProcessGroup) -> socket.socket:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 import typer
@@ -43,6 +41,7 @@ from billing.operations.deployment import (
 )
 from billing.operations.tenancy.first_start import TENANT, prepare_first_start
 from billing.settings import Settings, read_settings
+from billing.stop_signal import stop_signal
 from billing.store.database import Database, Role
 
 LOG_BYTES_MAX = 16 * 1024 * 1024
@@ -91,14 +90,7 @@ def run_up(settings: Settings, *, as_json: bool, console: Console) -> None:
     Raises:
         ConfigurationError: something cannot work as configured; nothing stays behind.
     """
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    stopping = stop_signal()
     require_free(settings.proxy_host, settings.proxy_port, setting="STEELYARD_PROXY_PORT")
     require_free(settings.api_host, settings.api_port, setting="STEELYARD_API_PORT")
     metrics_ports = _metrics_ports(settings)
