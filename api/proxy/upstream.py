@@ -236,7 +236,7 @@ class Upstream:
         except TimeoutError:
             connecting.cancel()
             raise UpstreamTimeout("The inference backend cannot be reached in time.") from None
-        except OSError:
+        except (OSError, UnicodeError):  # the second: a name with a label that no resolver takes
             raise UpstreamUnavailable("The inference backend cannot be reached.") from None
         except BaseException:
             if not connecting.cancel() and connecting.exception() is None:
