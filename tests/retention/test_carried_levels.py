@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -61,6 +62,9 @@ charges:
 """
 SECOND_PROJECT = (
     "INSERT INTO project (tenant_id, slug, created_at) VALUES (:tenant, 'second', :now)"
+)
+WAITING = (
+    "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 )
 TENANTS = 150 if FULL else 8
 
@@ -294,6 +298,32 @@ def test_a_level_that_has_left_changes_no_more(seats: Seats) -> None:
     with pytest.raises(NotFound, match="no such usage event"):
         seats.correct(acme, read, JANUARY)
     assert seats.lines(acme, JANUARY) == {"seats": 120}
+
+
+def test_L5_a_correction_under_way_is_not_lost_when_its_month_leaves(
+    seats: Seats, postgres: ServerAddress, database_name: str
+) -> None:
+    acme = tenant_on(seats, "days")
+    seats.read(acme, 4, NOVEMBER + timedelta(days=2))
+    wrong = seats.read(acme, 9, NOVEMBER + timedelta(days=3))
+    seats.archive(NOVEMBER)
+    void = Correction(corrects=wrong, source="desk", foreign_id="c", reason="miscounted")
+    month = NOVEMBER.date()
+    with (
+        ThreadPoolExecutor(1) as beside,
+        psycopg.connect(postgres.owner_conninfo(database_name), autocommit=True) as owner,
+    ):
+        with seats.database.transaction(Role.OPERATOR) as connection:
+            correct_usage(connection, void, tenant_id=acme.id, actor="ada", now=JANUARY)
+            dropping = beside.submit(drop_month, seats.database, seats.place, month, now=LATER)
+            while not dropping.done() and not owner.execute(WAITING).fetchall():
+                pass
+        with pytest.raises(Conflict, match="busy"):
+            dropping.result()
+    assert seats.carried() == 0
+    seats.drop(NOVEMBER)
+    assert seats.lines(acme, FEBRUARY) == {"seats": 120}
+    assert seats.findings() == []
 
 
 def test_a_late_reading_is_billed_in_every_period_after_it(seats: Seats) -> None:
