@@ -12,17 +12,26 @@ import sqlalchemy as sa
 from billing.period import Period
 from billing.store.database import query
 
-# A level goes on: a reading that came late changes every period after it, in whose rollups it is
-# not, and one of zero is in no rollup at all.
+# Of tenants who never had a level no event is read.
 _LEVEL_SETS = """
 SELECT array_agg(s.id) AS ids FROM meter_set s
  WHERE EXISTS (SELECT FROM meter_version v WHERE v.id = ANY(s.meter_version_ids)
                   AND v.aggregation = 'time_weighted_sum')
+   AND EXISTS (SELECT FROM usage_rollup_day r JOIN meter_version v ON v.id = r.meter_version_id
+                WHERE r.tenant_id = :tenant AND v.aggregation = 'time_weighted_sum')
 """
-_CHANGED = """
+# A level goes on: a reading that came late changes every period after it, in whose rollups it is
+# not, and one of zero is in no rollup at all.
+_READINGS = """
 WITH reading AS MATERIALIZED (
     SELECT occurred_at, epoch FROM usage_event
      WHERE tenant_id = :tenant AND meter_set_id = ANY(CAST(:sets AS integer[])))
+"""
+_LATE_READING = """
+    OR EXISTS (SELECT FROM reading r
+                WHERE r.occurred_at < s.period_end AND r.epoch > max(s.watermark))
+"""
+_CHANGED = """
 SELECT s.period_start, s.period_end FROM invoice_scope s JOIN invoice i ON i.id = s.invoice_id
  WHERE s.tenant_id = :tenant AND i.state <> 'draft' AND s.period_start < :before GROUP BY 1, 2
 -- What a period invoiced on the way still owes is on the invoice that closes it.
@@ -30,8 +39,7 @@ HAVING bool_or(i.kind <> 'progressive') AND (
     EXISTS (SELECT FROM usage_rollup r WHERE r.tenant_id = :tenant
                AND r.bucket >= s.period_start AND r.bucket < s.period_end
                AND r.epoch > max(s.watermark))
-    OR EXISTS (SELECT FROM reading r
-                WHERE r.occurred_at < s.period_end AND r.epoch > max(s.watermark))
+    {late}
     OR EXISTS (SELECT FROM contract c WHERE c.tenant_id = :tenant
                   AND c.valid_from < s.period_end
                   AND (c.valid_until IS NULL OR c.valid_until > s.period_start)
@@ -56,6 +64,11 @@ def changed_periods(connection: sa.Connection, *, tenant_id: int, before: dateti
     A contract that was bound backwards owes its fees there too. Clocks differ: one that was bound
     shortly before the invoice is looked at again, which changes nothing (R4).
     """
-    sets = query(connection, _LEVEL_SETS)[0].ids
-    rows = query(connection, _CHANGED, tenant=tenant_id, before=before, sets=sets or [])
+    bounds: dict[str, object] = {"tenant": tenant_id, "before": before}
+    sql = _CHANGED.format(late="")
+    sets = query(connection, _LEVEL_SETS, tenant=tenant_id)[0].ids
+    if sets:
+        bounds["sets"] = list(sets)
+        sql = _READINGS + _CHANGED.format(late=_LATE_READING)
+    rows = query(connection, sql, **bounds)
     return [Period(start=row.period_start, end=row.period_end) for row in rows]

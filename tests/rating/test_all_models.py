@@ -16,7 +16,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from billing.catalog.adjustment import Adjustments, Commitment, SpendCommitment
+from billing.catalog.adjustment import Adjustments, Commitment, Coupon, SpendCommitment
 from billing.catalog.charge import Charge
 from billing.catalog.price import Graduated, Package, Percentage, PerUnit, Reserved, Span, Volume
 from billing.catalog.price_plan import PricePlan
@@ -107,10 +107,33 @@ def test_R3_more_usage_never_costs_less_of_any_model_but_volume(case):
     # A later use may be free where an earlier one would have cost, so more of it comes last.
     falling = (Volume, Percentage)
     assume(not any(isinstance(charge.price, falling) for charge in case.plan.charges))
+    # See the next test.
+    assume(not case.plan.commitments or all(each.charges is None for each in case.plan.coupons))
 
     fewer = minor(case.plan, metered([], case.first, single=False), whole(case))
 
     assert fewer <= minor(case.plan, usage_of(case), whole(case))
+
+
+def test_R3_what_fills_a_commitment_is_cheaper_with_a_coupon_on_it():
+    """A commitment counts what is used before coupons; one on all charges is off the rest, too."""
+    selector = Selector(meter="requests", models=None)
+    charge = per_unit(key="charge", description="Used", selector=selector, price=Decimal(1))
+    promised = SpendCommitment(key="promised", description="Promised", amount=Decimal(100))
+    for charges, expected in ((frozenset({"charge"}), 98_00), (None, 95_00)):
+        coupon = Coupon(key="coupon", description="Coupon", charges=charges, percent_off=Decimal(5))
+        plan = PricePlan(
+            slug="filled",
+            version=None,
+            name="Filled",
+            currency=currency("USD"),
+            charges=(charge,),
+            commitments=(promised,),
+            coupons=(coupon,),
+        )
+        used = [MeteredQuantity(meter="requests", model=None, quantity=Decimal(40))]
+        assert minor(plan, used, WHOLE) == expected
+        assert minor(plan, [], WHOLE) == (95_00 if charges is None else 100_00)
 
 
 @ROUNDS
