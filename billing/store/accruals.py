@@ -11,6 +11,7 @@ from typing import TypeAlias, cast
 import sqlalchemy as sa
 
 from billing.ledger.earning import LINE_ACCOUNTS, EarnedOn
+from billing.store.arrays import plain_array
 from billing.store.database import query
 
 ContractPeriod: TypeAlias = tuple[int, datetime]
@@ -34,8 +35,8 @@ def accrued_of(
         "JOIN posting p ON p.contract_id = w.contract_id AND p.period_start = w.period_start "
         "JOIN account a ON a.id = p.account_id AND a.code = ANY(:earned_on) "
         "GROUP BY p.contract_id, p.period_start, p.line_key, a.code",
-        contracts=[contract for contract, _ in wanted],
-        starts=[start for _, start in wanted],
+        contracts=plain_array(contract for contract, _ in wanted),
+        starts=plain_array(start for _, start in wanted),
         earned_on=[code.value for code in LINE_ACCOUNTS],
     )
     found: defaultdict[ContractPeriod, dict[EarnedOn, Decimal]] = defaultdict(dict)

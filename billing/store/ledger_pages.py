@@ -6,7 +6,7 @@ other, checked by the database as a set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from billing.ledger.account import Account
 from billing.ledger.posting import Transaction, postings_digest
+from billing.store.arrays import plain_array, text_array
 from billing.store.database import only, run
 from billing.store.ledger import closed_until, moved_to_open, require_same
 
@@ -59,9 +60,9 @@ class _Columns:
     ordinals: list[int] = field(default_factory=list[int])
     on_accounts: list[int] = field(default_factory=list[int])
     amounts: list[str] = field(default_factory=list[str])
-    of_contracts: list[int | str] = field(default_factory=list[int | str])
-    of_starts: list[int | str] = field(default_factory=list[int | str])
-    of_lines: list[int | str] = field(default_factory=list[int | str])
+    of_contracts: list[int | None] = field(default_factory=list[int | None])
+    of_starts: list[int | None] = field(default_factory=list[int | None])
+    of_lines: list[int | None] = field(default_factory=list[int | None])
     contracts: dict[int, int] = field(default_factory=dict[int, int])
     starts: dict[datetime, int] = field(default_factory=dict[datetime, int])
     lines: dict[str, int] = field(default_factory=dict[str, int])
@@ -76,7 +77,7 @@ class _Columns:
             line = posting.line
             if line is None:
                 for column in (self.of_contracts, self.of_starts, self.of_lines):
-                    column.append("NULL")
+                    column.append(None)
                 continue
             contracts, starts, lines = self.contracts, self.starts, self.lines
             self.of_contracts.append(contracts.setdefault(line.contract_id, len(contracts) + 1))
@@ -107,14 +108,11 @@ def post_many(
     }
     moved = [moved_to_open(each, closed[each.legal_entity_id]) for each in transactions]
     places: dict[Account, int] = {}
-    for transaction in moved:
-        for posting in transaction.postings:
-            places.setdefault(posting.account, len(places) + 1)
+    placed = [_places(transaction, places) for transaction in moved]
     ids = _account_ids(connection, list(places))
     columns = _Columns()
     digests: list[bytes] = []
-    for header, transaction in enumerate(moved, start=1):
-        on = [places[posting.account] for posting in transaction.postings]
+    for header, (transaction, on) in enumerate(zip(moved, placed, strict=True), start=1):
         columns.add(header, transaction, on)
         amounts = [posting.amount for posting in transaction.postings]
         digests.append(
@@ -125,6 +123,19 @@ def post_many(
         if transaction.id not in made:
             require_same(connection, transaction, digest)
     return made
+
+
+def _places(transaction: Transaction, places: dict[Account, int]) -> list[int]:
+    """The positions of a transaction's accounts, by posting; new accounts get the next ones."""
+    on: list[int] = []
+    last, place = None, 0
+    for posting in transaction.postings:
+        # Lines follow each other on one account, which takes longer to look up than to compare.
+        if posting.account is not last:
+            last = posting.account
+            place = places.setdefault(last, len(places) + 1)
+        on.append(place)
+    return on
 
 
 def _posted(
@@ -140,45 +151,40 @@ def _posted(
         connection,
         _POST,
         posted=now,
-        ids=_numbers(each.id for each in moved),
-        entities=_numbers(each.legal_entity_id for each in moved),
-        tenants=[each.tenant_id for each in moved],
-        kinds=[each.kind for each in moved],
-        keys=[each.idempotency_key for each in moved],
-        referred=[each.reference for each in moved],
-        effectives=[each.effective_at for each in moved],
-        originals=[each.originated_at for each in moved],
-        counts=_numbers(len(each.postings) for each in moved),
-        hashes=digests,
-        accounts=_numbers(accounts),
-        contracts=_numbers(columns.contracts),
-        starts=list(columns.starts),
-        lines=list(columns.lines),
-        headers=_numbers(columns.headers),
-        ordinals=_numbers(columns.ordinals),
-        on_accounts=_numbers(columns.on_accounts),
-        amounts=_numbers(columns.amounts),
-        of_contracts=_numbers(columns.of_contracts),
-        of_starts=_numbers(columns.of_starts),
-        of_lines=_numbers(columns.of_lines),
+        ids=plain_array(each.id for each in moved),
+        entities=plain_array(each.legal_entity_id for each in moved),
+        tenants=plain_array(each.tenant_id for each in moved),
+        kinds=text_array(each.kind for each in moved),
+        keys=text_array(each.idempotency_key for each in moved),
+        referred=text_array(each.reference for each in moved),
+        effectives=plain_array(each.effective_at for each in moved),
+        originals=plain_array(each.originated_at for each in moved),
+        counts=plain_array(len(each.postings) for each in moved),
+        hashes=text_array(f"\\x{digest.hex()}" for digest in digests),
+        accounts=plain_array(accounts),
+        contracts=plain_array(columns.contracts),
+        starts=plain_array(columns.starts),
+        lines=text_array(columns.lines),
+        headers=plain_array(columns.headers),
+        ordinals=plain_array(columns.ordinals),
+        on_accounts=plain_array(columns.on_accounts),
+        amounts=plain_array(columns.amounts),
+        of_contracts=plain_array(columns.of_contracts),
+        of_starts=plain_array(columns.of_starts),
+        of_lines=plain_array(columns.of_lines),
     ).made
 
 
 def _account_ids(connection: sa.Connection, accounts: Sequence[Account]) -> list[int]:
     """Row ids in order; accounts on which nothing was posted yet are made."""
     wanted = {
-        "entities": [each.legal_entity_id for each in accounts],
-        "codes": [each.code.value for each in accounts],
-        "tenants": [each.tenant_id for each in accounts],
-        "currencies": [each.currency for each in accounts],
+        "entities": plain_array(each.legal_entity_id for each in accounts),
+        "codes": plain_array(each.code.value for each in accounts),
+        "tenants": plain_array(each.tenant_id for each in accounts),
+        "currencies": text_array(each.currency for each in accounts),
     }
     found = only(connection, _FIND, **wanted).ids
     if None in found:
         run(connection, _MAKE, **wanted)
         found = only(connection, _FIND, **wanted).ids
     return found
-
-
-def _numbers(values: Iterable[object]) -> str:
-    """An array without a text that would need quotes; the driver takes longer over a list."""
-    return "{" + ",".join(map(str, values)) + "}"

@@ -16,6 +16,7 @@ from typing import TypeAlias, cast
 import sqlalchemy as sa
 
 from billing.period import Period, local_midnight, zone
+from billing.store.arrays import plain_array
 from billing.store.database import query
 from billing.store.usage.aggregates import QuantityRow
 from billing.store.usage.append import SHARD
@@ -121,13 +122,13 @@ def tenants_beyond_sums(connection: sa.Connection, tenant_ids: Sequence[int]) ->
     rows = query(
         connection,
         _LEVELS,
-        tenants=list(tenant_ids),
+        tenants=plain_array(tenant_ids),
         versions=[row.id for row in versions],
     )
     return frozenset(row.id for row in rows)
 
 
-def _bounds(asked: Sequence[TenantSpans]) -> dict[str, list[object]]:
+def _bounds(asked: Sequence[TenantSpans]) -> dict[str, str]:
     """One entry of every column for each span."""
     rows = [
         (number, each.tenant_id, span.start, span.end, *_whole(span, each.zone_name))
@@ -139,9 +140,9 @@ def _bounds(asked: Sequence[TenantSpans]) -> dict[str, list[object]]:
         "whole_ends",
     )  # fmt: skip
     return (
-        dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+        dict(zip(columns, map(plain_array, zip(*rows, strict=True)), strict=True))
         if rows
-        else {column: [] for column in columns}
+        else dict.fromkeys(columns, "{}")
     )
 
 
