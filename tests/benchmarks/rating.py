@@ -216,7 +216,7 @@ def costs(took: Timed, lines: int, what: str) -> list[Figure]:
 
 
 def into_the_books(owner: psycopg.Connection, database: Database) -> list[Figure]:
-    """Every tenant's first month; then the same again, which writes nothing."""
+    """Every tenant's first month; the same again, which writes nothing; and after more usage."""
     asked = november(database)
     lines = len(asked) * CHARGES
     owner.execute("CHECKPOINT")
@@ -224,6 +224,10 @@ def into_the_books(owner: psycopg.Connection, database: Database) -> list[Figure
     written = postings(owner)
     again = timed(lambda: _require(accrue_all(database, asked), 0), owner)
     _require(postings(owner), written)
+    owner.execute("UPDATE usage_rollup_day SET quantity = quantity + 1 WHERE day = '2026-11-15'")
+    owner.execute("CHECKPOINT")
+    more = timed(lambda: _require(accrue_all(database, asked), len(asked)), owner)
+    _require(postings(owner), 2 * written)
     name = f"rated and posted, {len(asked):,} tenants"
     return [
         Figure(name=name, value=first.per_cpu_second(lines), unit="lines/CPU s"),
@@ -236,6 +240,13 @@ def into_the_books(owner: psycopg.Connection, database: Database) -> list[Figure
             baseline=name,
         ),
         *costs(again, lines, "again"),
+        Figure(
+            name="posted after more usage",
+            value=more.per_cpu_second(lines),
+            unit="lines/CPU s",
+            baseline=name,
+        ),
+        *costs(more, lines, "more"),
         Figure(name="rated again, by the clock", value=lines / again.wall, unit="lines/s"),
         Figure(
             name="largest memory, posted",
