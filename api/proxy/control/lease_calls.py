@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 import structlog
@@ -61,7 +62,7 @@ class LeaseCalls:
         self._began_us = 0
         self._stands_until_us = 0
         self._pausing_until_us = 0
-        self._done: Callable[[], bool] = lambda: True
+        self._running: Future[Any] | None = None
         # A thread of its own: calls that hang must not keep look-ups of keys from theirs.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leases")
         self.lock = asyncio.Lock()
@@ -117,6 +118,13 @@ class LeaseCalls:
             raise HoldsUnavailable("This process may not lease from limits.")
         self._stands_until_us = self._began_us + self._lease_ms * 1000 - MARGIN_US
 
+    async def settle(self) -> None:
+        """Wait for a call whose caller was cancelled, as long as it might have: before it is over
+        no other can be made, and its connection is in use."""
+        if self._running is not None:
+            with suppress(Exception):  # what became of it is nobody's any more
+                await answered(self._running, CALL_MS)
+
     def close(self) -> None:
         """Wait for nothing more."""
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -129,7 +137,8 @@ class LeaseCalls:
         self, what: str, work: Callable[[sa.Connection, Caller, datetime], Result]
     ) -> Result:
         self._began_us = monotonic_us()
-        if not self._done() or self._began_us < self._pausing_until_us:
+        busy = self._running is not None and not self._running.done()
+        if busy or self._began_us < self._pausing_until_us:
             raise HoldsUnavailable("Limits cannot be asked at the moment; please retry.")
         now = self._now()
         self._turn += 1
@@ -143,7 +152,7 @@ class LeaseCalls:
             Role.OPERATOR,
             lambda connection: work(connection, caller, now),
         )
-        self._done = running.done
+        self._running = running
         try:
             answer = await answered(running, CALL_MS)
         except (TimeoutError, SQLAlchemyError) as error:

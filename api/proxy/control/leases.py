@@ -157,6 +157,7 @@ class LeaseKeeper:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._calls.settle()
         with suppress(HoldsUnavailable):
             await self._give_back(list(self._book.leases))
         self._calls.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -102,6 +103,32 @@ async def test_what_could_not_be_given_back_is_not_given_twice(
     await until(lambda: keeper.contacts > answered + 2)
     assert standing(world.database, limit, world.now)[1] >= 60
     require_leases_tie(world.database)
+
+
+async def test_a_stop_in_the_middle_of_a_call_gives_everything_back(
+    world: World, acme: Tenant, keepers: Keepers
+) -> None:
+    """Else a share of the limit is nobody's until the journal is drained."""
+    limit, keeper = requests_limit(world, acme, 100), keepers("p-1")
+    await leave_idle(keepers, keeper, limit)
+    calling, go_on = threading.Event(), threading.Event()
+
+    def hold_up(*arguments: object) -> None:
+        if "renew_process" in str(arguments[2]):
+            calling.set()
+            go_on.wait()
+
+    event.listen(world.database.engine, "before_cursor_execute", hold_up)
+    try:
+        await until(calling.is_set)
+        stop = asyncio.create_task(keeper.stop())
+        await asyncio.sleep(0.02)
+        go_on.set()
+        await stop
+    finally:
+        go_on.set()
+        event.remove(world.database.engine, "before_cursor_execute", hold_up)
+    assert not leased(world, limit)
 
 
 @pytest.mark.parametrize("word", ["renew_process", "return_leases"])
