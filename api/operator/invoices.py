@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
+import sqlalchemy as sa
 from litestar import Controller, get, post
 from litestar.params import JSONBody
 
@@ -22,6 +23,8 @@ from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.invoicing.read_invoices import list_invoices, require_invoice
 from billing.operations.payments.receive_payment import receive_payment
 from billing.operations.tenancy.tenants import require_tenant
+from billing.store.invoices import InvoiceRow
+from billing.tenancy.tenant import Tenant
 
 # Payments found at Stripe are posted under keys with a slash: no caller's key can be one of them.
 IdempotencyKey = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
@@ -69,7 +72,7 @@ class InvoicingController(Controller):
                 period=billing_month(owner, data.period),
                 now=deployment.now(),
             )
-            return show_invoice(require_invoice(transaction, str(drafted.id), tenant_id=owner.id))
+            return _shown(transaction, drafted, owner)
 
     @post(
         "/tenants/{tenant:str}/invoices/issue",
@@ -90,7 +93,7 @@ class InvoicingController(Controller):
                 enqueue_mirror=deployment.enqueue_mirror(),
                 now=deployment.now(),
             )
-            return show_invoice(require_invoice(transaction, str(issued.id), tenant_id=owner.id))
+            return _shown(transaction, issued, owner)
 
     @post(
         "/tenants/{tenant:str}/invoices/advance",
@@ -111,10 +114,7 @@ class InvoicingController(Controller):
                 enqueue_mirror=deployment.enqueue_mirror(),
                 now=deployment.now(),
             )
-            return [
-                show_invoice(require_invoice(transaction, str(row.id), tenant_id=owner.id))
-                for row in issued
-            ]
+            return [_shown(transaction, row, owner) for row in issued]
 
     @post(
         "/tenants/{tenant:str}/invoices/correct",
@@ -132,10 +132,7 @@ class InvoicingController(Controller):
                 enqueue_mirror=deployment.enqueue_mirror(),
                 now=deployment.now(),
             )
-            return [
-                show_invoice(require_invoice(transaction, str(row.id), tenant_id=owner.id))
-                for row in issued
-            ]
+            return [_shown(transaction, row, owner) for row in issued]
 
     @post(
         "/invoices/{invoice:str}/payments",
@@ -160,6 +157,11 @@ class InvoicingController(Controller):
                 now=deployment.now(),
             )
         return show_summary(paid)
+
+
+def _shown(transaction: sa.Connection, row: InvoiceRow, owner: Tenant) -> Invoice:
+    """An invoice that was just made, as it is read."""
+    return show_invoice(require_invoice(transaction, str(row.id), tenant_id=owner.id))
 
 
 class OperatorInvoiceController(Controller):

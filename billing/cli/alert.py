@@ -8,7 +8,7 @@ import typer
 
 from billing.cli.connect import as_operator
 from billing.cli.documents import period_document
-from billing.cli.output import JsonFlag, amount, show_json, show_members, show_nothing, show_table
+from billing.cli.output import JsonFlag, amount, show_document, show_json, show_nothing, show_table
 from billing.cli.when import clock
 from billing.errors import InvalidInput
 from billing.money import exact_decimal, plain
@@ -161,10 +161,7 @@ def _of(row: ThresholdRow) -> str:
 
 def _show(row: ThresholdRow, *, as_json: bool) -> None:
     document = _document(row)
-    if as_json:
-        show_json(document)
-    else:
-        show_members(f"Threshold {row.name}", document.items())
+    show_document(f"Threshold {row.name}", document, as_json=as_json)
 
 
 def _document(row: ThresholdRow) -> dict[str, Any]:

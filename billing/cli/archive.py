@@ -14,8 +14,8 @@ from billing.cli.connect import connected
 from billing.cli.output import (
     JsonFlag,
     progress,
+    show_document,
     show_json,
-    show_members,
     show_nothing,
     show_table,
     show_text,
@@ -76,10 +76,7 @@ def create(month: Month, as_json: JsonFlag = False) -> None:
     first, place = _month(month), _place()
     with connected() as database, _bar("archiving", hidden=as_json) as advance:
         archive = archive_month(database, place, first, now=clock(), progress=advance)
-    if as_json:
-        show_json(_members(archive, [first]))
-    else:
-        show_members("Archived and read back", _members(archive, [first]).items())
+    show_document("Archived and read back", _members(archive, [first]), as_json=as_json)
 
 
 @app.command(epilog="Example: steelyard archive verify")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from billing.cli.connect import as_operator, connected
-from billing.cli.output import JsonFlag, show_json, show_members, show_nothing, show_table
+from billing.cli.output import JsonFlag, show_document, show_json, show_nothing, show_table
 from billing.cli.when import clock
 from billing.errors import InvalidInput, NotFound
 from billing.exit_status import REFUSED
@@ -79,10 +79,7 @@ def settle(
         backends = {spec.name: spec for spec in configured_backends(read_settings())}
         settler = BatchSettler(database=database, client=client, backends=backends)
         found = settler.settle(chosen, batch_id, now=now)
-    if as_json:
-        show_json(_document(found))
-    else:
-        show_members(f"Batch {batch_id}", _document(found).items())
+    show_document(f"Batch {batch_id}", _document(found), as_json=as_json)
     if found.state is not BatchState.BILLED:
         raise typer.Exit(REFUSED)
 

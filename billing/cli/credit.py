@@ -14,6 +14,7 @@ from billing.cli.connect import as_operator
 from billing.cli.output import (
     JsonFlag,
     amount,
+    show_document,
     show_json,
     show_members,
     show_nothing,
@@ -244,10 +245,7 @@ def expire(as_json: JsonFlag = False) -> None:
         issued = issue_recurring(connection, now=now)
         expired = expire_grants(connection, now=now, grace_ms=grace_ms)
     document = {"expired": len(expired), "granted_again": len(issued)}
-    if as_json:
-        show_json(document)
-    else:
-        show_members("Credit", document.items())
+    show_document("Credit", document, as_json=as_json)
 
 
 def grant_document(row: GrantRow) -> dict[str, object]:
@@ -280,10 +278,7 @@ def _rollover(share: str | None, most: str | None) -> Rollover | None:
 
 
 def _show_grant(row: GrantRow, *, as_json: bool) -> None:
-    if as_json:
-        show_json(grant_document(row))
-    else:
-        show_members("Grant", grant_document(row).items())
+    show_document("Grant", grant_document(row), as_json=as_json)
 
 
 def _statement_document(found: Statement) -> dict[str, object]:

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from billing.cli.connect import as_operator
-from billing.cli.output import JsonFlag, amount, show_json, show_members, show_table
+from billing.cli.output import JsonFlag, amount, show_document, show_json, show_members, show_table
 from billing.cli.when import clock
 from billing.errors import InvalidInput
 from billing.ledger.account import AccountCode
@@ -67,10 +67,7 @@ def set_policy(
             policy=policy,
             now=clock(),
         )
-    if as_json:
-        show_json(_policy_document(policy))
-    else:
-        show_members("Top-up policy", _policy_document(policy).items())
+    show_document("Top-up policy", _policy_document(policy), as_json=as_json)
 
 
 @app.command(epilog="Example: steelyard credit top-up show acme --currency USD")
@@ -112,10 +109,7 @@ def paid(
             connection, top_up_id=_id(top_up), taxed_at=taxed, paid_from=into, now=clock()
         )
     document = {"grant": str(row.grant.id), "amount": row.grant.amount, "remaining": row.remaining}
-    if as_json:
-        show_json(document)
-    else:
-        show_members("Granted", document.items())
+    show_document("Granted", document, as_json=as_json)
 
 
 @app.command(

@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from billing.cli.connect import answering, as_operator, connected
-from billing.cli.output import JsonFlag, show_json, show_members, show_table, show_text
+from billing.cli.output import (
+    JsonFlag,
+    show_document,
+    show_json,
+    show_members,
+    show_table,
+    show_text,
+)
 from billing.cli.when import clock
 from billing.errors import InvalidInput
 from billing.exit_status import REFUSED
@@ -55,10 +62,7 @@ def status(as_json: JsonFlag = False) -> None:
         "newest": newest,
         "up_to_date": revision == newest,
     }
-    if as_json:
-        show_json(members)
-        return
-    show_members("Database", members.items())
+    show_document("Database", members, as_json=as_json)
     if revision != newest:
         show_text("  try: steelyard db migrate", style="dim")
 

@@ -8,7 +8,7 @@ import typer
 
 from billing.cli.connect import as_operator
 from billing.cli.documents import entity_document
-from billing.cli.output import JsonFlag, show_json, show_members, show_nothing, show_table
+from billing.cli.output import JsonFlag, show_document, show_json, show_nothing, show_table
 from billing.cli.when import clock
 from billing.operations.tenancy.tenants import create_legal_entity
 from billing.store.tenancy import legal_entities
@@ -45,10 +45,7 @@ def create(
             invoice_prefix=invoice_prefix,
             now=clock(),
         )
-    if as_json:
-        show_json(entity_document(entity))
-    else:
-        show_members(f"Legal entity {entity.slug}", entity_document(entity).items())
+    show_document(f"Legal entity {entity.slug}", entity_document(entity), as_json=as_json)
 
 
 @app.command("list", epilog="Example: steelyard entity list --json")

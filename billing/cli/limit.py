@@ -9,14 +9,7 @@ import typer
 
 from billing.admission.limit import Unit, Window
 from billing.cli.connect import as_operator
-from billing.cli.output import (
-    JsonFlag,
-    amount,
-    show_json,
-    show_members,
-    show_nothing,
-    show_table,
-)
+from billing.cli.output import JsonFlag, amount, show_document, show_json, show_nothing, show_table
 from billing.cli.when import clock
 from billing.errors import InvalidInput
 from billing.money import LEDGER_DECIMALS, exact_decimal, plain
@@ -141,10 +134,7 @@ def _capacity(given: dict[str, tuple[Unit, str | None]]) -> tuple[Unit, Decimal]
 
 def _show(view: LimitView, *, as_json: bool) -> None:
     document = _document(view)
-    if as_json:
-        show_json(document)
-    else:
-        show_members(f"Limit {view.row.name}", document.items())
+    show_document(f"Limit {view.row.name}", document, as_json=as_json)
 
 
 def _document(view: LimitView) -> dict[str, Any]:

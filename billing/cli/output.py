@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -113,6 +113,14 @@ def show_members(title: str, members: Iterable[tuple[str, object]]) -> None:
     for name, value in members:
         table.add_row(Text(name.replace("_", " ")), cell(value))
     console().print(table)
+
+
+def show_document(title: str, document: Mapping[str, object], *, as_json: bool) -> None:
+    """Print one thing: its members for people, or the same as one JSON object."""
+    if as_json:
+        show_json(document)
+    else:
+        show_members(title, document.items())
 
 
 def cell(value: object) -> Text:

@@ -19,6 +19,7 @@ from billing.cli.invoice_tables import show_invoices
 from billing.cli.key import show_keys
 from billing.cli.output import (
     JsonFlag,
+    show_document,
     show_json,
     show_members,
     show_nothing,
@@ -63,10 +64,7 @@ def create(
             anchor_day=anchor_day,
             now=clock(),
         )
-    if as_json:
-        show_json(tenant_document(tenant))
-        return
-    show_members(f"Tenant {tenant.slug}", tenant_document(tenant).items())
+    show_document(f"Tenant {tenant.slug}", tenant_document(tenant), as_json=as_json)
     show_nothing(
         "It has no contract yet.", then=f"steelyard contract bind --tenant {slug} --plan PLAN"
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from billing.cli.connect import as_operator
-from billing.cli.output import JsonFlag, show_json, show_members
+from billing.cli.output import JsonFlag, show_document
 from billing.cli.usage_parked import ACTOR
 from billing.cli.when import clock
 from billing.errors import InvalidInput
@@ -86,10 +86,7 @@ def _correct(correction: Correction, *, tenant: str, as_json: bool) -> None:
         "reason": row.reason,
         "repeated": done.repeated,
     }
-    if as_json:
-        show_json(members)
-    else:
-        show_members("Correction", members.items())
+    show_document("Correction", members, as_json=as_json)
 
 
 def _event_id(text: str) -> UUID:
