@@ -45,21 +45,6 @@ class Books:
         return self.postings((debit, amount), (credit, amount.copy_negate()))
 
 
-def usage_accrued(
-    books: Books,
-    accruals: Sequence[tuple[LineRef, Decimal]],
-    *,
-    earned_on: AccountCode = AccountCode.REVENUE,
-) -> tuple[Posting, ...]:
-    """Dr Unbilled / Cr Revenue, of lines that are all earned on one account.
-
-    Args:
-        accruals: (line, amount at 12 decimals) with non-zero amounts of either sign.
-        earned_on: the account of the lines' kind (`earning.account_of`).
-    """
-    return lines_accrued(books, [(line, earned_on, amount) for line, amount in accruals])
-
-
 def lines_accrued(
     books: Books, accruals: Sequence[tuple[LineRef, AccountCode, Decimal]]
 ) -> tuple[Posting, ...]:

@@ -12,7 +12,7 @@ from billing.exports.journal_rows import Names
 from billing.ledger.account import AccountCode
 from billing.ledger.cash_template import payment_received
 from billing.ledger.posting import LineRef, Posting, Transaction
-from billing.ledger.template import Books, invoice_issued, usage_accrued
+from billing.ledger.template import Books, invoice_issued, lines_accrued
 
 NAMES = Names(legal_entities={1: "default"}, tenants={1: "acme", 2: "globex"})
 START = datetime(2026, 11, 1, tzinfo=UTC)
@@ -29,7 +29,8 @@ def _postings(draw: st.DrawFn, books: Books) -> tuple[Posting, ...]:
         case "usage":
             keys = draw(st.lists(st.sampled_from(["a", "b;c", "d\ne"]), min_size=1, max_size=3))
             lines = [LineRef(contract_id=7, period_start=START, line_key=key) for key in keys]
-            return usage_accrued(books, [(line, draw(EXACT_AMOUNTS)) for line in lines])
+            earned = [(line, AccountCode.REVENUE, draw(EXACT_AMOUNTS)) for line in lines]
+            return lines_accrued(books, earned)
         case "invoice":
             return invoice_issued(books, subtotal=draw(CENTS), tax=draw(CENTS))
         case _:

@@ -19,7 +19,7 @@ from billing.ledger.credit_template import (
     promotional_credits_used,
 )
 from billing.ledger.posting import LineRef, Posting, Transaction
-from billing.ledger.template import Books, invoice_issued, usage_accrued
+from billing.ledger.template import Books, invoice_issued, lines_accrued
 from billing.money import Money, currency
 from billing.period import month, zone
 from billing.tenancy.tenant import LegalEntity
@@ -46,7 +46,9 @@ def _templates(draw: st.DrawFn) -> Template:
     return draw(
         st.sampled_from(
             [
-                lambda books, line: usage_accrued(books, [(line, fine), (line, -amount)]),
+                lambda books, line: lines_accrued(
+                    books, [(line, AccountCode.REVENUE, each) for each in (fine, -amount)]
+                ),
                 lambda books, line: invoice_issued(books, subtotal=amount, tax=amount),
                 lambda books, line: payment_received(books, amount=amount, into=AccountCode.BANK),
                 lambda books, line: credits_bought(

@@ -15,7 +15,7 @@ from billing.errors import AmountOutOfRange, Conflict, InvalidInput, LedgerError
 from billing.ledger.account import Account, AccountCode, AccountKind, Side
 from billing.ledger.cash_template import Exchange, fx_exchanged
 from billing.ledger.posting import LineRef, Posting, Transaction, mirrored, postings_digest
-from billing.ledger.template import Books, invoice_issued, usage_accrued
+from billing.ledger.template import Books, invoice_issued, lines_accrued
 from billing.money import EXACT, LEDGER_LIMIT, Money, currency
 from billing.operations.ledger.reverse_transaction import INSTEAD, reverse_transaction
 from billing.store import books as store
@@ -162,7 +162,8 @@ def test_B4_10_a_reversal_takes_back_everything_once(
 ) -> None:
     books = Books(legal_entity_id=1, tenant_id=acme.id, currency="USD")
     line = LineRef(contract_id=1, period_start=now, line_key="k")
-    posted = transaction(usage_accrued(books, [(line, Decimal("1.5"))]), now, tenant=acme)
+    earned = lines_accrued(books, [(line, AccountCode.REVENUE, Decimal("1.5"))])
+    posted = transaction(earned, now, tenant=acme)
     with database.transaction(Role.OPERATOR) as connection:
         ledger.post(connection, posted, now=now)
         undone = reverse_transaction(connection, posted.id, now=now)

@@ -13,8 +13,9 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from billing.errors import IdempotencyConflict
+from billing.ledger.account import AccountCode
 from billing.ledger.posting import LineRef, Posting, Transaction
-from billing.ledger.template import Books, invoice_issued, usage_accrued
+from billing.ledger.template import Books, invoice_issued, lines_accrued
 from billing.operations.catalog.contracts import list_contracts
 from billing.store import books as store
 from billing.store import ledger
@@ -48,11 +49,12 @@ class Two:
                 LineRef(
                     contract_id=self.contracts[tenant.id], period_start=start, line_key=f"k{number}"
                 ),
+                AccountCode.REVENUE,
                 Decimal(amount),
             )
             for number, amount in enumerate(amounts)
         ]
-        return self.posted(tenant, key, usage_accrued(self.books(tenant), lines), days=days)
+        return self.posted(tenant, key, lines_accrued(self.books(tenant), lines), days=days)
 
     def books(self, tenant: Tenant) -> Books:
         return Books(legal_entity_id=1, tenant_id=tenant.id, currency="USD")
