@@ -16,7 +16,7 @@ class SnapshotCounts:
     """Refused snapshots.
 
     Attributes:
-        refused: by why: the code of an error, or that the database is away.
+        refused: by why: the code of an error, that the database is away, or a defect.
         unusable: what the database says now cannot be used; the last snapshot lives on.
     """
 

@@ -127,6 +127,11 @@ class Control:
                 self.counts.unusable = True
                 log.error("snapshot cannot be used", field=error.field, reason=str(error))  # noqa: TRY400  # no traceback: it is the operator's to mend
                 await self._refresh_keys(version)
+            except Exception as error:  # noqa: BLE001  # the tasks that ask would end by it
+                self._note_refusal("defect", error)
+                self.counts.unusable = True
+                log.error("snapshot cannot be taken", reason=type(error).__name__)  # noqa: TRY400  # a message could carry values
+                await self._refresh_keys(version)
             else:
                 self.counts.unusable = False
 

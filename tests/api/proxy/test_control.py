@@ -83,6 +83,22 @@ async def test_engine_whose_models_cannot_be_served_does_not_end_revocation(
             await control.stop()
 
 
+async def test_a_defect_of_ours_does_not_end_revocation(database, key, now, monkeypatch):
+    """Whoever asks for snapshots would end by it, and keys that are revoked would work for ever."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise ValueError("a defect")
+
+    control = await Control.start(database, database.conninfo(), [], now=utc_now)
+    monkeypatch.setattr("api.proxy.control.snapshots.take_snapshot", fails)
+    try:
+        revoke(database, key, now)
+        await until(lambda: digest(key) not in control.snapshot.keys)
+    finally:
+        await control.stop()
+    assert control.counts.refused["defect"]
+
+
 LISTENER = "listens"
 
 
