@@ -8,11 +8,10 @@ proxy not even that where no price asks for one.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import NamedTuple
-from uuid import UUID
 
 import sqlalchemy as sa
 
@@ -75,11 +74,10 @@ ON CONFLICT DO NOTHING
 """
 _PROPERTIES = """
 INSERT INTO usage_property (event_id, tenant_id, shape_id, texts)
-SELECT p.event_id, p.tenant_id, h.id, ARRAY(SELECT jsonb_array_elements_text(p.texts))
-  FROM unnest(CAST(:event_id AS uuid[]), CAST(:tenant_id AS integer[]),
-              CAST(:paths AS jsonb[]), CAST(:texts AS jsonb[]))
-       AS p (event_id, tenant_id, paths, texts)
-  JOIN usage_shape h ON h.paths = ARRAY(SELECT jsonb_array_elements_text(p.paths))
+SELECT p.event_id, p.tenant_id, h.id, ARRAY[{names}]
+  FROM unnest(CAST(:event_id AS uuid[]), CAST(:tenant_id AS integer[]), {texts})
+       AS p (event_id, tenant_id, {names})
+ CROSS JOIN usage_shape h WHERE h.paths = CAST(:paths AS text[])
 """
 
 _KEY = "dimension, value, meter_version_id, model_id, price_version_id, project_id, key_id, kind"
@@ -144,46 +142,102 @@ def add_dimensions(
 
 
 def _keep_properties(connection: sa.Connection, events: Sequence[_Split]) -> None:
-    if not events:
+    by_paths: dict[tuple[str, ...], list[_Split]] = {}
+    for event in events:
+        by_paths.setdefault(tuple(path for path, _ in event.properties), []).append(event)
+    if not by_paths:
         return
-    paths = [json.dumps([path for path, _ in event.properties]) for event in events]
-    run(connection, _SHAPES, paths=sorted(set(paths)))
-    run(
-        connection,
-        _PROPERTIES,
-        event_id=[UUID(bytes=event.id) for event in events],
-        tenant_id=[event.origin.tenant_id for event in events],
-        paths=paths,
-        texts=[json.dumps([text for _, text in event.properties]) for event in events],
-    )
+    run(connection, _SHAPES, paths=sorted(json.dumps(paths) for paths in by_paths))
+    # Sorted, because rows of one key in opposite orders would deadlock.
+    for paths in sorted(by_paths):
+        carriers = by_paths[paths]
+        texts = {
+            f"text_{number}": [event.properties[number][1] for event in carriers]
+            for number in range(len(paths))
+        }
+        run(
+            connection,
+            _PROPERTIES.format(
+                names=", ".join(texts),
+                texts=", ".join(f"CAST(:{name} AS text[])" for name in texts),
+            ),
+            event_id=[event.id.hex() for event in carriers],
+            tenant_id=[event.origin.tenant_id for event in carriers],
+            paths=list(paths),
+            **texts,
+        )
 
 
 def _sums(
     events: Sequence[_Split], declared: dict[int, list[_Declared]]
 ) -> dict[_Key, tuple[Decimal, int]]:
+    """What events add to the rollups: first those of equal values together, and then each to the
+    rows of its values, of which there are several for every meter."""
+    valued = {set_id: _Valued(meters) for set_id, meters in declared.items()}
+    groups: dict[tuple[Origin, int, tuple[str, ...]], list[tuple[Decimal | int, int]]] = {}
+    with localcontext(EXACT):
+        for event in events:
+            of_set = valued[event.origin.meter_set_id]
+            place = (event.origin, event.quarter, of_set.values(event.properties))
+            totals = groups.setdefault(place, [(0, 0)] * len(of_set.meters))
+            for number, meter in enumerate(of_set.meters):
+                quantity = event.quantities[meter.position]
+                if quantity:
+                    total, count = totals[number]
+                    totals[number] = (total + quantity, count + 1)
     sums: dict[_Key, tuple[Decimal, int]] = {}
-    for event in events:
-        carried, origin = dict(event.properties), event.origin
-        for meter in declared[origin.meter_set_id]:
-            quantity = Decimal(event.quantities[meter.position])
-            if not quantity:
-                continue
-            for each in meter.dimensions:
-                key = _Key(
-                    origin.tenant_id,
-                    each.name,
-                    event.quarter,
-                    each.value_of(carried.get(each.path)),
-                    meter.meter_version_id,
-                    origin.model_id,
-                    origin.price_version_id,
-                    origin.project_id,
-                    origin.key_id,
-                    origin.kind,
-                )
-                total, count = sums.get(key, (Decimal(0), 0))
-                sums[key] = (EXACT.add(total, quantity), count + 1)
+    for (origin, quarter, values), totals in groups.items():
+        of_set = valued[origin.meter_set_id]
+        for meter, (quantity, events_) in zip(of_set.meters, totals, strict=True):
+            if events_:
+                for key in of_set.keys(meter, origin, quarter, values):
+                    total, count = sums.get(key, (Decimal(0), 0))
+                    sums[key] = (EXACT.add(total, Decimal(quantity)), count + events_)
     return sums
+
+
+class _Valued:
+    """The meters of a set, and the values of their dimensions that were read once."""
+
+    def __init__(self, meters: Sequence[_Declared]) -> None:
+        self.meters = meters
+        # Meters of one event mostly declare the same: one value serves them all.
+        self._each = tuple(
+            {
+                (each.path, each.edges): each for meter in meters for each in meter.dimensions
+            }.values()
+        )
+        self._known: dict[tuple[tuple[str, str], ...], tuple[str, ...]] = {}
+
+    def values(self, properties: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
+        """The values of what an event carries, for each way to read one."""
+        found = self._known.get(properties)
+        if found is None:
+            carried = dict(properties)
+            found = tuple(each.value_of(carried.get(each.path)) for each in self._each)
+            self._known[properties] = found
+        return found
+
+    def keys(
+        self, meter: _Declared, origin: Origin, quarter: int, values: tuple[str, ...]
+    ) -> Iterator[_Key]:
+        """The rows of one meter to which an event with these values is added."""
+        read = {
+            (each.path, each.edges): value for each, value in zip(self._each, values, strict=True)
+        }
+        for each in meter.dimensions:
+            yield _Key(
+                origin.tenant_id,
+                each.name,
+                quarter,
+                read[each.path, each.edges],
+                meter.meter_version_id,
+                origin.model_id,
+                origin.price_version_id,
+                origin.project_id,
+                origin.key_id,
+                origin.kind,
+            )
 
 
 def _add(connection: sa.Connection, sums: dict[_Key, tuple[Decimal, int]], *, epoch: int) -> None:

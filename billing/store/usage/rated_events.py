@@ -32,22 +32,27 @@ SELECT array_agg(s.id) AS ids FROM meter_set s
                   AND v.code = ANY(CAST(:codes AS text[])))
 """
 
-# A value is the one that the meter's version of the time declared, as in the rollups.
+# A value is the one that the meter's version of the time declared, as in the rollups. What versions
+# declare is looked up once, and not for every event: a month may have millions of them.
 _READ = """
 WITH asked AS MATERIALIZED (
-    SELECT v.id, v.code, v.informational, a.quarters,
-           ARRAY(SELECT jsonb_array_elements_text(a.names)) AS names
+    SELECT v.id, v.code, v.informational, a.quarters, s.paths, s.edges
       FROM unnest(CAST(:codes AS text[]), CAST(:names AS jsonb[]), CAST(:quarters AS boolean[]))
            AS a (code, names, quarters)
-      JOIN meter_version v ON v.code = a.code AND v.additive)
+      JOIN meter_version v ON v.code = a.code AND v.additive
+     CROSS JOIN LATERAL (
+           SELECT array_agg(d.path ORDER BY n.position) AS paths,
+                  array_agg(array_to_string(d.edges, ',') ORDER BY n.position) AS edges
+             FROM jsonb_array_elements_text(a.names) WITH ORDINALITY AS n (name, position)
+             LEFT JOIN meter_dimension d ON d.meter_version_id = v.id AND d.name = n.name) AS s)
 SELECT a.code AS meter, a.informational, m.name AS model, e.kind,
        coalesce(p.contract_ids, '{}') AS contract_ids,
        width_bucket(e.occurred_at, CAST(:edges AS timestamptz[])) AS span,
        CASE WHEN a.quarters THEN date_bin('15 minutes', e.occurred_at, '1970-01-01Z') END AS at,
-       ARRAY(SELECT dimension_value(c.texts[array_position(h.paths, d.path)], d.edges)
-               FROM unnest(a.names) WITH ORDINALITY AS n (name, position)
-               LEFT JOIN meter_dimension d ON d.meter_version_id = a.id AND d.name = n.name
-              ORDER BY n.position) AS values,
+       ARRAY(SELECT dimension_value(c.texts[array_position(h.paths, d.path)],
+                                    string_to_array(d.edges, ','))
+               FROM unnest(a.paths, a.edges) WITH ORDINALITY AS d (path, edges, position)
+              ORDER BY d.position) AS values,
        q.quantity, e.occurred_at, e.epoch, e.id
   FROM usage_event e
   JOIN meter_set s ON s.id = e.meter_set_id
