@@ -69,7 +69,8 @@ def post(connection: sa.Connection, transaction: Transaction, *, now: datetime) 
         "reference, effective_at, originated_at, posted_at, posting_count, postings_hash, "
         "reverses, fx_rate) VALUES (:id, :entity, :tenant, :kind, :key, :reference, :effective, "
         ":originated, :now, :count, :hash, :reverses, :rate) "
-        "ON CONFLICT (legal_entity_id, idempotency_key) DO NOTHING RETURNING id",
+        # On any conflict: of two reversals at once the second may meet the other index first.
+        "ON CONFLICT DO NOTHING RETURNING id",
         id=transaction.id,
         entity=transaction.legal_entity_id,
         tenant=transaction.tenant_id,
