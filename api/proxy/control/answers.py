@@ -23,7 +23,8 @@ async def answered(running: Future[Answer], limit_ms: int) -> Answer:
     """
     waiting = asyncio.wrap_future(running)
     try:
-        if await done_within(waiting, limit_ms):
+        # One that was not made, as nobody waited for it any more, is no cancellation of ours.
+        if await done_within(waiting, limit_ms) and not waiting.cancelled():
             return waiting.result()
     finally:
         waiting.cancel()

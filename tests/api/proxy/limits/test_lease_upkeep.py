@@ -131,6 +131,22 @@ async def test_a_stop_in_the_middle_of_a_call_gives_everything_back(
     assert not leased(world, limit)
 
 
+async def test_a_stop_before_a_call_is_made_gives_everything_back(
+    world: World, acme: Tenant, keepers: Keepers
+) -> None:
+    """A call that nobody waits for is not made: that is no cancellation of the stop."""
+    limit, keeper = requests_limit(world, acme, 100), keepers("p-1")
+    await leave_idle(keepers, keeper, limit)
+    calls, go_on = keeper._calls, threading.Event()
+    calls._thread.submit(go_on.wait)
+    await until(lambda: calls._running is not None and not calls._running.done())
+    stop = asyncio.create_task(keeper.stop())
+    await asyncio.sleep(0.02)
+    go_on.set()
+    await stop
+    assert not leased(world, limit)
+
+
 @pytest.mark.parametrize("word", ["renew_process", "return_leases"])
 async def test_a_defect_in_one_beat_does_not_end_the_others(
     world: World, acme: Tenant, keepers: Keepers, monkeypatch: pytest.MonkeyPatch, word: str
