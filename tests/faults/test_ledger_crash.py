@@ -35,7 +35,7 @@ from tests.operations.crash_points import (
 )
 from tests.world import World, make_world
 
-ROUNDS = 40 if os.environ.get("STEELYARD_ROUNDS") == "full" else 5
+ROUNDS = 40 if os.environ.get("STEELYARD_ROUNDS") == "full" else 3
 OPERATIONS = 3_000
 
 WRITER = """

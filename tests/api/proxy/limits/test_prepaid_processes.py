@@ -26,11 +26,15 @@ from billing.tenancy.tenant import Tenant
 from tests.credits.grants import give
 from tests.faults.conftest import OpenPlant, plant
 from tests.faults.fleet import ProxyFleet
+from tests.faults.workloads import FULL
 from tests.operations.lease_world import require_leases_tie, standing
 from tests.system import eventually
 
 CLIENTS = 500
+BY_TOKEN = CLIENTS if FULL else 120
 PAID = 10
+
+pytestmark = [pytest.mark.long] if FULL else []
 
 # A request costs one whatever it generates, or what it generates; worst-case holds in either case.
 PER_REQUEST = """
@@ -155,7 +159,7 @@ async def test_L6_bills_by_token_never_exceed_what_was_paid(
         who = buyer(database, PER_TOKEN, PAID)
         fleet = ProxyFleet(yard.system, 4)
         await asyncio.to_thread(fleet.start)
-        statuses = await ask(fleet, who, [number % 4 for number in range(CLIENTS)])
+        statuses = await ask(fleet, who, [number % 4 for number in range(BY_TOKEN)])
         assert statuses.keys() == {200, 402}
         await asyncio.to_thread(fleet.stop)
         await asyncio.to_thread(yard.system.wait_until_settled)
