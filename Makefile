@@ -20,6 +20,10 @@ NAME ?=
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_LINK_MODE ?= copy
+# Compiled code is kept, wherever the environment says not to: else every process that a target
+# starts, and tests start hundreds, compiles everything that it imports anew, which takes longer
+# than most of them work.
+export PYTHONDONTWRITEBYTECODE :=
 
 # The first interpreter that is new enough; one that is named on the command line is taken as it is.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
