@@ -9,10 +9,12 @@ asks for, built from integers on that line (`# float: …`).
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -55,12 +57,62 @@ def where(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
 
 
-def imported(module: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    for node in ast.walk(module):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outline:
+    """What the rules ask of one source file; each thing with where it stands.
+
+    Attributes:
+        imports: full names.
+        functions: names and lines, of methods too.
+        named: classes, and functions with names of their own.
+    """
+
+    imports: tuple[tuple[str, str], ...]
+    functions: tuple[tuple[str, str, int], ...]
+    named: tuple[tuple[str, str], ...]
+    documented: bool
+
+
+@functools.cache
+def outline(path: Path) -> Outline:
+    """Read once for all rules; the tree itself is too large to keep."""
+    module = tree(path)
+    nodes = list(ast.walk(module))
+    return Outline(
+        imports=tuple((where(path, node), name) for node, name in imported(nodes)),
+        functions=tuple(
+            (where(path, node), node.name, (node.end_lineno or node.lineno) - node.lineno + 1)
+            for node in nodes
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        ),
+        named=tuple((where(path, node), name) for node, name in named(nodes)),
+        documented=bool(ast.get_docstring(module)),
+    )
+
+
+def imported(nodes: list[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from ((node, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def named(nodes: list[ast.AST]) -> Iterator[tuple[ast.AST, str]]:
+    """Classes and functions with names of their own; a subclass's methods may be its base's."""
+    given = {
+        id(method)
+        for node in nodes
+        if isinstance(node, ast.ClassDef) and node.bases
+        for method in node.body
+    }
+    for node in nodes:
+        match node:
+            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
+                if id(node) not in given:
+                    yield node, node.name
+            case _:
+                pass
 
 
 def is_fraction(node: ast.expr) -> bool:
@@ -151,12 +203,12 @@ def test_pure_core_imports_the_standard_library_and_itself():
     allowed |= {f"billing.{name.removesuffix('.py')}" for name in CORE_VALUES}
     strangers: list[str] = []
     for path in CORE:
-        for node, name in imported(tree(path)):
+        for place, name in outline(path).imports:
             top = name.partition(".")[0]
             own = ".".join(name.split(".")[:2]) in allowed
             pure = top in sys.stdlib_module_names and top not in WORLDLY
             if not own and not pure:
-                strangers.append(f"{where(path, node)} {name}")
+                strangers.append(f"{place} {name}")
     assert strangers == []
 
 
@@ -183,9 +235,9 @@ def test_request_path_of_the_proxy_does_not_know_its_control_plane():
     ]
     assert len(request_path) > 3
     found = [
-        f"{where(path, node)} {name}"
+        f"{place} {name}"
         for path in request_path
-        for node, name in imported(tree(path))
+        for place, name in outline(path).imports
         if name.startswith("api.proxy.control")
     ]
     assert found == []
@@ -209,31 +261,13 @@ def test_files_fit_the_eye():
 
 
 def test_functions_fit_the_eye():
-    long: dict[str, int] = {}
-    for path in SOURCES:
-        for node in ast.walk(tree(path)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = (node.end_lineno or node.lineno) - node.lineno + 1
-                if lines > LONGEST_FUNCTION:
-                    long[f"{where(path, node)} {node.name}"] = lines
-    assert long == {}
-
-
-def named(module: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    """Classes and functions with names of their own; a subclass's methods may be its base's."""
-    given = {
-        id(method)
-        for node in ast.walk(module)
-        if isinstance(node, ast.ClassDef) and node.bases
-        for method in node.body
+    long = {
+        f"{place} {name}": lines
+        for path in SOURCES
+        for place, name, lines in outline(path).functions
+        if lines > LONGEST_FUNCTION
     }
-    for node in ast.walk(module):
-        match node:
-            case ast.ClassDef() | ast.FunctionDef() | ast.AsyncFunctionDef():
-                if id(node) not in given:
-                    yield node, node.name
-            case _:
-                pass
+    assert long == {}
 
 
 def test_names_say_something():
@@ -244,9 +278,9 @@ def test_names_say_something():
         if part.removesuffix(".py") in FORBIDDEN_NAMES
     ]
     found += [
-        f"{where(path, node)} {name}"
+        f"{place} {name}"
         for path in SOURCES
-        for node, name in named(tree(path))
+        for place, name in outline(path).named
         if name in FORBIDDEN_NAMES or FORBIDDEN_WORDS.search(name)
     ]
     assert found == []
@@ -256,16 +290,16 @@ def test_every_module_says_what_it_decides():
     silent = [
         str(path.relative_to(ROOT))
         for path in SOURCES
-        if not path.is_relative_to(ROOT.joinpath("tests")) and not ast.get_docstring(tree(path))
+        if not path.is_relative_to(ROOT.joinpath("tests")) and not outline(path).documented
     ]
     assert silent == []
 
 
 def test_tests_use_real_parts():
     found = [
-        f"{where(path, node)} {name}"
+        f"{place} {name}"
         for path in SOURCES
-        for node, name in imported(tree(path))
+        for place, name in outline(path).imports
         if name.startswith(MOCKS)
     ]
     assert found == []
