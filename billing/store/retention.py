@@ -1,8 +1,10 @@
 """Months of the usage ledger: what they hold, their archives, and how they leave the database.
 
 A month here is a partition: the events whose id was minted in that month, UTC, with what they
-carried for dimensions. Archived rows are compared in temporary tables that bear the ledger's
-names, so that the very statements that count and seal the ledger read them.
+carried for dimensions. What such a month holds of the next one's time (a request is billed by its
+last byte) stays when it leaves, in a partition of its own.
+Archived rows are compared in temporary tables that bear the ledger's names, so that the very
+statements that count and seal the ledger read them.
 """
 
 from __future__ import annotations
@@ -98,7 +100,7 @@ def months(connection: sa.Connection) -> list[date]:
         connection,
         "SELECT to_date(right(c.relname, 6), 'YYYYMM') AS month FROM pg_inherits i "
         "JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'usage_event'::regclass "
-        "ORDER BY 1",
+        "AND c.relname <> 'usage_event_kept' ORDER BY 1",
     )
     return [row.month for row in rows]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
+from decimal import Decimal
 from typing import IO, Any
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from billing.archive.parquet import DamagedArchive, columns_of, read_events
 from billing.archive.places import ArchivePlace, ArchiveUnavailable, sha256_of
 from billing.errors import NotFound
 from billing.ledger.tree import HASH_BYTES
+from billing.money import EXACT
 from billing.operations.retention.archive_details import wrong_detail
 from billing.store import retention
 from billing.store.archive_details import details_of
@@ -112,7 +114,7 @@ def _verify_rows(
     columns = columns_of(file)
     if columns != retention.archived_columns(connection):
         return "its columns are not those of the ledger"
-    totals: dict[tuple[Any, ...], list[Any]] = {}
+    totals: retention.Totals = {}
     leaves = _SealedLeaves(connection)
     events = 0
     retention.stage_archived(connection)
@@ -121,9 +123,10 @@ def _verify_rows(
             events += len(rows)
             retention.fill_staged(connection, columns, rows)
             keep_readings(archive.month)
-            for key, figures in retention.staged_totals(connection, archive.month).items():
-                known = totals.setdefault(key, [0] * len(figures))
-                known[:] = [mine + added for mine, added in zip(known, figures, strict=True)]
+            for key, added in retention.staged_totals(connection, archive.month).items():
+                known = totals.get(key, (Decimal(0), 0))
+                # Not by `+`, which rounds to 28 digits: fingerprints of unique values have more.
+                totals[key] = (EXACT.add(known[0], added[0]), known[1] + added[1])
             unsealed = _first_unsealed(connection, leaves, columns, rows, keep_leaves)
             if unsealed is not None:
                 return f"event {unsealed} is not as it was sealed"
@@ -133,9 +136,7 @@ def _verify_rows(
             retention.unstage_archived(connection)
     if events != archive.events:
         return f"it holds {events} events instead of {archive.events}"
-    if {key: tuple(figures) for key, figures in totals.items()} != retention.archived_totals(
-        connection, archive.id
-    ):
+    if totals != retention.archived_totals(connection, archive.id):
         return "its totals are not those that were taken when it was written"
     return None
 

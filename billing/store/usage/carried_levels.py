@@ -3,7 +3,8 @@
 Decides: how a level is read from what a month left behind, when that says too little, and what it
 should say by the month's archive. The database writes it, in the transaction in which the month
 leaves. The last reading before the end of the month stands for all those that were in it; each
-behind the end (a request may end in the next month) stays by itself.
+behind the end (a request may end in the next month) stays by itself, and is read here once its
+event has left, too.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ SELECT v.code, v.aggregation, v.percentile, v.informational, m.name AS model, k.
   JOIN meter_version v ON v.id = k.meter_version_id
   LEFT JOIN model m ON m.id = k.model_id
  WHERE k.tenant_id = :tenant AND k.value IS NOT NULL
+   AND NOT EXISTS (SELECT FROM usage_event n WHERE n.id = k.event_id)
 """
 """Readings of a tenant's levels that months left behind."""
 

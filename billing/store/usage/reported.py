@@ -75,11 +75,12 @@ SELECT e.id, e.occurred_at, e.tenant_id, e.project_id, e.key_id, e.model_id, e.b
   LEFT JOIN usage_property p ON p.event_id = e.id
   LEFT JOIN usage_shape h ON h.id = p.shape_id
  WHERE e.id = :id
+   AND e.id >= coalesce((SELECT first_event_id(max(oldest_kept)) FROM usage_horizon), e.id)
 """
 
 
 def original(connection: sa.Connection, event_id: UUID) -> OriginalRow | None:
-    """An event of whatever tenant, as the operator."""
+    """An event of whatever tenant whose month has not left, as the operator."""
     row = first(connection, _ORIGINAL, id=event_id)
     if row is None:
         return None

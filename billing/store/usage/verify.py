@@ -13,6 +13,12 @@ from billing.store.database import query
 
 _KEY = "meter_version_id, model_id, price_version_id, project_id, key_id, kind"
 _RUN_KEY = "tenant_id, run_id, meter_version_id, model_id, price_version_id, kind"
+NOT_ARCHIVED = (
+    "e.id >= coalesce((SELECT first_event_id(max(oldest_kept)) FROM usage_horizon), "
+    "first_event_id('1970-01-01Z'))"
+)
+"""Of events `e`: not those that stay of a month that left, whose totals count all of it."""
+
 _DIFFERS = "(s.quantity, s.events) IS DISTINCT FROM (r.quantity, r.events)"
 _DIFFERENCES = f"""
 WITH facts AS MATERIALIZED (
@@ -22,7 +28,7 @@ WITH facts AS MATERIALIZED (
       FROM usage_event e JOIN meter_set m ON m.id = e.meter_set_id
      CROSS JOIN LATERAL unnest(m.meter_version_ids, e.quantities)
            AS q (meter_version_id, quantity)
-     WHERE q.quantity <> 0 GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+     WHERE q.quantity <> 0 AND {NOT_ARCHIVED} GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
      UNION ALL
     SELECT tenant_id, bucket, {_KEY}, run_id, quantity, events
       FROM usage_archived_total JOIN usage_horizon USING (archive_id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from billing.store.database import first, query
+from billing.store.usage.verify import NOT_ARCHIVED
 
 DIMENSION_KEY = (
     "dimension, value, meter_version_id, model_id, price_version_id, project_id, key_id, kind"
@@ -44,7 +45,7 @@ SELECT FROM (
 """
 _DIFFERENCES = f"""
 WITH facts AS MATERIALIZED (
-    {DIMENSION_FACTS.format(where=_SETS)}
+    {DIMENSION_FACTS.format(where=f"{_SETS} AND {NOT_ARCHIVED}")}
      UNION ALL
     SELECT tenant_id, bucket, {DIMENSION_KEY}, quantity, events
       FROM usage_archived_dimension_total JOIN usage_horizon USING (archive_id)
