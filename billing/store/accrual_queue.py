@@ -65,13 +65,25 @@ class RatingLag:
 
 # The epochs are read by the same statement as the rollups: one statement sees one snapshot (D10).
 # Billing periods are longer than two weeks, so the first and the last bucket of a week lie in all
-# that the week touches.
+# that the week touches. A reading of zero is in no rollup, and lowers a level all the same.
+_SETS = """
+SELECT array_agg(s.id) AS ids FROM meter_set s
+ WHERE EXISTS (SELECT FROM meter_version v
+                WHERE v.id = ANY(s.meter_version_ids) AND NOT v.additive)
+"""
+_ZEROS = """
+     UNION ALL
+    SELECT tenant_id, min(occurred_at), max(occurred_at) FROM usage_event
+     WHERE epoch > :after AND meter_set_id = ANY(CAST(:sets AS integer[])) AND 0 = ANY(quantities)
+     GROUP BY tenant_id, date_trunc('week', occurred_at, 'UTC')
+"""
 _TOUCHED = """
 WITH head AS (SELECT epoch FROM ledger_epoch WHERE shard = :shard),
 touched AS (
     SELECT tenant_id, min(bucket) AS earliest, max(bucket) AS latest
       FROM usage_rollup WHERE epoch > :after
-     GROUP BY tenant_id, date_trunc('week', bucket, 'UTC')),
+     GROUP BY tenant_id, date_trunc('week', bucket, 'UTC')
+    {zeros}),
 instants AS (
     SELECT tenant_id, earliest AS instant FROM touched UNION SELECT tenant_id, latest FROM touched),
 noted AS (
@@ -104,7 +116,17 @@ def take_changes(connection: sa.Connection, *, settled: datetime, now: datetime)
         "SELECT epoch, at FROM accrual_turn WHERE shard = :shard FOR UPDATE",
         shard=SHARD,
     )
-    taken = only(connection, _TOUCHED, shard=SHARD, after=last.epoch, now=now)
+    sets = only(connection, _SETS).ids
+    # Without such meters no event is read.
+    zeros, asked = (_ZEROS, {"sets": list(sets)}) if sets else ("", {})
+    taken = only(
+        connection,
+        _TOUCHED.format(zeros=zeros),
+        shard=SHARD,
+        after=last.epoch,
+        now=now,
+        **asked,
+    )
     drawn = run(connection, _DRAWN, last=last.at, settled=settled, now=now)
     run(
         connection,

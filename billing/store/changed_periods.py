@@ -12,16 +12,19 @@ import sqlalchemy as sa
 from billing.period import Period
 from billing.store.database import query
 
-# Of tenants who never had a level no event is read.
-_LEVEL_SETS = """
+_READINGS_OF = ("time_weighted_sum", "latest", "percentile")
+"""Aggregations that a reading of zero changes, though it is in no rollup."""
+
+# Of tenants who never had such a meter no event is read.
+_SETS = """
 SELECT array_agg(s.id) AS ids FROM meter_set s
  WHERE EXISTS (SELECT FROM meter_version v WHERE v.id = ANY(s.meter_version_ids)
-                  AND v.aggregation = 'time_weighted_sum')
+                  AND v.aggregation = ANY(CAST(:readings AS text[])))
    AND EXISTS (SELECT FROM usage_rollup_day r JOIN meter_version v ON v.id = r.meter_version_id
-                WHERE r.tenant_id = :tenant AND v.aggregation = 'time_weighted_sum')
+                WHERE r.tenant_id = :tenant AND v.aggregation = ANY(CAST(:readings AS text[])))
 """
 # A level goes on: a reading that came late changes every period after it, in whose rollups it is
-# not, and one of zero is in no rollup at all.
+# not.
 _READINGS = """
 WITH reading AS MATERIALIZED (
     SELECT occurred_at, epoch FROM usage_event
@@ -66,7 +69,7 @@ def changed_periods(connection: sa.Connection, *, tenant_id: int, before: dateti
     """
     bounds: dict[str, object] = {"tenant": tenant_id, "before": before}
     sql = _CHANGED.format(late="")
-    sets = query(connection, _LEVEL_SETS, tenant=tenant_id)[0].ids
+    sets = query(connection, _SETS, tenant=tenant_id, readings=list(_READINGS_OF))[0].ids
     if sets:
         bounds["sets"] = list(sets)
         sql = _READINGS + _CHANGED.format(late=_LATE_READING)

@@ -9,10 +9,12 @@ from decimal import Decimal
 import pytest
 
 from billing.operations.catalog.contracts import bind_contract, end_contract, list_contracts
+from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.metering.define_meter import define_meter
 from billing.operations.rating.accrue_due import rating_lag
 from billing.operations.rating.accrue_usage import accrue_usage
 from billing.store import accrual_queue, ledger
+from billing.store.changed_periods import changed_periods
 from billing.store.database import Database, Role
 from billing.tenancy.tenant import Tenant
 from tests.operations.crash_points import dying_everywhere
@@ -150,6 +152,43 @@ def test_a_level_earns_while_nobody_uses_anything(world: World) -> None:
         assert earned(world.database, acme, world.now) == {"seats": 4 * hours}
     accrue_changes(world.database, now=MONTH_END + timedelta(hours=2))
     assert earned(world.database, acme, MONTH_END) == {"seats": 8}
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "before", "after"),
+    [
+        ("time_weighted_sum", {"seats": 4 * 24 * 30}, {"seats": 4 * 24}),
+        ("latest", {"seats": 4}, {"seats": 0}),
+        ("percentile", {"seats": 4}, {"seats": 0}),
+    ],
+)
+def test_a_late_reading_of_zero_is_accrued_and_corrected(
+    world: World, aggregation: str, before: dict[str, int], after: dict[str, int]
+) -> None:
+    text = SEATS.replace("time_weighted_sum", aggregation)
+    if aggregation == "percentile":
+        text += "percentile: 50\n"
+    with world.database.transaction(Role.OPERATOR) as connection:
+        define_meter(connection, text, now=MONTH_START)
+    world.plan(SEAT_HOURS)
+    acme = world.tenant(plan="seats")
+    world.report(acme, usage_report(meter="seats", quantity=4, model=None, occurred_at=MONTH_START))
+    later = replace(world, now=MONTH_END + timedelta(days=40))
+    accrue_changes(world.database, now=later.now)
+    assert earned(world.database, acme, MONTH_START) == before
+    with world.database.transaction(Role.OPERATOR) as connection:
+        issue_invoice(
+            connection, tenant=acme, period=acme.billing_period(MONTH_START), now=later.now
+        )
+        mark = MONTH_START + timedelta(days=1)
+        assert changed_periods(connection, tenant_id=acme.id, before=later.now) == []
+    report = usage_report(foreign_id="e-2", meter="seats", quantity=0, model=None, occurred_at=mark)
+    later.report(acme, report)
+    assert accrue_changes(world.database, now=later.now + MINUTE).posted >= 1
+    assert earned(world.database, acme, MONTH_START) == after
+    with world.database.transaction(Role.OPERATOR) as connection:
+        changed = changed_periods(connection, tenant_id=acme.id, before=later.now)
+    assert changed == [acme.billing_period(MONTH_START)]
 
 
 def test_who_cannot_be_rated_is_told_and_tried_again(world: World) -> None:
