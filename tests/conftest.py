@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 
@@ -39,9 +40,9 @@ def postgres() -> Iterator[ServerAddress]:
         yield address
 
 
-@pytest.fixture
-def database_name(postgres: ServerAddress) -> Iterator[str]:
-    """A migrated database of the test's own."""
+@contextmanager
+def migrated_copy(postgres: ServerAddress) -> Iterator[str]:
+    """The name of a migrated database that nobody else uses."""
     name = f"test_{next(_numbers)}"
     with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
         owner.execute(
@@ -51,6 +52,13 @@ def database_name(postgres: ServerAddress) -> Iterator[str]:
         )
         yield name
         owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def database_name(postgres: ServerAddress) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with migrated_copy(postgres) as name:
+        yield name
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from billing.store.database import Database
 from billing.store.embedded.address import ServerAddress
+from tests.conftest import migrated_copy
 from tests.invariants.tampering import Sealed, make_sealed
 
 TREE = "kind || coalesce(':' || coalesce(tenant_id, legal_entity_id), '')"
@@ -141,17 +141,24 @@ FILLED = {
 }
 
 
-@pytest.fixture
-def owner(postgres: ServerAddress, database_name: str) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(postgres.owner_url(database_name), poolclass=sa.NullPool)
-    yield engine
-    engine.dispose()
+@pytest.fixture(scope="module")
+def sealed(postgres: ServerAddress, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sealed]:
+    """One for all tests here: whatever they change is rolled back.
+
+    Its owner keeps one connection, whose server process knows the catalog after the first test.
+    """
+    with migrated_copy(postgres) as name:
+        owner = sa.create_engine(postgres.owner_url(name), pool_size=1, max_overflow=0)
+        database = Database(postgres.app_url(name))
+        sealed = make_sealed(database, owner, tmp_path_factory.mktemp("sealed"))
+        without_checks(owner)
+        yield sealed
+        database.close()
+        owner.dispose()
 
 
-@pytest.fixture
-def sealed(database: Database, owner: sa.Engine, tmp_path: Path) -> Sealed:
-    sealed = make_sealed(database, owner, tmp_path)
-    # A check would refuse some of the values before anybody has to find them.
+def without_checks(owner: sa.Engine) -> None:
+    """A check would refuse some of the values before anybody has to find them."""
     with owner.begin() as connection:
         for table, name in connection.exec_driver_sql(
             "SELECT conrelid::regclass::text, conname FROM pg_constraint WHERE contype = 'c' "
@@ -160,7 +167,13 @@ def sealed(database: Database, owner: sa.Engine, tmp_path: Path) -> Sealed:
             "AND conrelid <> 'seal_tree'::regclass"
         ).fetchall():
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
-    return sealed
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_changed(sealed: Sealed) -> Iterator[None]:
+    """What one test left behind would be found in place of what the next one changes."""
+    yield
+    assert sealed.findings() == []
 
 
 def columns(sealed: Sealed, table: str) -> list[tuple[str, str, bool]]:
