@@ -115,8 +115,10 @@ class FilledWorld:
     whose: list[Attribution]
 
 
-def make_filled_world(database: Database, owner_conninfo: str, *, events: int) -> FilledWorld:
-    """Fill a database with `events` operations of the proxy, and with what is over."""
+def make_filled_world(
+    database: Database, owner_conninfo: str, *, events: int, over: int
+) -> FilledWorld:
+    """Fill a database with `events` operations of the proxy, and with `over` of what is over."""
     world = make_world(database, MONTH_START + timedelta(days=DAYS + 1))
     tenants = [world.tenant(f"tenant-{number}") for number in range(TENANTS)]
     with database.transaction(Role.OPERATOR) as connection:
@@ -137,7 +139,7 @@ def make_filled_world(database: Database, owner_conninfo: str, *, events: int) -
         note_changes(connection, now=world.now)
     with psycopg.connect(owner_conninfo, autocommit=True) as owner:
         # One by one: not all of it may run in one transaction.
-        for statement in _OVER.format(rows=events // 10, tenants=TENANTS).split(";\n"):
+        for statement in _OVER.format(rows=over, tenants=TENANTS).split(";\n"):
             owner.execute(statement.encode())
     return FilledWorld(world=world, tenants=tenants, whose=whose)
 
@@ -154,8 +156,8 @@ def _scans(tenant: Tenant) -> Iterator[tuple[str, CloudEvent]]:
 
 
 def operations(whose: Sequence[Attribution], count: int, *, seed: int = 7) -> Iterator[Record]:
-    """What proxies write down in `DAYS` days, of all these in turn: one in four belongs to a run,
-    one in ten had an attempt that failed, one in twenty bills nothing."""
+    """What proxies write down in `DAYS` days, of all these in turn: every other one belongs to a
+    run, one in five had an attempt that failed, one in twenty bills nothing."""
     chance = Random(seed)
     for number in range(count):
         after_ms = number * DAYS * 86_400_000 // count
@@ -163,7 +165,7 @@ def operations(whose: Sequence[Attribution], count: int, *, seed: int = 7) -> It
         at_us, event_id = microseconds(at), uuid7(milliseconds(at), chance.getrandbits(74)).bytes
         key = 1 + chance.randrange(10)
         own = replace(whose[number % len(whose)], backend=f"pool-{number % 4}", key_id=key)
-        if chance.random() < 0.25:
+        if chance.random() < 0.5:
             own = replace(own, run_id=f"run-{number // 400}", step_id=f"step-{number}")
         if chance.random() < 0.05:
             yield Void(event_id, at_us, own, "client_left")
@@ -179,5 +181,5 @@ def operations(whose: Sequence[Attribution], count: int, *, seed: int = 7) -> It
             estimated=False,
             ttft_us=1_000,
             duration_us=2_000,
-            attempts=(failed,) if chance.random() < 0.1 else (),
+            attempts=(failed,) if chance.random() < 0.2 else (),
         )

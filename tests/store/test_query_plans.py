@@ -46,7 +46,8 @@ from tests.store.filled_world import FilledWorld, make_filled_world, operations
 from tests.store.query_plans import Watch, watched
 from tests.world import usage_report
 
-EVENTS = 1_000_000 if FULL else 100_000
+EVENTS = 1_000_000 if FULL else 50_000
+OVER = 100_000 if FULL else 10_000
 ROOM = 1_000
 """Rows that any statement may look at."""
 DATABASE = "steelyard_filled"
@@ -103,7 +104,7 @@ def place(postgres: ServerAddress) -> Iterator[Place]:
 def filled_place(postgres: ServerAddress) -> Place:
     owner_conninfo, app_url = postgres.owner_conninfo(DATABASE), postgres.app_url(DATABASE)
     database = Database(app_url)
-    filled = make_filled_world(database, owner_conninfo, events=EVENTS)
+    filled = make_filled_world(database, owner_conninfo, events=EVENTS, over=OVER)
     now = filled.world.now
     with database.transaction(Role.OPERATOR) as connection:
         slug = filled.tenants[0].slug
