@@ -7,7 +7,8 @@ Does not decide: how bytes become durable (`appender.py`), what a reader makes o
 
 No record is dropped in silence. A record that somebody waits for ends in an answer: durable, or
 JournalError. A record that nobody waits for is kept in memory until it is durable; of the
-checkpoints of one operation only the newest is, so memory is bounded by the open operations.
+checkpoints of one operation only the newest is, so memory is bounded by the open operations. So are
+outcomes of operations that are open here: refused for a full queue, each would stay open for good.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from billing.journal.records import (
     together,
 )
 from billing.journal.segment import FRAME_BYTES
+from billing.journal.statistics import JournalStatistics
 
 SEGMENT_BYTES: Final = 64 << 20
 QUEUE_BYTES: Final = 8 << 20
@@ -47,30 +49,6 @@ ENOUGH: Final = 24  # wait for no more
 _SEGMENT_BYTES_LIMIT: Final = 1 << 30  # frames name their batch by a 32-bit offset
 
 _Entry: TypeAlias = "tuple[AnyRecord, bytes, asyncio.Future[None] | None]"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JournalStatistics:
-    """What one journal has done since it was opened.
-
-    Attributes:
-        records, batches: durable ones; their ratio is how well the group commit works.
-        payload_bytes: durable bytes of records, without frames and carried records.
-        refusals: batches that the disk refused.
-        segment, durable_offset: the place behind the last durable record.
-        backlog_records, backlog_bytes: queued or being written.
-        open_operations: intents without usage or void, carried into the next segment.
-    """
-
-    records: int
-    batches: int
-    payload_bytes: int
-    refusals: int
-    segment: int
-    durable_offset: int
-    backlog_records: int
-    backlog_bytes: int
-    open_operations: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +92,7 @@ class Journal:
         self._pending: list[_Entry] = []
         self._checkpoints: dict[bytes, tuple[Checkpoint, bytes]] = {}
         self._open: dict[bytes, _OpenOperation] = {}
+        self._opening: set[bytes] = set()  # those whose intents are queued or being written
         self._backlog_bytes = 0  # of pending and in-flight records, checkpoints apart
         self._in_flight = 0
         self._busy = False
@@ -205,7 +184,7 @@ class Journal:
 
         Raises:
             JournalError: it cannot be encoded, the journal is closed, its disk failed for good,
-                or (not for checkpoints) the queue is full.
+                or the queue is full (not for checkpoints, nor for what ends an open operation).
         """
         self._refuse_if_closed()
         if self._appender.broken and self._failure is not None:
@@ -213,13 +192,12 @@ class Journal:
         payload = encode(record)
         if isinstance(record, Checkpoint):
             self._checkpoints[record.id] = (record, payload)
-        elif self._backlog_bytes >= self._queue_bytes:
+        elif self._backlog_bytes >= self._queue_bytes and not self._ends_an_open_one(record):
             raise JournalError(
                 "the queue of the journal is full", remedy="wait for the disk: use append"
             )
         else:
-            self._pending.append((record, payload, None))
-            self._backlog_bytes += len(payload)
+            self._queue(record, payload, None)
         self._start_soon()
 
     def statistics(self) -> JournalStatistics:
@@ -263,10 +241,22 @@ class Journal:
 
     def _enqueue(self, record: AnyRecord, payload: bytes) -> asyncio.Future[None]:
         future = self._loop.create_future()
-        self._pending.append((record, payload, future))
-        self._backlog_bytes += len(payload)
+        self._queue(record, payload, future)
         self._start_soon()
         return future
+
+    def _queue(
+        self, record: AnyRecord, payload: bytes, future: asyncio.Future[None] | None
+    ) -> None:
+        self._pending.append((record, payload, future))
+        self._backlog_bytes += len(payload)
+        if isinstance(record, Intent):
+            self._opening.add(record.id)
+
+    def _ends_an_open_one(self, record: Record) -> bool:
+        return isinstance(record, Usage | Void) and (
+            record.id in self._open or record.id in self._opening
+        )
 
     def _start_soon(self) -> None:
         # Not at once: what else this turn of the loop appends belongs in the same batch.
@@ -370,6 +360,7 @@ class Journal:
             if future is not None and not future.done():
                 future.set_result(None)
             if isinstance(record, Intent):
+                self._opening.discard(record.id)
                 if (begun := self._open.get(record.id)) is not None:
                     begun.intent = payload  # written again; what was delivered stays known
                 else:
@@ -389,6 +380,8 @@ class Journal:
                 kept.append((record, payload, None))
                 continue
             self._backlog_bytes -= len(payload)
+            if isinstance(record, Intent):
+                self._opening.discard(record.id)
             if not future.done():
                 future.set_exception(_again(failure))
         self._pending = kept + self._pending

@@ -13,6 +13,7 @@ from billing.journal.journal import CROWD, ENOUGH, Journal
 from billing.journal.records import Checkpoint, Intent
 from billing.journal.recovery import recover
 from tests.journal.samples import (
+    FullDisk,
     GatedDisk,
     all_records,
     checkpoint,
@@ -119,6 +120,46 @@ async def test_a_full_queue_makes_append_wait_and_append_soon_refuse(tmp_path):
     await asyncio.gather(first, *waiting)
     await journal.close()
     assert ids(all_records(journal.directory)) == {operation_id(n) for n in [*range(50), 98]}
+
+
+async def test_a_full_queue_takes_what_ends_an_open_operation(tmp_path):
+    """Refused, it would stay open and be carried along until the process ends."""
+    disk = GatedDisk()
+    journal = await Journal.open(tmp_path, disk=disk, queue_bytes=300)
+    for number in (1, 2):
+        await journal.append(intent(number))
+    disk.close_gate()
+    in_flight = asyncio.create_task(journal.append(intent(3)))
+    await reached_disk(disk)
+    queued = asyncio.create_task(journal.append(intent(4)))
+    fillers = [asyncio.create_task(journal.append(usage(n))) for n in range(20, 30)]
+    await asyncio.sleep(0)
+    queued.cancel()  # its client has left; its intent is written all the same
+    with pytest.raises(JournalError, match="queue"):
+        journal.append_soon(void(99))
+    journal.append_soon(usage(1))
+    for number in (2, 3, 4):
+        journal.append_soon(void(number))
+    disk.gate.set()
+    await asyncio.gather(in_flight, *fillers)
+    assert journal.statistics().open_operations == 0
+    await journal.close()
+    assert recover(all_records(journal.directory)) == []
+
+
+async def test_an_intent_that_the_disk_refused_opens_nothing(tmp_path):
+    disk = FullDisk()
+    journal = await Journal.open(tmp_path, disk=disk, queue_bytes=1)
+    disk.full = True
+    with pytest.raises(JournalError):
+        await journal.append(intent(1))
+    journal.append_soon(void(2))
+    with pytest.raises(JournalError, match="queue"):
+        journal.append_soon(void(1))
+    disk.full = False
+    await journal.append(usage(3))
+    assert journal.statistics().open_operations == 0
+    await journal.close()
 
 
 async def test_a_cancelled_waiter_harms_nobody(tmp_path):
