@@ -1,11 +1,13 @@
 """The data plane as an application.
 
-Decides: the route table: whatever is not in it reaches no backend.
+Decides: the route table: whatever is not in it reaches no backend; and that a defect in an answer
+of its own is a 500 and not a connection that ends without a word.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -29,6 +31,8 @@ from api.proxy.telemetry.recorder import Recorder
 from billing.admission.decision import authenticate, models_for
 from billing.admission.route import RouteSpec, Serving, find_route
 from billing.errors import NotFound, SteelyardError
+
+log = logging.getLogger("steelyard.proxy")
 
 
 class _ModelRow(msgspec.Struct):
@@ -97,7 +101,7 @@ class Proxy:
         """What answers one request."""
         found = find_route(request.method, request.path)
         if found is None:
-            return self._refuse_unknown(request)
+            return self._guarded(self._refuse_unknown(request), "unknown", request, client)
         spec, ids = found
         match spec.serving:
             case Serving.INFERENCE | Serving.UNBILLED if spec.route is not None:
@@ -105,11 +109,12 @@ class Proxy:
             case Serving.STORED if self._stored is not None:
                 return self._stored.serve(spec, ids, request, client)
             case Serving.LIST:
-                return self._models(spec, ids.get("model"), request)
+                answer = self._models(spec, ids.get("model"), request)
             case Serving.STATUS:
-                return self._tell(spec, request)
+                answer = self._tell(spec, request)
             case _:
-                return self._refuse_unknown(request)
+                answer = self._refuse_unknown(request)
+        return self._guarded(answer, spec.path, request, client)
 
     async def drain(self) -> None:
         """Admit nothing more, let open requests end until the deadline, cut the others."""
@@ -122,6 +127,28 @@ class Proxy:
         """After `drain`: close the backends' connections, then the journal."""
         self._inference.close()
         await self._journal.close()
+
+    async def _guarded(
+        self,
+        answer: Coroutine[Any, Any, None],
+        path: str,
+        request: ClientRequest,
+        client: ClientConnection,
+    ) -> None:
+        """The last line of what asks no backend: one request fails, and is told so."""
+        try:
+            await answer
+        except Exception as error:  # noqa: BLE001  # one request, not the process
+            # The type only: a message could carry bytes of the request.
+            log.error("%s failed: %s", path, type(error).__name__)  # noqa: TRY400
+            if client.lost:
+                return
+            if request.status:
+                client.cut(flush=False)
+                return
+            status, content = rendered(SteelyardError("internal"))
+            self.tally.answers[path, status] += 1
+            request.answer(status, json_headers(status), content)
 
     async def _models(self, spec: RouteSpec, name: str | None, request: ClientRequest) -> None:
         """The models of a key, or one of them."""

@@ -1,7 +1,8 @@
 """The counters of a process, on a listener that customers do not reach.
 
-Decides: what it answers (`GET /metrics`, nothing else) and which port it takes: the one that is
-set, or the first free one behind it, since every process of a host has counters of its own.
+Decides: what it answers (`GET /metrics`, nothing else; 500 if the counters cannot be told) and
+which port it takes: the one that is set, or the first free one behind it, since every process of a
+host has counters of its own.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Final
 
 from billing.errors import ConfigurationError
+
+log = logging.getLogger("steelyard.proxy")
 
 PORTS: Final = 16
 DEADLINE_SECONDS: Final = 5
@@ -84,7 +88,11 @@ def _answer(head: bytes, render: Callable[[], bytes]) -> bytes:
         return _message(b"404 Not Found", b"")
     if method != b"GET":
         return _message(b"405 Method Not Allowed", b"", b"allow: GET\r\n")
-    return _message(b"200 OK", render())
+    try:
+        return _message(b"200 OK", render())
+    except Exception as error:  # noqa: BLE001  # without a word it would look like a dead process
+        log.error("counters cannot be told: %s", type(error).__name__)  # noqa: TRY400  # a message could carry values
+        return _message(b"500 Internal Server Error", b"")
 
 
 def _message(status: bytes, content: bytes, more: bytes = b"") -> bytes:

@@ -177,6 +177,34 @@ async def test_models_are_what_key_and_contract_allow(yard):
     assert (await yard.http.get("/v1/models", headers={"authorization": ""})).status_code == 401
 
 
+class Poisoned:
+    """A snapshot that cannot be read, by a defect whose message quotes a secret."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ZeroDivisionError(f"{name} of {KEY}")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny"])
+async def test_a_defect_behind_the_models_is_a_500_that_says_nothing(yard, path, caplog):
+    sound, yard.control.snapshot = yard.control.snapshot, Poisoned()
+    answer = await yard.http.get(path)
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+    assert "ZeroDivisionError" in caplog.text
+    assert KEY not in answer.text + caplog.text
+    yard.control.snapshot = sound
+    assert (await yard.http.get(path)).status_code == 200
+    counted = {status for route, status in yard.app.tally.answers if route.startswith("/v1/models")}
+    assert counted == {200, 500}
+
+
+async def test_a_defect_behind_the_state_is_a_500(yard):
+    del yard.journal.healthy
+    answer = await yard.http.get("/readyz")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["code"] == "internal_error"
+
+
 async def test_in_flight_limit_is_503(open_yard):
     yard = await open_yard(limits=Limits(in_flight=2))
     yard.engine.behaviour = Behaviour(silent_ms=300)

@@ -48,6 +48,21 @@ async def test_nothing_else_is_answered(method, path, status):
     assert (answer.status_code, answer.content) == (status, counters() if status == 200 else b"")
 
 
+async def test_counters_that_cannot_be_told_are_a_500(caplog):
+    def broken() -> bytes:
+        raise ZeroDivisionError(HOST)
+
+    async with (
+        serving_metrics(broken, HOST, free_port()) as port,
+        httpx.AsyncClient(trust_env=False) as http,
+    ):
+        for _ in range(2):
+            answer = await http.get(f"http://{HOST}:{port}/metrics")
+            assert (answer.status_code, answer.content) == (500, b"")
+    assert "ZeroDivisionError" in caplog.text
+    assert HOST not in caplog.text.replace(f"http://{HOST}", "")
+
+
 async def test_processes_of_a_host_take_ports_side_by_side():
     wanted = free_port()
     async with (
