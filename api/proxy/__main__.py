@@ -17,7 +17,7 @@ from api.proxy.control.leases import LeaseKeeper
 from api.proxy.control.snapshots import Control, utc_now
 from api.proxy.limits import Limits
 from api.proxy.metrics_server import PORTS, serving_metrics
-from api.proxy.processes import ONE_OF_SEVERAL, ProcessGroup, run_processes
+from api.proxy.processes import ONE_OF_SEVERAL, ProcessGroup, run_processes, tell_listening
 from api.proxy.server import serve
 from api.proxy.telemetry.export import Export, export_to
 from api.proxy.telemetry.otlp import Collector, checked_endpoint, exporting, read_headers
@@ -83,9 +83,7 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
                 settings.proxy_host,
                 settings.proxy_port,
                 shared=shared,
-                on_ready=lambda port: log.info(
-                    "proxy listens", port=port, metrics_port=metrics_port
-                ),
+                on_ready=lambda port: _tell_listening(port, metrics_port, shared=shared),
             )
     finally:
         bindings.close()
@@ -121,6 +119,12 @@ def _export(settings: Settings, instance: str) -> Export | None:
         instance=instance,
     )
     return export_to(collector, share=settings.otlp_sample, clock=system_clock)
+
+
+def _tell_listening(port: int, metrics_port: int | None, *, shared: bool) -> None:
+    log.info("proxy listens", port=port, metrics_port=metrics_port)
+    if shared:
+        tell_listening()
 
 
 def _tell_waiting(pause_ms: int) -> None:

@@ -1,9 +1,11 @@
 """Several processes of the data plane behind one port, and the one that watches over them.
 
 Decides: every process listens on the port itself (SO_REUSEPORT: the kernel deals connections out),
-with a journal, leases and counters of its own; one that ends is started again, at first at once
-and then with growing pauses; SIGTERM goes to all of them. The watcher serves nothing and holds
-nothing that could be lost: it only keeps the port while no process listens.
+with a journal, leases and counters of its own; one that ends, or that the host cannot start, is
+started again, at first at once and then with growing pauses; SIGTERM goes to all of them. One that
+ends with an error before it ever listened cannot work as configured, and ends the group, however
+long it took. The watcher serves nothing and holds nothing that could be lost: it only keeps the
+port while no process listens.
 
 Does not decide how a process stops, or what it owes to the journal: see `server.py`.
 """
@@ -12,10 +14,12 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,13 +33,13 @@ log = structlog.get_logger("steelyard.proxy")
 ONE_OF_SEVERAL: Final = "--one-of-several"
 """Argument of a process that shares its port."""
 
+_LISTENS: Final = b"1"
 LOOK_MS: Final = 100
 PAUSE_MS_MIN: Final = 250
 PAUSE_MS_MAX: Final = 30_000
 STEADY_MS: Final = 60_000
 """A process that ran this long starts again at once."""
 
-FIRST_START_MS: Final = 10_000
 CLOSE_MS: Final = 10_000
 """How long a process may take to end once its streams have ended or were cut."""
 
@@ -61,12 +65,16 @@ class _Process:
     """One of them, by its number from 0.
 
     Attributes:
-        falls: how often in a row it ended before it was steady.
+        line: to its standard input, on which it tells that it listens.
+        falls: how often in a row it ended before it was steady, or could not be started.
+        listened: it has, since the group was started.
         next_start_ms: when it may be started again, on the monotonic clock.
     """
 
     number: int
     running: subprocess.Popen[bytes] | None = None
+    line: socket.socket | None = None
+    listened: bool = False
     started_ms: int = 0
     next_start_ms: int = 0
     falls: int = 0
@@ -78,10 +86,8 @@ class _Watch:
     port: int
     stopping: threading.Event
     processes: list[_Process] = field(default_factory=list[_Process])
-    began_ms: int = 0
 
     def run(self) -> None:
-        self.began_ms = _now_ms()
         self.processes = [_Process(number=number) for number in range(self.group.size)]
         try:
             while not self.stopping.is_set():
@@ -95,22 +101,20 @@ class _Watch:
         now_ms = _now_ms()
         if process.running is None:
             if now_ms >= process.next_start_ms:
-                process.running, process.started_ms = self._start(process), now_ms
+                self._start(process, now_ms)
             return
         status = process.running.poll()
         if status is None:
             return
-        _let_go(process.running)
-        process.running = None
-        if status > 0 and now_ms - self.began_ms < FIRST_START_MS:
+        process.listened = process.listened or _has_told(process)
+        _let_go(process)
+        if status > 0 and not process.listened:
             raise ConfigurationError(
                 f"process {process.number} of the proxy ended while it started",
                 remedy="see its message above",
             )
         ran_ms = now_ms - process.started_ms
-        process.falls = 0 if ran_ms >= STEADY_MS else process.falls + 1
-        pause_ms = pause_before(process.falls)
-        process.next_start_ms = now_ms + pause_ms
+        pause_ms = _put_off(process, now_ms, steady=ran_ms >= STEADY_MS)
         log.error(
             "a process of the proxy ended; it is started again",
             process=process.number,
@@ -119,42 +123,64 @@ class _Watch:
             pause_ms=pause_ms,
         )
 
-    def _start(self, process: _Process) -> subprocess.Popen[bytes]:
+    def _start(self, process: _Process, now_ms: int) -> None:
+        try:
+            self._spawn(process)
+        except OSError as error:
+            # The host has no room for one more: a reason to wait, none to end the others.
+            log.error(  # noqa: TRY400  # the traceback of a fork says nothing
+                "a process of the proxy cannot be started; it is tried again",
+                process=process.number,
+                reason=error.strerror or type(error).__name__,
+                pause_ms=_put_off(process, now_ms, steady=False),
+            )
+        else:
+            process.started_ms = now_ms
+
+    def _spawn(self, process: _Process) -> None:
         metrics_port = self.group.metrics_port and self.group.metrics_port + process.number
         environment = {
             "STEELYARD_PROXY_PORT": str(self.port),
             "STEELYARD_PROXY_METRICS_PORT": str(metrics_port),
         }
-        started = subprocess.Popen(
-            # The pipe tells a process that its watcher is gone, however it ended.
-            [sys.executable, "-m", "billing.cli.child", "api.proxy", ONE_OF_SEVERAL],
-            stdin=subprocess.PIPE,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+        # The line also tells a process that its watcher is gone, however it ended.
+        line, theirs = socket.socketpair()
+        with theirs:
+            try:
+                process.running = subprocess.Popen(
+                    [sys.executable, "-m", "billing.cli.child", "api.proxy", ONE_OF_SEVERAL],
+                    stdin=theirs.fileno(),
+                    env={**os.environ, **environment},
+                    start_new_session=True,
+                )
+            except BaseException:
+                line.close()
+                raise
+        process.line = line
         log.info(
             "process of the proxy starts",
             process=process.number,
-            pid=started.pid,
+            pid=process.running.pid,
             port=self.port,
             metrics_port=metrics_port or None,
         )
-        return started
 
     def _stop(self) -> None:
         """Ask all of them at once, so that their streams end side by side; then wait for each."""
-        running = [each.running for each in self.processes if each.running is not None]
-        for process in running:
-            process.terminate()
+        for process in self.processes:
+            if process.running is not None:
+                process.running.terminate()
         deadline_ms = _now_ms() + self.group.drain_ms + CLOSE_MS
-        for process in running:
+        for process in self.processes:
+            if process.running is None:
+                continue
             left_ms = max(0, deadline_ms - _now_ms())
             try:
-                process.wait(left_ms / 1000)  # float: it takes seconds
+                process.running.wait(left_ms / 1000)  # float: it takes seconds
             except subprocess.TimeoutExpired:
-                process.kill()
+                process.running.kill()
                 log.error(  # noqa: TRY400  # the traceback of a wait says nothing
-                    "a process of the proxy did not stop; it was killed", pid=process.pid
+                    "a process of the proxy did not stop; it was killed", pid=process.running.pid
                 )
             _let_go(process)
 
@@ -170,7 +196,7 @@ def run_processes(group: ProcessGroup) -> None:
     """Run them until SIGTERM or SIGINT, and until all of them have stopped in order.
 
     Raises:
-        ConfigurationError: the port cannot be used, or a process ended while it first started.
+        ConfigurationError: the port cannot be used, or a process ended before it ever listened.
     """
     with kept_port(group) as kept:
         _Watch(group, kept.getsockname()[1], stop_signal()).run()
@@ -204,10 +230,34 @@ def kept_port(group: ProcessGroup) -> socket.socket:
     return kept
 
 
-def _let_go(process: subprocess.Popen[bytes]) -> None:
-    process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
+def tell_listening() -> None:
+    """Tell the watcher that this process listens; without one, nobody."""
+    with suppress(OSError):
+        if stat.S_ISSOCK(os.fstat(0).st_mode):
+            os.write(0, _LISTENS)
+
+
+def _has_told(process: _Process) -> bool:
+    if process.line is not None:
+        with suppress(OSError):  # nothing was told
+            return bool(process.line.recv(1, socket.MSG_DONTWAIT))
+    return False
+
+
+def _let_go(process: _Process) -> None:
+    if process.running is not None:
+        process.running.wait()
+    if process.line is not None:
+        process.line.close()
+    process.running = process.line = None
+
+
+def _put_off(process: _Process, now_ms: int, *, steady: bool) -> int:
+    """Milliseconds until it is started again."""
+    process.falls = 0 if steady else process.falls + 1
+    pause_ms = pause_before(process.falls)
+    process.next_start_ms = now_ms + pause_ms
+    return pause_ms
 
 
 def _now_ms() -> int:

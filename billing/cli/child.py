@@ -1,7 +1,8 @@
 """Runs a module as a child that ends when its parent does, however the parent ends.
 
 The parent holds the other end of the child's standard input. When the parent is gone, even by
-kill -9, the pipe closes, and the child is asked to stop in order; if it does not, it is killed.
+kill -9, the pipe or socket closes, and the child is asked to stop in order; if it does not, it is
+killed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 GRACE_SECONDS = 20
 
@@ -25,8 +27,9 @@ def main() -> None:
 
 
 def _follow_parent() -> None:
-    while os.read(0, 4096):
-        pass
+    with suppress(OSError):  # what the parent had not read yet ends a socket with an error
+        while os.read(0, 4096):
+            pass
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)

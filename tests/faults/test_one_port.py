@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import signal
 import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +20,7 @@ from api.proxy.processes import (
     PAUSE_MS_MAX,
     PAUSE_MS_MIN,
     ProcessGroup,
+    _Watch,
     kept_port,
     pause_before,
 )
@@ -153,6 +159,70 @@ def test_a_process_that_cannot_start_ends_the_group(monkeypatch, tmp_path):
     monkeypatch.setenv("STEELYARD_DATABASE_URL", "mysql://nowhere")
     with pytest.raises(ConfigurationError, match="ended while it started"):
         run_group(group(free_port()))
+
+
+@contextmanager
+def watched(program: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Watch]:
+    """A group whose processes run that program instead."""
+    monkeypatch.setattr("api.proxy.processes.PAUSE_MS_MIN", 1)
+    monkeypatch.setattr(sys, "executable", str(program))
+    watch = _Watch(group(free_port()), 0, threading.Event())
+    thread = threading.Thread(target=watch.run)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        watch.stopping.set()
+        thread.join()
+
+
+def install(program: Path, script: str) -> None:
+    """Put a program into its place, whole."""
+    draft = program.with_suffix(".draft")
+    draft.write_text(f"#!/bin/sh\n{script}\n")
+    draft.chmod(0o700)
+    draft.rename(program)
+
+
+def test_a_process_that_the_host_cannot_start_is_tried_again_and_the_others_go_on(
+    monkeypatch, tmp_path
+):
+    program = tmp_path / "program"
+    with watched(program, monkeypatch) as watch:
+        eventually(lambda: [each.falls for each in watch.processes], lambda told: min(told) >= 3)
+        install(program, "exec sleep 1000")
+        eventually(lambda: [each.running for each in watch.processes], all)
+        first, second = (each.running for each in watch.processes)
+        assert first is not None
+        assert second is not None
+        program.unlink()
+        fell = watch.processes[1].falls
+        second.kill()
+        eventually(lambda: watch.processes[1].falls, lambda told: told >= fell + 3)
+        assert watch.processes[0].running is first
+        assert first.poll() is None
+        install(program, "exec sleep 1000")
+        eventually(lambda: watch.processes[1].running, bool)
+
+
+def test_a_process_that_has_listened_is_started_again_whatever_it_ends_with(monkeypatch, tmp_path):
+    program, ran = tmp_path / "program", tmp_path / "ran"
+    install(program, f"echo >> {ran}; printf 1 >&0; exit 3")
+    with watched(program, monkeypatch):
+        eventually(lambda: ran.exists() and len(ran.read_text()), lambda runs: runs >= 6)
+
+
+def test_a_process_that_ends_before_it_listens_ends_the_group_however_long_it_took(
+    monkeypatch, tmp_path
+):
+    program = tmp_path / "program"
+    install(program, "exit 3")
+    monkeypatch.setattr(sys, "executable", str(program))
+    # A clock on which an hour passes between any two looks.
+    hours = itertools.count(step=3_600_000)
+    monkeypatch.setattr("api.proxy.processes._now_ms", lambda: next(hours))
+    with pytest.raises(ConfigurationError, match="ended while it started"):
+        _Watch(group(free_port()), 0, threading.Event()).run()
 
 
 def group(port: int) -> ProcessGroup:
