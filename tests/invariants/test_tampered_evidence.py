@@ -29,7 +29,7 @@ POSITIONS = 48
 
 @pytest.fixture
 def owner(postgres: ServerAddress, database_name: str) -> Iterator[sa.Engine]:
-    engine = sa.create_engine(postgres.owner_url(database_name), poolclass=sa.NullPool)
+    engine = sa.create_engine(postgres.owner_url(database_name))
     yield engine
     engine.dispose()
 
