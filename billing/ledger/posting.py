@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -151,5 +152,16 @@ def postings_digest(rows: list[tuple[int, Decimal]]) -> bytes:
     The database recomputes it at commit from the rows that arrived, so a posting that is lost,
     added or changed on the way is refused.
     """
-    lines = [f"{n}|{account}|{amount:.12f}" for n, (account, amount) in enumerate(rows)]
+    return stated_digest([account for account, _ in rows], [stated(amount) for _, amount in rows])
+
+
+def stated(amount: Decimal) -> str:
+    """An amount of the ledger as the digest states it."""
+    return f"{amount:.12f}"
+
+
+def stated_digest(accounts: Sequence[int], amounts: Sequence[str]) -> bytes:
+    """`postings_digest` of amounts that are stated already; one for each account."""
+    rows = enumerate(zip(accounts, amounts, strict=True))
+    lines = [f"{n}|{account}|{amount}" for n, (account, amount) in rows]
     return hashlib.sha256("\n".join(lines).encode()).digest()

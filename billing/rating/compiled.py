@@ -151,12 +151,15 @@ class CompiledPlan:
         meters: by code; a meter that is missing has no price.
         counts_declared: whether a charge counts by a meter that is not built in, whose unit is
             known to who declared it.
+        all_plain: whether every charge is plain and chosen by meter and model, and nothing bends
+            what they come to.
     """
 
     plan: PricePlan
     charges: tuple[CompiledCharge, ...]
     meters: Mapping[str, MeterPrices]
     counts_declared: bool
+    all_plain: bool
 
     def in_units(self, units: Mapping[str, str]) -> CompiledPlan:
         """The same with the units of declared meters, by code of the meter."""
@@ -209,11 +212,15 @@ def _compiled(same: _Same) -> CompiledPlan:
             by_meter.setdefault(charge.selector.meter, []).append((charge, charge.selector))
     with localcontext(EXACT):
         charges = tuple(_charge(charge, plan) for charge in plan.charges)
+    meters = {meter: _prices(entries) for meter, entries in by_meter.items()}
     return CompiledPlan(
         plan=plan,
         charges=charges,
-        meters={meter: _prices(entries) for meter, entries in by_meter.items()},
+        meters=meters,
         counts_declared=not all(map(is_built_in, by_meter)),
+        all_plain=not (plan.commitments or plan.coupons)
+        and all(charge.plain is not None for charge in charges)
+        and all(prices.by_models_alone for prices in meters.values()),
     )
 
 

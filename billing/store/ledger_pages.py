@@ -14,7 +14,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from billing.ledger.account import Account
-from billing.ledger.posting import Transaction, postings_digest
+from billing.ledger.posting import Transaction, stated, stated_digest
 from billing.store.arrays import plain_array, text_array
 from billing.store.database import only, run
 from billing.store.ledger import closed_until, moved_to_open, require_same
@@ -67,19 +67,22 @@ class _Columns:
     starts: dict[datetime, int] = field(default_factory=dict[datetime, int])
     lines: dict[str, int] = field(default_factory=dict[str, int])
 
-    def add(self, header: int, transaction: Transaction, places: Sequence[int]) -> None:
+    def add(
+        self, header: int, transaction: Transaction, places: Sequence[int], amounts: Sequence[str]
+    ) -> None:
         """Append a transaction's postings, whose accounts have these positions."""
-        for ordinal, (posting, place) in enumerate(zip(transaction.postings, places, strict=True)):
-            self.headers.append(header)
-            self.ordinals.append(ordinal)
-            self.on_accounts.append(place)
-            self.amounts.append(f"{posting.amount:f}")
+        postings = transaction.postings
+        self.headers += [header] * len(postings)
+        self.ordinals += range(len(postings))
+        self.on_accounts += places
+        self.amounts += amounts
+        contracts, starts, lines = self.contracts, self.starts, self.lines
+        for posting in postings:
             line = posting.line
             if line is None:
                 for column in (self.of_contracts, self.of_starts, self.of_lines):
                     column.append(None)
                 continue
-            contracts, starts, lines = self.contracts, self.starts, self.lines
             self.of_contracts.append(contracts.setdefault(line.contract_id, len(contracts) + 1))
             self.of_starts.append(starts.setdefault(line.period_start, len(starts) + 1))
             self.of_lines.append(lines.setdefault(line.line_key, len(lines) + 1))
@@ -113,11 +116,9 @@ def post_many(
     columns = _Columns()
     digests: list[bytes] = []
     for header, (transaction, on) in enumerate(zip(moved, placed, strict=True), start=1):
-        columns.add(header, transaction, on)
-        amounts = [posting.amount for posting in transaction.postings]
-        digests.append(
-            postings_digest([(ids[at - 1], by) for at, by in zip(on, amounts, strict=True)])
-        )
+        amounts = [stated(posting.amount) for posting in transaction.postings]
+        columns.add(header, transaction, on, amounts)
+        digests.append(stated_digest([ids[at - 1] for at in on], amounts))
     made = frozenset(_posted(connection, moved, digests, ids, columns, now=now))
     for transaction, digest in zip(moved, digests, strict=True):
         if transaction.id not in made:

@@ -7,11 +7,13 @@ minimums and commitments. So all of them come to what one invoice at the end wou
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
 
 import sqlalchemy as sa
 
+from billing.catalog.price_plan import PricePlan
 from billing.invoicing.document_kind import DocumentKind
 from billing.invoicing.invoice import due_on_line
 from billing.money import Currency, from_minor
@@ -27,11 +29,12 @@ from billing.tenancy.tenant import Tenant
 
 def progressive_threshold(rated: RatedPeriod) -> Decimal | None:
     """The lowest amount at which a contract of a period asks for an invoice; None if none does."""
-    asked = [
-        contract.bound.plan.progressive.threshold
-        for contract in rated.contracts
-        if contract.bound.plan.progressive is not None
-    ]
+    return lowest_threshold(contract.bound.plan for contract in rated.contracts)
+
+
+def lowest_threshold(plans: Iterable[PricePlan]) -> Decimal | None:
+    """The lowest amount at which a plan asks for an invoice on the way; None if none does."""
+    asked = [plan.progressive.threshold for plan in plans if plan.progressive is not None]
     return min(asked, default=None)
 
 

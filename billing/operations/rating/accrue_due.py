@@ -24,10 +24,15 @@ from billing.operations.credits.apply_credits import apply_credits
 from billing.operations.invoicing.issue_drafts import EnqueueMirror
 from billing.operations.invoicing.issue_progressive import (
     issue_progressive,
-    progressive_threshold,
+    lowest_threshold,
 )
 from billing.operations.rating.accrue_tenants import AccruedPeriod, accrue_tenants
-from billing.operations.rating.alerts import FiredAlert, fire_alerts, total_spent
+from billing.operations.rating.alerts import (
+    FiredAlert,
+    fire_alerts,
+    total_spent,
+    watched_tenants,
+)
 from billing.operations.rating.rate_tenants import tenant_periods
 from billing.period import BUCKET, Period, bucket_of
 from billing.store import accrual_queue as queue
@@ -110,13 +115,13 @@ def accrue_due(
     accrued = accrue_tenants(connection, tenant_periods(connection, asked, bound), now=now)
     for tenant_id in sorted(tenants_with_credit(connection, tenant_ids)):
         _pay(connection, tenants[tenant_id], touched.get(tenant_id, ()), now=now)
-    fired = fire_alerts(connection, [each.rated for each in accrued], now=now)
+    fired = _fired(connection, accrued, now=now)
     issued = [
         _invoice(connection, tenants[tenant_id], enqueue_mirror, now=now)
         for tenant_id in _to_invoice(accrued, now=now)
     ]
     known = {row.tenant_id for row in rows if row.problem == UNRATED}
-    unrated = [each for each in accrued if each.rated.unrated]
+    unrated = [each for each in accrued if each.unrated]
     queue.put_due(
         connection,
         [
@@ -131,7 +136,7 @@ def accrue_due(
         ],
     )
     queue.count_periods(connection, sum(each.posted for each in accrued))
-    slugs = {each.rated.tenant.slug for each in unrated if each.rated.tenant.id not in known}
+    slugs = {each.tenant.slug for each in unrated if each.tenant.id not in known}
     return AccruedPage(
         periods=accrued,
         unrated=tuple(sorted(slugs)),
@@ -196,6 +201,15 @@ def _touched(
     }
 
 
+def _fired(
+    connection: sa.Connection, accrued: Sequence[AccruedPeriod], *, now: datetime
+) -> tuple[FiredAlert, ...]:
+    """Thresholds that were reached; lines are made of those tenants alone who have one."""
+    watched = watched_tenants(connection, [each.tenant.id for each in accrued])
+    rated = [each.rated for each in accrued if each.tenant.id in watched]
+    return fire_alerts(connection, rated, now=now)
+
+
 def _pay(
     connection: sa.Connection, tenant: Tenant, periods: Sequence[Period], *, now: datetime
 ) -> None:
@@ -223,11 +237,11 @@ class _Issued:
 def _to_invoice(accrued: Iterable[AccruedPeriod], *, now: datetime) -> list[int]:
     """Tenants whose running period may have to be invoiced so far; unrated usage is in the way."""
     return [
-        each.rated.tenant.id
+        each.tenant.id
         for each in accrued
-        if now in each.rated.period
-        and not each.rated.unrated
-        and (threshold := progressive_threshold(each.rated)) is not None
+        if now in each.period
+        and not each.unrated
+        and (threshold := lowest_threshold(entry.plan for entry in each.asked.bound)) is not None
         and total_spent(each.rated) >= threshold
     ]
 
@@ -271,8 +285,8 @@ def _ahead(rows: Iterable[DueRow], tenants: dict[int, Tenant], *, now: datetime)
 def _unrated_row(accrued: AccruedPeriod, *, now: datetime) -> DueRow:
     """A contract that is bound makes its tenant due at once; a meter or model may take its time."""
     return DueRow(
-        tenant_id=accrued.rated.tenant.id,
-        touched=accrued.rated.period.start,
+        tenant_id=accrued.tenant.id,
+        touched=accrued.period.start,
         onwards=False,
         due_at=now + RETRY_MAX,
         noted_at=now,

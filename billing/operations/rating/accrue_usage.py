@@ -13,6 +13,7 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
+from billing.catalog.contract import Contract
 from billing.ledger.earning import EarnedOn, account_of
 from billing.ledger.posting import LineRef, Transaction
 from billing.ledger.template import Books, lines_accrued
@@ -74,32 +75,61 @@ def accrual(
     Args:
         before: what was posted on its lines.
     """
-    bound = contract.bound.contract
-    accruals = _new_accruals(contract, before)
+    return accrual_of(
+        earned_by(contract),
+        before,
+        contract=contract.bound.contract,
+        period=rated.period,
+        watermark=rated.watermark,
+        legal_entity_id=legal_entity_id,
+        now=now,
+    )
+
+
+def accrual_of(
+    earned: Mapping[EarnedOn, Decimal],
+    before: Mapping[EarnedOn, Decimal],
+    *,
+    contract: Contract,
+    period: Period,
+    watermark: int,
+    legal_entity_id: int,
+    now: datetime,
+) -> Transaction | None:
+    """What to post for one contract of a billing period; None if nothing is new.
+
+    Args:
+        earned: on its lines since the start of the period, as the ledger keeps it.
+        before: what of it was posted.
+        watermark: newest epoch that is in it.
+    """
+    accruals = _new_accruals(earned, before)
     if not accruals:
         return None
     # Part of the key: a level earns as much again in the next hour, with no event in between.
-    until = min(now, rated.period.end)
+    until = min(now, period.end)
     books = Books(
-        legal_entity_id=legal_entity_id, tenant_id=rated.tenant.id, currency=bound.currency.code
+        legal_entity_id=legal_entity_id,
+        tenant_id=contract.tenant_id,
+        currency=contract.currency.code,
     )
-    start = rated.period.start
+    start = period.start
     lines = [
-        (LineRef(contract_id=bound.id, period_start=start, line_key=key), code, amount)
+        (LineRef(contract_id=contract.id, period_start=start, line_key=key), code, amount)
         for (key, code), amount in accruals.items()
     ]
     return Transaction(
         id=mint_id(now),
         legal_entity_id=legal_entity_id,
-        tenant_id=rated.tenant.id,
+        tenant_id=contract.tenant_id,
         kind="usage_accrued",
         idempotency_key=(
-            f"accrual/{bound.id}/{start:%Y%m%dT%H%M}/{rated.watermark}/"
+            f"accrual/{contract.id}/{start:%Y%m%dT%H%M}/{watermark}/"
             f"{until:%Y%m%dT%H%M%S.%f}/{_fingerprint(accruals)}"
         ),
-        effective_at=min(now, rated.period.end - timedelta(microseconds=1)),
+        effective_at=min(now, period.end - timedelta(microseconds=1)),
         postings=lines_accrued(books, lines),
-        reference=f"contract {bound.id}, epoch {rated.watermark}",
+        reference=f"contract {contract.id}, epoch {watermark}",
     )
 
 
@@ -111,14 +141,13 @@ def earned_by(contract: RatedContract) -> dict[EarnedOn, Decimal]:
 
 
 def _new_accruals(
-    contract: RatedContract, before: Mapping[EarnedOn, Decimal]
+    earned: Mapping[EarnedOn, Decimal], before: Mapping[EarnedOn, Decimal]
 ) -> dict[EarnedOn, Decimal]:
     """What is to be posted, in a stable order.
 
     A line that was posted and is rated no more has nothing due: it is taken back where it was
     posted.
     """
-    earned = earned_by(contract)
     if earned == before:
         return {}
     amounts = {

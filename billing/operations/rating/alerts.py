@@ -160,6 +160,11 @@ def threshold_states(connection: sa.Connection, rated: RatedPeriod) -> list[Thre
     ]
 
 
+def watched_tenants(connection: sa.Connection, tenant_ids: Sequence[int]) -> frozenset[int]:
+    """Those of the tenants whose spend a threshold watches."""
+    return frozenset(row.tenant_id for row in store.thresholds(connection, sorted(tenant_ids)))
+
+
 def fire_alerts(
     connection: sa.Connection, periods: Iterable[RatedPeriod], *, now: datetime
 ) -> tuple[FiredAlert, ...]:

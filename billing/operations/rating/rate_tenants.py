@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from itertools import pairwise
 
 import sqlalchemy as sa
@@ -22,7 +23,12 @@ from billing.operations.catalog.contracts import BoundPlan
 from billing.operations.rating.rate_period import RatedPeriod, rate_usage
 from billing.period import Period, zone
 from billing.rating.needs import Needs, needs_of
-from billing.store.usage.of_tenants import TenantSpans, tenants_beyond_sums, usage_of_tenants
+from billing.store.usage.of_tenants import (
+    PeriodSums,
+    TenantSpans,
+    sums_of_tenants,
+    tenants_beyond_sums,
+)
 from billing.store.usage.read import PeriodUsage, period_usage
 from billing.tenancy.tenant import Tenant
 
@@ -98,19 +104,30 @@ def tenant_periods(
     return found
 
 
-def read_usage(
+def read_sums(
     connection: sa.Connection, asked: Sequence[TenantPeriod], *, until: datetime | None = None
-) -> Iterator[tuple[TenantPeriod, PeriodUsage | Conflict]]:
-    """The usage of every period asked, in order; the conflict where it can no longer be read."""
+) -> Iterator[tuple[TenantPeriod, PeriodSums | PeriodUsage | Conflict]]:
+    """The usage of every period asked, in order; sums as they were read where these are all.
+
+    A conflict stands where usage can no longer be read.
+    """
     for start in range(0, len(asked), PERIODS_AT_ONCE):
         page = asked[start : start + PERIODS_AT_ONCE]
         by_days = [each for each in page if each.level is Level.DAYS]
-        answers = iter(usage_of_tenants(connection, [_spans(each) for each in by_days]))
+        answers = iter(sums_of_tenants(connection, [_spans(each) for each in by_days]))
         for each in page:
             if each.level is Level.DAYS:
                 yield each, next(answers)
             else:
                 yield each, _finely(connection, each, until=until)
+
+
+def read_usage(
+    connection: sa.Connection, asked: Sequence[TenantPeriod], *, until: datetime | None = None
+) -> Iterator[tuple[TenantPeriod, PeriodUsage | Conflict]]:
+    """The usage of every period asked, in order; the conflict where it can no longer be read."""
+    for each, found in read_sums(connection, asked, until=until):
+        yield each, found.usage() if isinstance(found, PeriodSums) else found
 
 
 def rate_tenants(
@@ -161,12 +178,17 @@ def _level(needs: Needs) -> Level:
 
 
 def _spans(asked: TenantPeriod) -> TenantSpans:
-    edges = asked.edges()
     return TenantSpans(
         tenant_id=asked.tenant.id,
         zone_name=asked.tenant.zone,
-        spans=tuple(Period(start=start, end=end) for start, end in pairwise(edges)),
+        spans=_between(tuple(asked.edges())),
     )
+
+
+@lru_cache(maxsize=1024)
+def _between(edges: tuple[datetime, ...]) -> tuple[Period, ...]:
+    """The spans between instants; those of most tenants are the same ones."""
+    return tuple(Period(start=start, end=end) for start, end in pairwise(edges))
 
 
 def _finely(

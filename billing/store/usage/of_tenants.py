@@ -6,8 +6,8 @@ no sum and so has to be read by itself. The same rows as `period_usage` reads fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -15,13 +15,14 @@ from typing import TypeAlias, cast
 
 import sqlalchemy as sa
 
+from billing.money import EXACT
 from billing.period import Period, local_midnight, zone
 from billing.store.arrays import plain_array
 from billing.store.database import query
 from billing.store.usage.aggregates import QuantityRow
 from billing.store.usage.append import SHARD
 from billing.store.usage.levels import whole_days
-from billing.store.usage.read import PeriodUsage, meter_units
+from billing.store.usage.read import PeriodUsage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,77 +34,152 @@ class TenantSpans:
     spans: tuple[Period, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Names:
+    """What the numbers in rows of a page stand for; all of it is written once and never changed.
+
+    Attributes:
+        meters: (code, informational) by version, of meters that add up.
+        contracts: contracts in force by price version.
+        units: of a meter, by code.
+    """
+
+    meters: Mapping[int, tuple[str, bool]]
+    models: Mapping[int, str]
+    contracts: Mapping[int, tuple[int, ...]]
+    units: Mapping[str, str]
+
+
+Sum: TypeAlias = tuple[str, str | None, int, tuple[int, ...], bool, Decimal]
+"""Meter, model, kind, contracts that were in force, whether it is informational, quantity."""
+
+_Row: TypeAlias = tuple[int, int | None, int, int, int, int, Decimal]
+"""A row of `_SUMS`; without usage at all there is one, with a watermark and no span."""
+
+_PlacedRow: TypeAlias = tuple[int, int, int, int, Decimal]
+"""Meter version, model, price version and kind with their quantity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeriodSums:
+    """What a tenant used of meters that add up, as it was read: values are made when asked for.
+
+    Attributes:
+        watermark: newest epoch that is in it.
+        spans: those that were asked, each with its rows.
+    """
+
+    watermark: int
+    spans: tuple[tuple[Period, list[_PlacedRow]], ...]
+    names: _Names
+
+    def sums(self) -> Iterator[Sum]:
+        """Every quantity; the same meter and model may come repeatedly."""
+        meters, models, contracts = self.names.meters, self.names.models, self.names.contracts
+        for _, rows in self.spans:
+            for version, model, price, kind, quantity in rows:
+                if (meter := meters.get(version)) is not None:
+                    yield (
+                        meter[0], models.get(model), kind, contracts.get(price, ()), meter[1],
+                        quantity,
+                    )  # fmt: skip
+
+    def usage(self) -> PeriodUsage:
+        """The same by meter, model, kind and contracts, as `period_usage` tells it."""
+        found: dict[tuple[str, bool, str, int, tuple[int, ...], datetime], QuantityRow] = {}
+        for span, rows in self.spans:
+            one = replace(self, spans=((span, rows),))
+            for meter, model, kind, contract_ids, informational, quantity in one.sums():
+                place = (meter, model is not None, model or "", kind, contract_ids, span.start)
+                before = found.get(place)
+                found[place] = QuantityRow(
+                    meter=meter,
+                    model=model,
+                    kind=kind,
+                    contract_ids=contract_ids,
+                    quantity=quantity if before is None else EXACT.add(before.quantity, quantity),
+                    informational=informational,
+                    bucket_from=span.start,
+                )
+        return PeriodUsage(
+            watermark=self.watermark,
+            quantities=tuple(found[place] for place in sorted(found)),
+            units=self.names.units,
+        )
+
+
 # Summed for each span by itself, so that what is kept at once is one span's rows. The epoch is
-# read by the same statement: one statement sees one snapshot (D10).
+# read by the same statement: one statement sees one snapshot (D10). Names are not joined to it:
+# there are few, and a row for each line of everybody's invoice.
 _SUMS = """
-WITH head AS (SELECT epoch AS watermark FROM ledger_epoch WHERE shard = :shard),
-spans AS (
-    SELECT * FROM unnest(CAST(:numbers AS integer[]), CAST(:tenants AS integer[]),
-                         CAST(:starts AS timestamptz[]), CAST(:stops AS timestamptz[]),
-                         CAST(:first_days AS date[]), CAST(:end_days AS date[]),
-                         CAST(:whole_starts AS timestamptz[]), CAST(:whole_ends AS timestamptz[]))
-           AS s (number, tenant_id, start, stop, first_day, end_day, whole_start, whole_end)),
-used AS (
-    SELECT s.number, s.start, u.*
-      FROM spans s CROSS JOIN LATERAL (
-           SELECT meter_version_id, model_id, price_version_id, kind, sum(quantity) AS quantity
-             FROM (SELECT meter_version_id, model_id, price_version_id, kind, quantity
-                     FROM usage_rollup_day
-                    WHERE tenant_id = s.tenant_id AND day >= s.first_day AND day < s.end_day
-                    UNION ALL
-                   SELECT meter_version_id, model_id, price_version_id, kind, quantity
-                     FROM usage_rollup
-                    WHERE tenant_id = s.tenant_id
-                      AND bucket >= s.start AND bucket < s.whole_start
-                    UNION ALL
-                   SELECT meter_version_id, model_id, price_version_id, kind, quantity
-                     FROM usage_rollup
-                    WHERE tenant_id = s.tenant_id
-                      AND bucket >= s.whole_end AND bucket < s.stop) AS r
-            GROUP BY meter_version_id, model_id, price_version_id, kind) AS u),
-named AS (
-    SELECT u.number, u.start, v.code AS meter, m.name AS model, u.kind,
-           coalesce(p.contract_ids, '{}') AS contract_ids, v.informational,
-           sum(u.quantity) AS quantity
-      FROM used u
-      JOIN meter_version v ON v.id = u.meter_version_id AND v.additive
-      LEFT JOIN model m ON m.id = u.model_id
-      LEFT JOIN price_version p ON p.id = u.price_version_id
-     GROUP BY u.number, u.start, v.code, m.name, u.kind, p.contract_ids, v.informational)
-SELECT head.watermark, named.* FROM head LEFT JOIN named ON true
- ORDER BY number, meter, model NULLS FIRST, kind, contract_ids, start
+SELECT head.watermark, used.place, used.meter_version_id, used.model_id, used.price_version_id,
+       used.kind, used.quantity
+  FROM (SELECT epoch AS watermark FROM ledger_epoch WHERE shard = :shard) AS head
+  LEFT JOIN (
+       SELECT s.place, u.*
+         FROM unnest(CAST(:tenants AS integer[]), CAST(:starts AS timestamptz[]),
+                     CAST(:stops AS timestamptz[]), CAST(:first_days AS date[]),
+                     CAST(:end_days AS date[]), CAST(:whole_starts AS timestamptz[]),
+                     CAST(:whole_ends AS timestamptz[]))
+              WITH ORDINALITY AS s (tenant_id, start, stop, first_day, end_day, whole_start,
+                                    whole_end, place)
+        CROSS JOIN LATERAL (
+              SELECT meter_version_id, model_id, price_version_id, kind, sum(quantity) AS quantity
+                FROM (SELECT meter_version_id, model_id, price_version_id, kind, quantity
+                        FROM usage_rollup_day
+                       WHERE tenant_id = s.tenant_id AND day >= s.first_day AND day < s.end_day
+                       UNION ALL
+                      SELECT meter_version_id, model_id, price_version_id, kind, quantity
+                        FROM usage_rollup
+                       WHERE tenant_id = s.tenant_id
+                         AND bucket >= s.start AND bucket < s.whole_start
+                       UNION ALL
+                      SELECT meter_version_id, model_id, price_version_id, kind, quantity
+                        FROM usage_rollup
+                       WHERE tenant_id = s.tenant_id
+                         AND bucket >= s.whole_end AND bucket < s.stop) AS r
+               GROUP BY meter_version_id, model_id, price_version_id, kind) AS u) AS used ON true
 """
 
 
-_Sum: TypeAlias = tuple[int, int | None, datetime, str, str | None, int, list[int], bool, Decimal]
-"""A row of `_SUMS`; without usage at all there is one, with a watermark and no number."""
-
-
-def usage_of_tenants(
+def sums_of_tenants(
     connection: sa.Connection, asked: Sequence[TenantSpans]
-) -> tuple[PeriodUsage, ...]:
+) -> tuple[PeriodSums, ...]:
     """What tenants used of meters that add up, one answer for each of those asked, in order."""
-    rows = cast("Sequence[_Sum]", query(connection, _SUMS, shard=SHARD, **_bounds(asked)))
-    found: list[list[QuantityRow]] = [[] for _ in asked]
+    rows = cast("Sequence[_Row]", query(connection, _SUMS, shard=SHARD, **_bounds(asked)))
+    placed: list[list[_PlacedRow]] = [[] for each in asked for _ in each.spans]
     watermark = rows[0][0]
     # By position: there is a row for each line of everybody's invoice.
-    for _, number, start, meter, model, kind, contract_ids, informational, quantity in rows:
-        if number is None:
-            continue
-        found[number].append(
-            QuantityRow(
-                meter=meter,
-                model=model,
-                kind=kind,
-                contract_ids=tuple(contract_ids),
-                quantity=quantity,
-                informational=informational,
-                bucket_from=start,
-            )
-        )
-    units = meter_units(connection)
+    for _, place, version, model, price, kind, quantity in rows:
+        if place is not None:
+            placed[place - 1].append((version, model, price, kind, quantity))
+    names = _names(connection, {row[4] for row in rows if row[1] is not None})
+    found = iter(placed)
     return tuple(
-        PeriodUsage(watermark=watermark, quantities=tuple(each), units=units) for each in found
+        PeriodSums(
+            watermark=watermark,
+            spans=tuple((span, next(found)) for span in each.spans),
+            names=names,
+        )
+        for each in asked
+    )
+
+
+def _names(connection: sa.Connection, price_versions: Iterable[int]) -> _Names:
+    versions = query(
+        connection, "SELECT id, code, unit, informational, additive FROM meter_version"
+    )
+    models = query(connection, "SELECT id, name FROM model")
+    prices = query(
+        connection,
+        "SELECT id, contract_ids FROM price_version WHERE id = ANY(CAST(:ids AS integer[]))",
+        ids=plain_array(price_versions),
+    )
+    return _Names(
+        meters={row.id: (row.code, row.informational) for row in versions if row.additive},
+        models={row.id: row.name for row in models},
+        contracts={row.id: tuple(row.contract_ids) for row in prices},
+        units={row.code: row.unit for row in versions},
     )
 
 
@@ -131,13 +207,12 @@ def tenants_beyond_sums(connection: sa.Connection, tenant_ids: Sequence[int]) ->
 def _bounds(asked: Sequence[TenantSpans]) -> dict[str, str]:
     """One entry of every column for each span."""
     rows = [
-        (number, each.tenant_id, span.start, span.end, *_whole(span, each.zone_name))
-        for number, each in enumerate(asked)
+        (each.tenant_id, span.start, span.end, *_whole(span, each.zone_name))
+        for each in asked
         for span in each.spans
     ]
     columns = (
-        "numbers", "tenants", "starts", "stops", "first_days", "end_days", "whole_starts",
-        "whole_ends",
+        "tenants", "starts", "stops", "first_days", "end_days", "whole_starts", "whole_ends",
     )  # fmt: skip
     return (
         dict(zip(columns, map(plain_array, zip(*rows, strict=True)), strict=True))
