@@ -20,6 +20,7 @@ from billing.payments.client import make_client
 from billing.settings import Settings, read_settings
 from billing.stop_signal import stop_signal
 from billing.store.database import Database, Role
+from billing.store.lines import PATIENT
 from workers.tasks import Tools, add_tasks
 
 log = structlog.get_logger("steelyard.worker")
@@ -40,7 +41,7 @@ def make_app(database: Database, settings: Settings) -> procrastinate.App:
     app = procrastinate.App(
         connector=procrastinate.PsycopgConnector(
             conninfo=database.conninfo(),
-            kwargs={"options": f"-c role={Role.OPERATOR.value}"},
+            kwargs={"options": f"-c role={Role.OPERATOR.value}", **PATIENT},
             timeout=CONNECTION_SECONDS,
         )
     )

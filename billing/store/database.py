@@ -13,9 +13,11 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from billing.errors import ConfigurationError
+from billing.store.lines import PATIENT, Line, answers_within
 
 Result = TypeVar("Result")
 
@@ -56,16 +58,12 @@ class Database:
             hide_parameters=True,
             connect_args={
                 "application_name": "steelyard",
-                "connect_timeout": 5,
-                # A server that vanished without a word would hold its callers for hours.
-                "keepalives_idle": 10,
-                "keepalives_interval": 3,
-                "keepalives_count": 3,
-                "tcp_user_timeout": 20_000,  # ms
+                **PATIENT,
                 # Instants come back in the session's zone, and only UTC is taken.
                 "options": "-c timezone=UTC",
             },
         )
+        event.listen(self._engine, "do_connect", _connect)
         self.deadlocks = 0
 
     @property
@@ -79,7 +77,12 @@ class Database:
 
     @contextmanager
     def transaction(
-        self, role: Role, *, tenant_id: int | None = None, snapshot: bool = False
+        self,
+        role: Role,
+        *,
+        tenant_id: int | None = None,
+        snapshot: bool = False,
+        answer_ms: int | None = None,
     ) -> Generator[sa.Connection]:
         """A transaction in a role; commits at the end, rolls back on an exception.
 
@@ -87,9 +90,11 @@ class Database:
             role: what it may touch.
             tenant_id: whose rows, for `Role.TENANT`.
             snapshot: read one REPEATABLE READ snapshot, for figures that must tie to each other.
+            answer_ms: how long a statement may take; then its connection is closed and replaced,
+                and what became of it is not known. None: as long as it takes.
         """
         assert (role is Role.TENANT) == (tenant_id is not None)
-        with self._engine.connect() as connection:
+        with answers_within(answer_ms), self._engine.connect() as connection:
             if snapshot:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
@@ -97,12 +102,21 @@ class Database:
                 yield connection
 
     def retrying(
-        self, role: Role, work: Callable[[sa.Connection], Result], *, snapshot: bool = False
+        self,
+        role: Role,
+        work: Callable[[sa.Connection], Result],
+        *,
+        snapshot: bool = False,
+        answer_ms: int | None = None,
     ) -> Result:
-        """Run `work` in a transaction, again if the database chose it as a deadlock's victim."""
+        """Run `work` in a transaction, again if the database chose it as a deadlock's victim.
+
+        Args:
+            answer_ms: as of `transaction`.
+        """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                with self.transaction(role, snapshot=snapshot) as connection:
+                with self.transaction(role, snapshot=snapshot, answer_ms=answer_ms) as connection:
                     return work(connection)
             except OperationalError as error:
                 if not _worth_retrying(error) or attempt == _ATTEMPTS:
@@ -147,6 +161,11 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def _connect(dialect: object, record: object, arguments: list[Any], named: dict[str, Any]) -> Line:
+    del dialect, record
+    return Line.connect(*arguments, **named)
 
 
 def unreachable() -> ConfigurationError:

@@ -15,6 +15,7 @@ from billing.errors import StripeUnavailable
 from billing.settings import Settings
 from billing.store import jobs, ledger
 from billing.store.database import Database, Role, query, run
+from billing.store.lines import PATIENT
 from tests.world import MONTH_END, make_world, usage_report
 from workers.app import make_app
 from workers.rating import accrue_changes
@@ -92,6 +93,18 @@ def test_a_periodic_job_of_a_dead_worker_is_not_repeated(database: Database) -> 
         return " ".join(row.status for row in rows)
 
     assert asyncio.run(scenario()) == f"{Status.FAILED.value} {Status.TODO.value}"
+
+
+def test_the_kernel_is_told_to_give_up_a_server_that_vanished(database: Database) -> None:
+    async def told() -> dict[str, str]:
+        app = make_app(database, Settings())
+        assert isinstance(app.connector, procrastinate.PsycopgConnector)
+        async with app.open_async(), app.connector.pool.connection() as connection:
+            return connection.info.get_parameters()
+
+    parameters = asyncio.run(told())
+    for name, figure in PATIENT.items():
+        assert parameters[name] == str(figure)
 
 
 def test_a_job_that_needs_stripe_is_not_done_without_it(database: Database) -> None:

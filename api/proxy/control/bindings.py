@@ -50,6 +50,9 @@ _Name = tuple[int, ObjectKind, str]
 """Tenant, kind and id."""
 
 CALL_MS = 2_000
+ANSWER_MS = 5_000
+"""When a connection is replaced on which a statement stands still."""
+
 PAUSE_SECONDS = 1
 RECALL_PAUSES = (0.05, 0.2)
 """Seconds before each further try to set credit aside, in which what is leased comes back."""
@@ -260,7 +263,9 @@ class Bindings:
     async def _ask(self, what: str, work: Callable[[sa.Connection], Result]) -> Result:
         if not self.healthy:
             raise _unavailable()
-        running = self._threads.submit(self._database.retrying, Role.OPERATOR, work)
+        running = self._threads.submit(
+            self._database.retrying, Role.OPERATOR, work, answer_ms=ANSWER_MS
+        )
         try:
             answer = await answered(running, CALL_MS)
         except (TimeoutError, SQLAlchemyError) as error:

@@ -1,7 +1,8 @@
 """The calls in which a proxy process leases: numbered, one at a time, never waited for for long.
 
 Decides: when the database counts as away (a call failed, or did not answer in time), and that a
-call whose answer did not come is settled by the next one. Does not decide what is asked for.
+call whose answer did not come is settled by the next one, on another connection if need be. Does
+not decide what is asked for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ Result = TypeVar("Result")
 Now = Callable[[], datetime]
 
 CALL_MS = 1_000
+ANSWER_MS = 3_000
+"""When a connection is replaced on which a statement stands still; until then nobody can call."""
+
 PAUSE_US = 1_000_000
 MARGIN_US = 5_000_000
 
@@ -151,6 +155,7 @@ class LeaseCalls:
             self._database.retrying,
             Role.OPERATOR,
             lambda connection: work(connection, caller, now),
+            answer_ms=ANSWER_MS,
         )
         self._running = running
         try:

@@ -1,7 +1,7 @@
 """A connection on which a process hears what the database announces.
 
-Decides: how soon a line that has died without a word is noticed, by the kernel and by asking. Does
-not decide what becomes of what is heard.
+Decides: how soon a line that has died without a word is noticed by asking. Does not decide how soon
+the kernel notices it, nor what becomes of what is heard.
 """
 
 from __future__ import annotations
@@ -17,17 +17,9 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
-ANSWER_SECONDS = 2
+from billing.store.lines import ATTENTIVE
 
-# A host that vanished without a word is noticed by the kernel within seconds, not after hours.
-_TCP = {
-    "connect_timeout": ANSWER_SECONDS,
-    "keepalives": 1,
-    "keepalives_idle": 2,
-    "keepalives_interval": 1,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 3_000,  # ms
-}
+ANSWER_SECONDS = 2
 
 Line = psycopg.AsyncConnection[TupleRow]
 
@@ -39,7 +31,7 @@ async def listening(conninfo: str, channel: LiteralString) -> Line:
         psycopg.Error: there is no database, or it does not answer.
     """
     connection = await psycopg.AsyncConnection.connect(
-        make_conninfo(conninfo, **_TCP), autocommit=True
+        make_conninfo(conninfo, **ATTENTIVE), autocommit=True
     )
     try:
         await _execute(connection, sql.SQL("LISTEN {}").format(sql.Identifier(channel)))

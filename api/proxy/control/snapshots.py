@@ -39,6 +39,8 @@ CHANNEL = "steelyard_control"
 REFRESH_SECONDS = 10
 SILENCE_SECONDS = 1
 QUARTER_SECONDS = 900
+ANSWER_MS = 10_000
+"""How long a statement may take: a server process that stands still would keep revocations away."""
 
 Now = Callable[[], datetime]
 
@@ -104,7 +106,7 @@ class Control:
         """Ask the database for one unknown key; a full refresh follows only if it exists."""
 
         def exists() -> bool:
-            with self._database.transaction(Role.OPERATOR) as connection:
+            with self._database.transaction(Role.OPERATOR, answer_ms=ANSWER_MS) as connection:
                 return live_key(connection, key_digest, now=self._now()) is not None
 
         try:
@@ -137,7 +139,7 @@ class Control:
 
     def _take(self, version: int) -> Snapshot:
         models = served_models(self._discovery.backends)
-        with self._database.transaction(Role.OPERATOR) as connection:
+        with self._database.transaction(Role.OPERATOR, answer_ms=ANSWER_MS) as connection:
             return take_snapshot(
                 connection,
                 models=models,
@@ -162,7 +164,7 @@ class Control:
 
         def take() -> Snapshot:
             now = self._now()
-            with self._database.transaction(Role.OPERATOR) as connection:
+            with self._database.transaction(Role.OPERATOR, answer_ms=ANSWER_MS) as connection:
                 keys = take_keys(connection, now=now)
             return replace(self.snapshot, version=version, keys=keys, taken_at_us=microseconds(now))
 

@@ -140,6 +140,35 @@ async def test_listening_connection_that_falls_silent_is_replaced_by_polling(
         await control.stop()
 
 
+def pooled(postgres: ServerAddress) -> list[int]:
+    """The server's processes for connections of pools."""
+    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
+        rows = owner.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'steelyard'"
+        )
+        return [pid for (pid,) in rows]
+
+
+async def test_server_processes_that_stand_still_do_not_end_revocation(
+    postgres, database, key, now, monkeypatch
+):
+    """They acknowledge what they are sent: only a deadline of ours tells that they are no use."""
+    monkeypatch.setattr("api.proxy.control.snapshots.ANSWER_MS", 300)
+    control = await Control.start(database, named(database.conninfo()), [], now=utc_now)
+    pids = pooled(postgres)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        beside = Database(database.engine.url.render_as_string(hide_password=False))
+        revoke(beside, key, now)
+        beside.close()
+        await until(lambda: digest(key) not in control.snapshot.keys)
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        await control.stop()
+
+
 async def test_a_black_holed_listener_is_replaced(postgres, database, key, now, monkeypatch):
     """Its peer goes away without a word, and something on the way still acknowledges bytes."""
     monkeypatch.setattr("api.proxy.control.snapshots.REFRESH_SECONDS", 1_000)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -280,3 +282,72 @@ async def test_while_the_database_is_away_what_is_leased_is_used(
     assert admitted >= 64
     assert time.monotonic() - began < 60
     await keeper.stop()
+
+
+async def test_L6_a_server_process_that_stands_still_is_replaced(
+    world: World, acme: Tenant, keepers: Keepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What became of the call is not known; it is settled, whether it was carried out or not."""
+    monkeypatch.setattr("api.proxy.control.lease_calls.ANSWER_MS", 300)
+    monkeypatch.setattr("api.proxy.control.lease_calls.CALL_MS", 200)
+    limit = requests_limit(world, acme, 10)
+    keeper = keepers("p")
+    pids: list[int] = []
+
+    def stop_before_commit(connection: sa.Connection) -> None:
+        if not pids:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            pids.append(driver.info.backend_pid)
+            os.kill(pids[0], signal.SIGSTOP)
+
+    one = [Wanted(limit=limit, amount=1)]
+    event.listen(world.database.engine, "commit", stop_before_commit)
+    try:
+        with pytest.raises(HoldsUnavailable):
+            await keeper.obtain(one, keepers.clock.us)
+        # The call that stands still goes on as soon as it can: what it has locked is free then.
+        os.kill(pids[0], signal.SIGCONT)
+        held: list[Held] = []
+
+        async def admitted() -> None:
+            async with asyncio.timeout(60):
+                while len(held) < 10:
+                    with suppress(HoldsUnavailable):
+                        held.append(await keepers.admit(keeper, one))
+                    await asyncio.sleep(0.02)
+
+        await admitted()
+        with pytest.raises(LimitReached):
+            await keepers.admit(keeper, one)
+    finally:
+        event.remove(world.database.engine, "commit", stop_before_commit)
+        os.kill(pids[0], signal.SIGCONT)
+    require_leases_tie(world.database)
+
+
+async def test_L6_leases_go_on_beside_a_server_process_that_stands_still(
+    world: World, acme: Tenant, keepers: Keepers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.proxy.control.lease_calls.ANSWER_MS", 300)
+    monkeypatch.setattr("api.proxy.control.lease_calls.CALL_MS", 200)
+    limit = requests_limit(world, acme, 10)
+    later = make_limit(
+        world.database, acme, "later", "10", now=world.now, unit=Unit.REQUESTS, hard=True
+    )
+    other = [Wanted(limit=later, amount=1)]
+    keeper = keepers("p")
+    await keepers.admit(keeper, [Wanted(limit=limit, amount=1)])
+    with world.database.engine.connect() as connection:  # the one that lies idle in the pool
+        pid = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(60):
+            while True:
+                with suppress(HoldsUnavailable):
+                    await keepers.admit(keeper, other)
+                    break
+                await asyncio.sleep(0.02)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    require_leases_tie(world.database)
