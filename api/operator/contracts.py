@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, get, post
@@ -18,6 +19,12 @@ from billing.operations.catalog.contracts import (
     end_contract,
     list_contracts,
     require_contract,
+)
+from billing.operations.catalog.migrate_contracts import (
+    MoveOutcome,
+    MoveTime,
+    PlanVersion,
+    migrate_contract,
 )
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
 from billing.planfiles.contract_file import dump_terms, load_terms
@@ -41,6 +48,29 @@ class ContractEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """The first instant at which a contract is no longer in force."""
 
     valid_until: Instant
+
+
+class ContractMigration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The plan version to which a contract moves, and when.
+
+    `now` is the next quarter of an hour, `period-end` the end of the tenant's billing period. A dry
+    run refuses what the migration would, and changes nothing.
+    """
+
+    plan: Slug
+    version: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    at: MoveTime
+    dry_run: bool = False
+
+
+class MigratedContract(msgspec.Struct, frozen=True, kw_only=True):
+    """A contract that was left, and the one that follows it; none after a dry run."""
+
+    tenant: str
+    contract: int
+    outcome: Literal["moved", "moved before"]
+    at: datetime
+    follower: int | None
 
 
 class AgreedContract(BoundContract, frozen=True, kw_only=True):
@@ -117,3 +147,31 @@ class ContractController(Controller):
             )
             slugs = {found.id: found.slug for found in list_tenants(transaction)}
         return show_contract(ended, slugs)
+
+    @post(
+        "/{contract:int}/migrate",
+        operation_id="operator_migrate_contract",
+        summary="Move a contract to another plan version; again is the same answer",
+        status_code=200,
+        sync_to_thread=True,
+    )
+    def migrate(
+        self, deployment: DeploymentInUse, contract: IdPath, data: JSONBody[ContractMigration]
+    ) -> MigratedContract:
+        with deployment.as_operator() as transaction:
+            move = migrate_contract(
+                transaction,
+                contract,
+                target=PlanVersion(slug=data.plan, version=data.version),
+                when=data.at,
+                dry_run=data.dry_run,
+                approval_required=deployment.settings.plan_approval == "required",
+                now=deployment.now(),
+            )
+        return MigratedContract(
+            tenant=move.tenant,
+            contract=move.contract_id,
+            outcome="moved" if move.outcome is MoveOutcome.MOVED else "moved before",
+            at=move.at,
+            follower=move.new_contract_id,
+        )

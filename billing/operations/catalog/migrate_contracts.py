@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from billing.catalog.contract import Contract
 from billing.catalog.contract_terms import require_fit
-from billing.errors import InvalidPlan, SteelyardError
+from billing.errors import Conflict, InvalidPlan, NotFound, SteelyardError
 from billing.operations.catalog.contracts import (
     bind_contract,
     end_contract,
@@ -26,6 +26,7 @@ from billing.operations.catalog.contracts import (
 from billing.operations.catalog.plans import require_plan
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
 from billing.period import BUCKET, bucket_of
+from billing.store.catalog import lock_contracts
 
 
 class MoveTime(StrEnum):
@@ -113,7 +114,47 @@ def move_contract(
     approval_required: bool = False,
     now: datetime,
 ) -> ContractMove:
-    """Move one contract, or say why it stays; a refusal leaves it as it was.
+    """Move one contract, or say why it stays; see `migrate_contract`.
+
+    Raises:
+        NotFound: no such contract, plan or version.
+    """
+    try:
+        return migrate_contract(
+            connection,
+            contract_id,
+            target=target,
+            when=when,
+            dry_run=dry_run,
+            approval_required=approval_required,
+            now=now,
+        )
+    except NotFound:
+        raise
+    except SteelyardError as refused:
+        contract = require_contract(connection, contract_id).contract
+        # Only what is agreed beside the plan can be at odds with a plan that is stored.
+        what = "its terms do not fit: " if isinstance(refused, InvalidPlan) else ""
+        return ContractMove(
+            tenant=_tenant_of(connection, contract),
+            contract_id=contract_id,
+            at=contract.valid_until or _instant(contract, when, now),
+            outcome=MoveOutcome.REFUSED,
+            reason=f"{what}{refused.message}",
+        )
+
+
+def migrate_contract(
+    connection: sa.Connection,
+    contract_id: int,
+    *,
+    target: PlanVersion,
+    when: MoveTime,
+    dry_run: bool = False,
+    approval_required: bool = False,
+    now: datetime,
+) -> ContractMove:
+    """Move one contract; a refusal leaves it as it was. It is left once: again is the same answer.
 
     What was agreed beside the plan stays agreed, if it fits the target plan.
 
@@ -123,16 +164,21 @@ def move_contract(
 
     Raises:
         NotFound: no such contract, plan or version.
+        Conflict: it has not begun by then, has ended for something else, is invoiced beyond that
+            instant, or is at odds with another contract's currency; or nobody approved the target.
+        InvalidPlan: its terms do not fit the target.
+        OverlappingCharges: another contract prices the same usage (D16).
     """
-    bound = require_contract(connection, contract_id)
     plan = require_plan(connection, target.slug, target.version)
-    contract = bound.contract
-    tenant = next(each.slug for each in list_tenants(connection) if each.id == contract.tenant_id)
+    # Whoever moves it at the same time is waited for, and then found to have done it.
+    lock_contracts(connection, require_contract(connection, contract_id).contract.tenant_id)
+    bound = require_contract(connection, contract_id)
+    contract, tenant = bound.contract, _tenant_of(connection, bound.contract)
     if contract.valid_until is not None:
         return _ending(connection, contract, target, tenant)
     at = _instant(contract, when, now)
     if at <= contract.valid_from:
-        return _refused(tenant, contract, at, "it has not begun by then")
+        raise Conflict("it has not begun by then", field="contract", remedy="wait until it has")
     savepoint = connection.begin_nested()
     try:
         require_fit(plan, bound.terms)
@@ -147,15 +193,10 @@ def move_contract(
             approval_required=approval_required,
             now=now,
         )
-    except SteelyardError as refused:
+    except SteelyardError:
         savepoint.rollback()
-        # Only what is agreed beside the plan can be at odds with a plan that is stored.
-        what = "its terms do not fit: " if isinstance(refused, InvalidPlan) else ""
-        return _refused(tenant, contract, at, f"{what}{refused.message}")
-    if dry_run:
-        savepoint.rollback()
-    else:
-        savepoint.commit()
+        raise
+    (savepoint.rollback if dry_run else savepoint.commit)()
     return ContractMove(
         tenant=tenant,
         contract_id=contract_id,
@@ -163,6 +204,10 @@ def move_contract(
         outcome=MoveOutcome.MOVED,
         new_contract_id=None if dry_run else follower.contract.id,
     )
+
+
+def _tenant_of(connection: sa.Connection, contract: Contract) -> str:
+    return next(each.slug for each in list_tenants(connection) if each.id == contract.tenant_id)
 
 
 def _instant(contract: Contract, when: MoveTime, now: datetime) -> datetime:
@@ -182,17 +227,15 @@ def _ending(
         if target.binds(each) and each.valid_from == end
     ]
     if not followers:
-        return _refused(tenant, contract, end, "it has an end already, and nothing follows it")
+        raise Conflict(
+            "it has an end already, and nothing follows it",
+            field="contract",
+            remedy="bind the tenant anew from the end on",
+        )
     return ContractMove(
         tenant=tenant,
         contract_id=contract.id,
         at=end,
         outcome=MoveOutcome.MOVED_BEFORE,
         new_contract_id=followers[0],
-    )
-
-
-def _refused(tenant: str, contract: Contract, at: datetime, reason: str) -> ContractMove:
-    return ContractMove(
-        tenant=tenant, contract_id=contract.id, at=at, outcome=MoveOutcome.REFUSED, reason=reason
     )

@@ -168,6 +168,13 @@ CASES = [
         code="not_found",
         field="contract",
     ),
+    Case(
+        path="operator/contracts/99/migrate",
+        body={"plan": "standard", "version": 1, "at": "now"},
+        status=404,
+        code="not_found",
+        field="contract",
+    ),
     # plans and costs
     Case(
         path="operator/plans",
