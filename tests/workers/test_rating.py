@@ -52,6 +52,15 @@ charges:
   - {type: per_unit, key: seats, description: Seat hours, meter: seats, price: "1.00"}
 """
 
+LARGE = """
+slug: large
+name: Large
+currency: USD
+charges:
+  - {type: per_unit, key: large, description: Large, meter: tokens.input, models: [large],
+     price: "1", per: 1000000}
+"""
+
 
 def earned(database: Database, tenant: Tenant, at: datetime) -> dict[str, Decimal]:
     with database.transaction(Role.OPERATOR) as connection:
@@ -152,6 +161,24 @@ def test_a_level_earns_while_nobody_uses_anything(world: World) -> None:
         assert earned(world.database, acme, world.now) == {"seats": 4 * hours}
     accrue_changes(world.database, now=MONTH_END + timedelta(hours=2))
     assert earned(world.database, acme, MONTH_END) == {"seats": 8}
+
+
+def test_unrated_usage_is_rated_again_when_something_could_price_it(world: World) -> None:
+    acme = world.tenant()
+    world.use(acme, {"tokens.input": 1_000_000}, model="large")
+    assert accrue_changes(world.database, now=world.now).rated == 1
+    for hours in (1, 2, 5, 23):
+        turn = accrue_changes(world.database, now=world.now + timedelta(hours=hours))
+        assert turn == RatingTurn(), hours
+    world.plan(LARGE)
+    with world.database.transaction(Role.OPERATOR) as connection:
+        bind_contract(
+            connection, tenant="acme", plan="large", valid_from=MONTH_START, now=world.now
+        )
+    assert accrue_changes(world.database, now=world.now + timedelta(hours=23)).posted == 1
+    assert earned(world.database, acme, world.now)["large"] == 1
+    with world.database.transaction(Role.OPERATOR) as connection:
+        assert rating_lag(connection, now=world.now).problems == {}
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ COMMIT_LAG = timedelta(minutes=1)
 UNRATED = "unrated_usage"
 """Why a period is looked at again though its accruals are up to date (R5)."""
 
+UNRATED_AGAIN = timedelta(days=1)
+"""Contracts and usage, which alone can price it, make their tenant due at once."""
+
 RETRY_MIN = timedelta(minutes=1)
 RETRY_MAX = timedelta(hours=1)
 
@@ -283,12 +286,11 @@ def _ahead(rows: Iterable[DueRow], tenants: dict[int, Tenant], *, now: datetime)
 
 
 def _unrated_row(accrued: AccruedPeriod, *, now: datetime) -> DueRow:
-    """A contract that is bound makes its tenant due at once; a meter or model may take its time."""
     return DueRow(
         tenant_id=accrued.tenant.id,
         touched=accrued.period.start,
         onwards=False,
-        due_at=now + RETRY_MAX,
+        due_at=now + UNRATED_AGAIN,
         noted_at=now,
         attempts=1,
         problem=UNRATED,
