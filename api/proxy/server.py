@@ -12,9 +12,11 @@ import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
+from api.interpreter import give_back_freed_memory
 from api.proxy.app import Proxy
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
+from api.proxy.crowds import Crowds
 from billing.errors import ConfigurationError
 
 SWEEP_SECONDS = 0.5
@@ -40,6 +42,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._stop = asyncio.Event()
         self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._crowds = Crowds()
 
     @property
     def port(self) -> int:
@@ -96,6 +99,8 @@ class Server:
         now = self.loop.time()
         for connection in list(self.connections):
             connection.sweep(now)
+        if self._crowds.gone(self._app.tally.in_flight, int(now * 1000)):
+            self.loop.run_in_executor(None, give_back_freed_memory)
         self._sweeper = self.loop.call_later(SWEEP_SECONDS, self._sweep)
 
 
