@@ -25,6 +25,9 @@ from billing.journal.reader import list_instances, records_of, segments
 from billing.journal.records import Attribution, Usage
 from billing.metering.token_class import TokenClass
 
+CORES = sorted(os.sched_getaffinity(0))
+"""Of this process as it started: once it is pinned to one, its children start on that one only."""
+
 KEY = "sk-sy-benchmar-0123456789abcdef0123456789abcdef"
 
 
@@ -127,7 +130,7 @@ def free_port() -> int:
 def child(core: int, target: Callable[..., None], port: int, *arguments: Any) -> Iterator[int]:
     """Run a server in a process of its own on one core; yields its pid."""
     process = multiprocessing.get_context("spawn").Process(
-        target=_pinned, args=(core, target, port, *arguments), daemon=True
+        target=_pinned, args=(core_of(core), target, port, *arguments), daemon=True
     )
     process.start()
     try:
@@ -147,14 +150,18 @@ def child(core: int, target: Callable[..., None], port: int, *arguments: Any) ->
 
 
 def _pinned(core: int, target: Callable[..., None], *arguments: Any) -> None:
-    pin(core)
+    os.sched_setaffinity(0, {core})
     target(*arguments)
 
 
 def pin(core: int) -> None:
     """Run on one core only."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[core % len(cores)]})
+    os.sched_setaffinity(0, {core_of(core)})
+
+
+def core_of(number: int) -> int:
+    """The kernel's number of the core that is meant; the same one again where there is one only."""
+    return CORES[number % len(CORES)]
 
 
 class Server(NamedTuple):
