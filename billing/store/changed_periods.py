@@ -15,13 +15,15 @@ from billing.store.database import query
 _READINGS_OF = ("time_weighted_sum", "latest", "percentile")
 """Aggregations that a reading of zero changes, though it is in no rollup."""
 
-# Of tenants who never had such a meter no event is read.
+# Of tenants who never had such a meter no event is read, and no rollup where there is none.
 _SETS = """
+WITH reading AS MATERIALIZED (
+    SELECT id FROM meter_version WHERE aggregation = ANY(CAST(:readings AS text[])))
 SELECT array_agg(s.id) AS ids FROM meter_set s
- WHERE EXISTS (SELECT FROM meter_version v WHERE v.id = ANY(s.meter_version_ids)
-                  AND v.aggregation = ANY(CAST(:readings AS text[])))
-   AND EXISTS (SELECT FROM usage_rollup_day r JOIN meter_version v ON v.id = r.meter_version_id
-                WHERE r.tenant_id = :tenant AND v.aggregation = ANY(CAST(:readings AS text[])))
+ WHERE EXISTS (SELECT FROM reading m WHERE m.id = ANY(s.meter_version_ids))
+   AND EXISTS (SELECT FROM reading m CROSS JOIN LATERAL (
+                   SELECT FROM usage_rollup_day r
+                    WHERE r.tenant_id = :tenant AND r.meter_version_id = m.id LIMIT 1) used)
 """
 # A level goes on: a reading that came late changes every period after it, in whose rollups it is
 # not.
