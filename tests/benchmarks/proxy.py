@@ -26,6 +26,7 @@ from pathlib import Path
 
 import uvloop
 
+from billing.journal.disk import Disk
 from tests.benchmarks import relay
 from tests.benchmarks.load import run_load
 from tests.benchmarks.measures import cpu_us, shared_out_mib
@@ -44,13 +45,14 @@ from tests.benchmarks.report import FOLDER, Figure, publish
 from tests.fake_engine import fast
 
 SECONDS = 1.0
-TURNS = 5
+TURNS = 3
 PACE_MS = 100
 FIRST_MS = 20
 PACED_STREAMS = 400
 MANY_STREAMS = 1_000
 LONG_BESIDE = 20
 PER_SECOND = 200
+RECORD_BYTES = 400
 PROMPTS = {"0.1k": 100, "4k": 4_000, "200k": 200_000}
 ENGINES = {"tiny": (0, 0), "paced": (PACE_MS, 0), "slow": (0, FIRST_MS)}
 LONG = os.environ.get("ROUNDS") == "long"
@@ -140,6 +142,24 @@ def latency(contenders: Sequence[Contender]) -> None:
                 each.add(
                     f"{what}.p{share}.added", added, f"µs more than a direct call, {PER_SECOND}/s"
                 )
+
+
+def durable_write(folder: Path) -> list[Figure]:
+    """What the disk alone takes for a journal's write at that rate: no answer leaves before it."""
+    disk, taken = Disk(), list[float]()
+    descriptor = os.open(folder / "durable", os.O_RDWR | os.O_CREAT, 0o600)
+    disk.lay_out(descriptor, 0, RECORD_BYTES * PER_SECOND)
+    for number in range(PER_SECOND):
+        time.sleep(1 / PER_SECOND)
+        begun = time.perf_counter()
+        disk.write_through(descriptor, b"x" * RECORD_BYTES, number * RECORD_BYTES)
+        taken.append((time.perf_counter() - begun) * 1e6)
+    os.close(descriptor)
+    unit = f"µs for a durable write of {RECORD_BYTES} bytes, {PER_SECOND}/s"
+    return [
+        Figure(name=f"disk.p{share}", value=percentile(taken, share), unit=unit)
+        for share in (50, 99)
+    ]
 
 
 def paced(contenders: Sequence[Contender]) -> None:
@@ -233,7 +253,8 @@ def main() -> None:
         time.sleep(0.2)
         if (durable := durable_usages(Path(folder) / "journal")) != answers:
             sys.exit(f"{answers} answers, but {durable} usage events in the journal")
-        figures = [figure for each in running for figure in each.figures]
+        figures = durable_write(Path(folder))
+        figures += [figure for each in running for figure in each.figures]
         with child(0, fast.main, ports["tiny"], *ENGINES["tiny"]):
             figures += sustained(ports, seconds=60 if LONG else 10)
             figures += losses_of_a_kill(ports, rounds=10 if LONG else 3)
