@@ -57,7 +57,7 @@ demo: $(VENV_STAMP) ## a month of business from request to invoice and margin, c
 	@$(BIN)/steelyard demo
 
 test: $(VENV_STAMP) ## the whole suite, fault tests with few rounds
-	@$(BIN)/python -m pytest -q --numprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -q --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-long: $(VENV_STAMP) ## the full counts; NAME=suite takes one suite (what pytest -k takes)
 	@STEELYARD_ROUNDS=full $(BIN)/python -m pytest -q --timeout=3600 \

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -20,7 +22,17 @@ from tests.memory_folder import folder_in_memory
 
 TEMPLATE = "steelyard_template"
 
+FIRST = ("tests/e2e/test_up.py", "tests/api/proxy/limits/test_prepaid_processes.py")
+"""Minutes of few tests, for which everybody would wait if they were dealt out last."""
+
 _numbers = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Deal files out by the number of their tests, but for those to begin with."""
+    tests = Counter(item.path for item in items)
+    first = [Path(__file__).parents[1] / file for file in FIRST]
+    items.sort(key=lambda item: (item.path not in first, -tests[item.path]))
 
 
 @pytest.fixture(autouse=True)
