@@ -179,8 +179,7 @@ def migrate_contract(
     at = _instant(contract, when, now)
     if at <= contract.valid_from:
         raise Conflict("it has not begun by then", field="contract", remedy="wait until it has")
-    savepoint = connection.begin_nested()
-    try:
+    with connection.begin_nested() as savepoint:
         require_fit(plan, bound.terms)
         end_contract(connection, contract_id, valid_until=at)
         follower = bind_contract(
@@ -193,10 +192,8 @@ def migrate_contract(
             approval_required=approval_required,
             now=now,
         )
-    except SteelyardError:
-        savepoint.rollback()
-        raise
-    (savepoint.rollback if dry_run else savepoint.commit)()
+        if dry_run:
+            savepoint.rollback()
     return ContractMove(
         tenant=tenant,
         contract_id=contract_id,
