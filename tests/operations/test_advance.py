@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import psycopg
 import pytest
 
 from billing.errors import Conflict
@@ -27,7 +26,7 @@ from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
 from billing.store.invoices import InvoiceRow
 from billing.tenancy.tenant import Tenant
-from tests.conftest import TEMPLATE
+from tests.conftest import migrated_copy
 from tests.world import MONTH_END, World, make_world
 
 NOVEMBER = datetime(2026, 11, 15, 12, tzinfo=UTC)
@@ -50,14 +49,12 @@ FEE = 9667
 
 @pytest.fixture(scope="module")
 def world(postgres: ServerAddress) -> Iterator[World]:
-    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE advance TEMPLATE {TEMPLATE}")
-        opened = Database(postgres.app_url("advance"))
+    with migrated_copy(postgres) as name:
+        opened = Database(postgres.app_url(name))
         made = make_world(opened, NOVEMBER)
         made.plan(PLAN)
         yield made
         opened.close()
-        owner.execute("DROP DATABASE advance WITH (FORCE)")
 
 
 def advance(world: World, owner: Tenant, now: datetime = NOVEMBER) -> tuple[InvoiceRow, ...]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import psycopg
 import pytest
 
 from billing.ledger.account import AccountCode
@@ -23,7 +22,7 @@ from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
 from billing.store.invoices import InvoiceRow
 from billing.tenancy.tenant import Tenant
-from tests.conftest import TEMPLATE
+from tests.conftest import migrated_copy
 from tests.world import MONTH_END, World, make_world
 from workers.rating import accrue_changes
 
@@ -73,14 +72,12 @@ EXAMPLES = {
 
 @pytest.fixture(scope="module")
 def world(postgres: ServerAddress) -> Iterator[World]:
-    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE ahead_on_the_way TEMPLATE {TEMPLATE}")
-        opened = Database(postgres.app_url("ahead_on_the_way"))
+    with migrated_copy(postgres) as name:
+        opened = Database(postgres.app_url(name))
         made = make_world(opened, NOVEMBER)
         made.plan(PLAN)
         yield made
         opened.close()
-        owner.execute("DROP DATABASE ahead_on_the_way WITH (FORCE)")
 
 
 def documents(world: World, tenant: Tenant) -> list[InvoiceRow]:

@@ -284,12 +284,18 @@ async def test_while_the_database_is_away_what_is_leased_is_used(
     await keeper.stop()
 
 
-async def test_L6_a_server_process_that_stands_still_is_replaced(
-    world: World, acme: Tenant, keepers: Keepers, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What became of the call is not known; it is settled, whether it was carried out or not."""
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls about leases give up, and their connections go, within moments."""
     monkeypatch.setattr("api.proxy.control.lease_calls.ANSWER_MS", 300)
     monkeypatch.setattr("api.proxy.control.lease_calls.CALL_MS", 200)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_L6_a_server_process_that_stands_still_is_replaced(
+    world: World, acme: Tenant, keepers: Keepers
+) -> None:
+    """What became of the call is not known; it is settled, whether it was carried out or not."""
     limit = requests_limit(world, acme, 10)
     keeper = keepers("p")
     pids: list[int] = []
@@ -326,11 +332,10 @@ async def test_L6_a_server_process_that_stands_still_is_replaced(
     require_leases_tie(world.database)
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_L6_leases_go_on_beside_a_server_process_that_stands_still(
-    world: World, acme: Tenant, keepers: Keepers, monkeypatch: pytest.MonkeyPatch
+    world: World, acme: Tenant, keepers: Keepers
 ) -> None:
-    monkeypatch.setattr("api.proxy.control.lease_calls.ANSWER_MS", 300)
-    monkeypatch.setattr("api.proxy.control.lease_calls.CALL_MS", 200)
     limit = requests_limit(world, acme, 10)
     later = make_limit(
         world.database, acme, "later", "10", now=world.now, unit=Unit.REQUESTS, hard=True
