@@ -33,7 +33,8 @@ from billing.planfiles.contract_file import dump_terms, load_terms
 class NewContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tenant to bind to a plan; to its newest version unless one is named.
 
-    `terms` has the members of a file of terms: what is agreed beside the plan.
+    `terms` has the members of a file of terms: what is agreed beside the plan. `others_follow` says
+    that what a plan of `coverage: together` leaves to other contracts is bound next.
     """
 
     tenant: Slug
@@ -42,6 +43,7 @@ class NewContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     valid_from: Instant
     valid_until: Instant | None = None
     terms: dict[str, Any] | None = None
+    others_follow: bool = False
 
 
 class ContractEnd(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -112,6 +114,7 @@ class ContractController(Controller):
                 valid_until=data.valid_until and in_utc(data.valid_until, field="valid_until"),
                 terms=load_terms(data.terms or {}),
                 approval_required=deployment.settings.plan_approval == "required",
+                others_follow=data.others_follow,
                 now=deployment.now(),
             )
         return show_contract(bound.contract, {owner.id: owner.slug})

@@ -72,6 +72,15 @@ class CorrectionBy(StrEnum):
     """By a credit note beside the next invoice."""
 
 
+class Coverage(StrEnum):
+    """Over what is judged whether every class of token that is sold can be priced whole."""
+
+    ALONE = "alone"
+    """This plan: it prices all bands, service tiers and inputs of what it sells."""
+    TOGETHER = "together"
+    """All contracts in force beside one on this plan: others price what it leaves out."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
     """Choices on which billing engines differ, so that a plan states its own (D13).
@@ -82,6 +91,7 @@ class Policies:
         negative_usage: what a period costs whose quantity is below zero.
         proration_days: how the days of a part of a billing period are counted.
         correction: on which document a correction below zero is.
+        coverage: whether other contracts may price what this plan leaves out of a class.
         admission: how requests are admitted; it changes no amount.
     """
 
@@ -90,6 +100,7 @@ class Policies:
     negative_usage: NegativeUsage = NegativeUsage.CLAMP
     proration_days: ProrationDays = ProrationDays.HALF_OPEN
     correction: CorrectionBy = CorrectionBy.NEXT_INVOICE
+    coverage: Coverage = Coverage.ALONE
     admission: AdmissionPolicy = field(default_factory=AdmissionPolicy)
 
 

@@ -65,6 +65,13 @@ def bind(
         str | None,
         typer.Option(metavar="FILE", help="YAML: what is agreed beside the plan; - is stdin."),
     ] = None,
+    others_follow: Annotated[
+        bool,
+        typer.Option(
+            "--others-follow",
+            help="What a plan of coverage: together leaves to other contracts is bound next.",
+        ),
+    ] = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Bind a tenant to a plan version."""
@@ -87,6 +94,7 @@ def bind(
             valid_until=instant(until, in_zone=owner.zone, field="until") if until else None,
             terms=agreed,
             approval_required=_approval_required(),
+            others_follow=others_follow,
             now=now,
         )
     _show(bound.contract, tenant, as_json=as_json)

@@ -18,6 +18,7 @@ from billing.errors import InvalidInput, InvalidPlan
 from billing.exit_status import REFUSED
 from billing.planfiles.meter_file import MeterFile, declared_by_code, read_meter
 from billing.planfiles.plan_file import read_price_books
+from billing.planfiles.plan_reading import KnownMeters
 from billing.planfiles.plan_warnings import PlanWarning, plan_warnings
 
 _PATHS = typer.Argument(metavar="FILE|DIR...", help="YAML; a folder's *.yaml; - is standard input.")
@@ -35,7 +36,7 @@ def check(
 
     Exits with 1 if one is refused. Warnings are about gaps that are allowed.
     """
-    known = read_meters(meters or ())
+    known = declared_by_code(read_meters(meters or ()))
     files = list(_files(paths))
     plans: list[tuple[str, PricePlan]] = []
     refused: list[tuple[str, InvalidPlan]] = []
@@ -44,7 +45,7 @@ def check(
         plans += [(path, plan) for plan in found]
         refused += [(path, refusal) for refusal in refusals]
     if as_json:
-        _show_documents(plans, refused)
+        _show_documents(plans, refused, known)
     for path, refusal in refused:
         refusal.add_note(path)
     if refused and as_json:
@@ -56,7 +57,7 @@ def check(
         for path, plan in () if as_json else plans:
             show_text(f"{path} is a valid plan.", style="green")
             show_plan(plan)
-            for warning in plan_warnings(plan):
+            for warning in plan_warnings(plan, known):
                 show_note(f"warning: {warning.about}: {warning.message} (try: {warning.remedy})")
     if refused:
         raise typer.Exit(REFUSED)
@@ -89,18 +90,15 @@ def _files(paths: Sequence[str]) -> Iterator[str]:
         yield from found
 
 
-def _read(
-    path: str, known: Sequence[MeterFile]
-) -> tuple[tuple[PricePlan, ...], tuple[InvalidPlan, ...]]:
+def _read(path: str, known: KnownMeters) -> tuple[tuple[PricePlan, ...], tuple[InvalidPlan, ...]]:
     with refused_in(path):
-        return read_price_books(
-            read_bytes(path),
-            meters=declared_by_code(known),
-        )
+        return read_price_books(read_bytes(path), meters=known)
 
 
 def _show_documents(
-    plans: Sequence[tuple[str, PricePlan]], refused: Sequence[tuple[str, InvalidPlan]]
+    plans: Sequence[tuple[str, PricePlan]],
+    refused: Sequence[tuple[str, InvalidPlan]],
+    known: KnownMeters,
 ) -> None:
     """One valid plan as itself, several as a list; one fault alone is said as an error only."""
     if not plans and len(refused) == 1:
@@ -110,7 +108,7 @@ def _show_documents(
             "file": path,
             "valid": True,
             **plan_summary(plan),
-            "warnings": [_warning(warning) for warning in plan_warnings(plan)],
+            "warnings": [_warning(warning) for warning in plan_warnings(plan, known)],
         }
         for path, plan in plans
     ]

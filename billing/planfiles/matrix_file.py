@@ -46,11 +46,16 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._:/@+-]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a matrix stands in its file, and in which currency its prices are read."""
+    """Where a matrix stands in its file, and in which currency its prices are read.
+
+    Attributes:
+        alone: whether its plan is judged alone, so that output and input are sold here together.
+    """
 
     source: YamlSource
     path: YamlPath
     currency: str
+    alone: bool
 
     def refuse(self, message: str, below: Sequence[str], remedy: str | None) -> InvalidPlan:
         """The error for a value below the matrix."""
@@ -89,7 +94,8 @@ def expand_matrix(
     """
     _require_axes(document, place)
     cells = list(_cells(document.prices, document.by, (), (), place))
-    _require_classes(document, cells, place)
+    if place.alone:
+        _require_classes(document, cells, place)
     for cell in cells:
         named = dict(zip(document.by, zip(cell.path, cell.values, strict=True), strict=True))
         yield (

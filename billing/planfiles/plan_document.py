@@ -282,7 +282,8 @@ class PoliciesDocument(Document):
     """Choices on which billing engines differ, and how requests are admitted.
 
     `max_exposure` is in major units of the plan's currency. `on_database_loss` left out is closed
-    for prepaid plans and open for others.
+    for prepaid plans and open for others. With `coverage: together` the plans of other contracts
+    may price what this one leaves out of a class of tokens.
     """
 
     zero_usage_first_flat: Literal["skip", "charge"] = "skip"
@@ -290,6 +291,7 @@ class PoliciesDocument(Document):
     negative_usage: Literal["clamp", "mirror"] = "clamp"
     proration_days: Literal["half_open", "inclusive", "fixed_30"] = "half_open"
     correction: Literal["next_invoice", "credit_note"] = "next_invoice"
+    coverage: Literal["alone", "together"] = "alone"
     payment: Literal["postpaid", "prepaid"] = "postpaid"
     hold: Literal["worst_case", "likely"] = "worst_case"
     on_database_loss: Literal["open", "closed"] | None = None

@@ -72,6 +72,7 @@ def _dump_policies(policies: Policies) -> dict[str, Any]:
             "negative_usage": policies.negative_usage.value,
             "proration_days": policies.proration_days.value,
             "correction": policies.correction.value,
+            "coverage": policies.coverage.value,
             "payment": admission.payment.value,
             "hold": admission.hold.value,
             "on_database_loss": admission.on_database_loss and admission.on_database_loss.value,

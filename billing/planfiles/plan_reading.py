@@ -18,6 +18,7 @@ from billing.catalog.price_list import token_charge
 from billing.catalog.price_plan import (
     AllowanceInVolume,
     CorrectionBy,
+    Coverage,
     NegativeUsage,
     Policies,
     PricePlan,
@@ -128,7 +129,8 @@ class Reading:
             with self._located(path):
                 if isinstance(written, MatrixDocument):
                     unit, window = unit_of(written.unit, units), window_of(written.during, windows)
-                    place = Place(source=self.source, path=path, currency=self.code)
+                    alone = document.policies.coverage == Coverage.ALONE
+                    place = Place(source=self.source, path=path, currency=self.code, alone=alone)
                     for origin, cell in expand_matrix(written, window, unit, place):
                         self._add(cell, origin, meter_at=origin, where_at=(*path, "by"))
                 else:
@@ -199,9 +201,6 @@ class Reading:
                         remedy="name it in a charge with unit, or remove it",
                     )
                 )
-        for position, found in unpriced_values(plan.charges, self.known or {}):
-            path = self.origins[position]
-            self.refusals.append(self.source.refuse(found.message, path=path, remedy=found.remedy))
         referred = {each.rest_of for each in document.windows.values()}
         for name in document.windows:
             if name not in used | referred:
@@ -212,6 +211,15 @@ class Reading:
                         remedy="name it in a charge with during, or remove it",
                     )
                 )
+        if plan.policies.coverage is Coverage.ALONE:
+            self._require_whole_classes(document, plan)
+
+    def _require_whole_classes(self, document: PlanDocument, plan: PricePlan) -> None:
+        """Refuse what leaves bands, tiers or the input of what it sells to other contracts."""
+        for found in unpriced_values(plan.charges, self.known or {}):
+            path = self.origins[found.positions[0]]
+            remedy = f"{found.remedy}; or leave it to other contracts with coverage: together"
+            self.refusals.append(self.source.refuse(found.message, path=path, remedy=remedy))
         models = {} if document.price_list is None else document.price_list.models
         for model, prices in models.items():
             if prices.output is not None and TokenClass.INPUT not in prices_model(plan, model):
@@ -272,6 +280,7 @@ def _policies(document: PoliciesDocument) -> Policies:
         negative_usage=NegativeUsage(document.negative_usage),
         proration_days=ProrationDays(document.proration_days),
         correction=CorrectionBy(document.correction),
+        coverage=Coverage(document.coverage),
         admission=AdmissionPolicy(
             payment=Payment(document.payment),
             hold=HoldSize(document.hold),

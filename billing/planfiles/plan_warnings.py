@@ -6,14 +6,16 @@ in the unrated queue, so nothing is lost; but somebody notices late.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from billing.admission.terms import Unpriced
-from billing.catalog.price_plan import PricePlan, prices_model
+from billing.catalog.price_plan import Coverage, PricePlan, prices_model
 from billing.catalog.window import Window
 from billing.metering.token_class import TokenClass
 from billing.planfiles.window_file import unpriced_hours
+from billing.rating.meter_fit import DeclaredMeter
+from billing.rating.unpriced_values import unpriced_inputs, unpriced_values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,11 +31,32 @@ class PlanWarning:
     remedy: str
 
 
-def plan_warnings(plan: PricePlan) -> tuple[PlanWarning, ...]:
-    """The gaps of a plan; none where it says that what has no price is free."""
+def plan_warnings(
+    plan: PricePlan, meters: Mapping[str, DeclaredMeter] | None = None
+) -> tuple[PlanWarning, ...]:
+    """The gaps of a plan.
+
+    Args:
+        meters: declared ones by code.
+
+    Returns:
+        What other contracts have to price, and, unless the plan says that what has no price is
+        free, hours and cached input without a price.
+    """
+    left = tuple(_left_to_others(plan, meters or {}))
     if plan.policies.admission.unpriced is Unpriced.FREE:
-        return ()
-    return (*_hours(plan), *_cached(plan))
+        return left
+    return (*left, *_hours(plan), *_cached(plan))
+
+
+def _left_to_others(plan: PricePlan, meters: Mapping[str, DeclaredMeter]) -> Iterator[PlanWarning]:
+    if plan.policies.coverage is Coverage.TOGETHER:
+        for gap in (*unpriced_values(plan.charges, meters), *unpriced_inputs(plan.charges)):
+            yield PlanWarning(
+                about=gap.about,
+                message=gap.message,
+                remedy="price it in another contract of the same tenant, bound first",
+            )
 
 
 def _hours(plan: PricePlan) -> Iterator[PlanWarning]:

@@ -42,9 +42,10 @@ _UTC = zone("UTC")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Requests of the example's month."""
+    """Usage of the example's month."""
 
     quantity: str
+    meter: str = "requests"
     before: str = "0"
     region: str = "eu"
     hour: int = 0
@@ -52,7 +53,7 @@ class Usage:
     def metered(self) -> MeteredQuantity:
         """The same as rating is handed it."""
         return MeteredQuantity(
-            meter="requests",
+            meter=self.meter,
             quantity=Decimal(self.quantity),
             before=Decimal(self.before),
             dimensions=(("region", self.region),),
@@ -144,8 +145,22 @@ def examples() -> Iterator[PolicyExample]:
             usage=(Usage(quantity="-4", before="10"),),
             opens=False,
         )
+    yield from _of_classes()
     yield from _of_charges()
     yield from _of_commitments()
+
+
+def _of_classes() -> Iterator[PolicyExample]:
+    for value in ("alone", "together"):
+        yield PolicyExample(
+            policy="what a class of token is priced by",
+            attribute="coverage",
+            value=value,
+            story="3 output tokens at 5; input is left to another contract",
+            policies=f"{{coverage: {value}}}",
+            charge="type: matrix, by: [class], prices: {output: 5}",
+            usage=(Usage(quantity="3", meter="tokens.output"),),
+        )
 
 
 def _of_charges() -> Iterator[PolicyExample]:
@@ -222,7 +237,7 @@ def _of_commitments() -> Iterator[PolicyExample]:
 
 _PERIOD = "the whole charge, every billing period"
 DEFAULTS = frozenset(
-    {"skip", "stays_free", "clamp", "half_open", "next_invoice", _PERIOD, "1", "true"}
+    {"skip", "stays_free", "clamp", "half_open", "next_invoice", "alone", _PERIOD, "1", "true"}
 )
 """Values that hold where a plan says nothing."""
 

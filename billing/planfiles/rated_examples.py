@@ -55,6 +55,8 @@ LIBRARY = (
     Example(name="training-hours"),
     Example(name="colocation-kw", zone="Europe/Berlin"),
     Example(name="hybrid-outcome"),
+    Example(name="batch-share"),
+    Example(name="batch-rest"),
 )
 
 

@@ -81,6 +81,19 @@ def test_gaps_are_warned_of(run: Run, plan: Path):
     assert run("plan", "check", str(plan), "--json").document["warnings"] == []
 
 
+def test_what_a_plan_leaves_to_other_contracts_is_warned_of(run: Run):
+    path = str(EXAMPLES / "batch-share.yaml")
+    found = run("plan", "check", path, "--meters", METERS, "--json").document["warnings"]
+    assert {each["about"] for each in found} == {
+        "tokens.input",
+        "tokens.cached_input",
+        "tokens.output",
+    }
+    assert {each["message"].partition(" of ")[2] for each in found} == {
+        "atlas-large has no price where service_tier is default"
+    }
+
+
 def test_meters_come_from_files(run: Run):
     path = str(EXAMPLES / "gpu-hours.yaml")
     assert run("plan", "check", path).status == 1

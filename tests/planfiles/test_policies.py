@@ -16,6 +16,7 @@ from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.price_plan import (
     AllowanceInVolume,
     CorrectionBy,
+    Coverage,
     NegativeUsage,
     Policies,
     ProrationDays,
@@ -106,6 +107,7 @@ def test_every_policy_round_trips(admission):
         negative_usage=st.sampled_from(NegativeUsage),
         proration_days=st.sampled_from(ProrationDays),
         correction=st.sampled_from(CorrectionBy),
+        coverage=st.sampled_from(Coverage),
     )
 )
 def test_policies_of_amounts_round_trip(policies):
@@ -119,6 +121,7 @@ RATING = {
     "negative_usage",
     "proration_days",
     "correction",
+    "coverage",
 }
 """Policies of amounts, which say nothing about prepayment."""
 
@@ -169,6 +172,7 @@ def test_every_policy_can_be_written():
     ("line", "field"),
     [
         ("payment: later", "policies.payment"),
+        ("coverage: shared", "policies.coverage"),
         ("hold: none", "policies.hold"),
         ("on_database_loss: maybe", "policies.on_database_loss"),
         ('max_exposure: "-1"', "policies.max_exposure"),

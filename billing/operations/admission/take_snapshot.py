@@ -19,13 +19,16 @@ from billing.admission.snapshot import KeyGrant, Snapshot
 from billing.admission.terms import AdmissionPolicy, Payment, TenantTerms, Unpriced
 from billing.catalog.admission_policy import strictest
 from billing.catalog.contract_terms import NO_TERMS
-from billing.catalog.price_plan import PricePlan
+from billing.catalog.price_plan import Coverage, PricePlan
 from billing.catalog.rates import proxy_rates, rates_of
 from billing.metering.event_id import microseconds
 from billing.metering.token_class import TokenClass
 from billing.metering.unit_meter import UnitMeter
 from billing.operations.admission.wired_limits import require_wired
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
+from billing.operations.catalog.coverage import leaves_unpriced
+from billing.operations.catalog.plans import declared_meters
+from billing.rating.meter_fit import DeclaredMeter
 from billing.store import catalog
 from billing.store import holds as holds_store
 from billing.store import leases as leases_store
@@ -68,7 +71,7 @@ def take_snapshot(
     # Before contracts are read: an error of theirs would not say which limit it breaks.
     require_wired(connection, limits, currencies={}, served=None)
     bound = _in_force(connection, now)
-    said = _plan_terms(bound, models)
+    said = _plan_terms(bound, models, _meters_of_shares(connection, bound, now))
     credit = _prepaid_credit(connection, said)
     # Events are written under the ingest role, which also interns what they refer to.
     become(connection, Role.INGEST)
@@ -129,15 +132,25 @@ def take_keys(connection: sa.Connection, *, now: datetime) -> dict[bytes, KeyGra
     }
 
 
+def _meters_of_shares(
+    connection: sa.Connection, bound: Mapping[int, Sequence[BoundPlan]], now: datetime
+) -> Mapping[str, DeclaredMeter]:
+    """The meters in effect, if some plan leaves part of a class to other contracts."""
+    every = (entry.plan.policies.coverage for entries in bound.values() for entry in entries)
+    return declared_meters(connection, at=now) if Coverage.TOGETHER in every else {}
+
+
 def _plan_terms(
-    bound: Mapping[int, Sequence[BoundPlan]], models: Sequence[ServedModel]
+    bound: Mapping[int, Sequence[BoundPlan]],
+    models: Sequence[ServedModel],
+    meters: Mapping[str, DeclaredMeter],
 ) -> dict[int, _PlanTerms]:
     shared: dict[tuple[tuple[str, int, int], ...], _PlanTerms] = {}
     said: dict[int, _PlanTerms] = {}
     for tenant_id, entries in bound.items():
         plans = tuple(sorted(_prices_of(entry) for entry in entries))
         if plans not in shared:
-            shared[plans] = _read_plans([entry.plan for entry in entries], models)
+            shared[plans] = _read_plans([entry.plan for entry in entries], models, meters)
         said[tenant_id] = shared[plans]
     return said
 
@@ -149,11 +162,21 @@ def _prices_of(entry: BoundPlan) -> tuple[str, int, int]:
     return contract.plan_slug, contract.plan_version, own
 
 
-def _read_plans(plans: Sequence[PricePlan], models: Sequence[ServedModel]) -> _PlanTerms:
+def _read_plans(
+    plans: Sequence[PricePlan],
+    models: Sequence[ServedModel],
+    meters: Mapping[str, DeclaredMeter],
+) -> _PlanTerms:
+    """What contracts say together; a class that they leave partly without a price is not sold."""
     policy = strictest(plan.policies.admission for plan in plans)
     prices = {model.name: rates_of(plans, model.name) for model in models}
     classes = {
-        name: frozenset(each for each in TokenClass if each.meter in found)
+        name: frozenset(
+            each
+            for each in TokenClass
+            if each.meter in found
+            and not ((meter := meters.get(each.meter)) and leaves_unpriced(plans, meter, name))
+        )
         for name, found in prices.items()
     }
     units = {

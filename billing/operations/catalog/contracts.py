@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.contract import Contract
 from billing.catalog.contract_terms import NO_TERMS, ContractTerms, apply_terms, require_fit
-from billing.catalog.price_plan import PricePlan
+from billing.catalog.price_plan import Coverage, PricePlan
 from billing.errors import Conflict, InvalidInput, InvalidPlan, NotFound, OverlappingCharges
 from billing.operations.catalog.approve_plan import require_approved
+from billing.operations.catalog.coverage import require_covered
 from billing.operations.catalog.plans import (
     declared_meters,
     plan_of,
@@ -23,8 +24,7 @@ from billing.operations.catalog.plans import (
 from billing.operations.tenancy.tenants import require_tenant
 from billing.period import BUCKET, local_midnight, require_on_grid, zone
 from billing.planfiles.contract_file import dump_terms, load_terms, terms_digest
-from billing.rating.meter_fit import misfit
-from billing.rating.unpriced_values import unpriced_values
+from billing.rating.meter_fit import DeclaredMeter, misfit
 from billing.store import catalog as store
 from billing.store import contract_terms as terms_store
 from billing.store import limits
@@ -56,6 +56,7 @@ def bind_contract(
     valid_until: datetime | None = None,
     terms: ContractTerms = NO_TERMS,
     approval_required: bool = False,
+    others_follow: bool = False,
     now: datetime,
 ) -> BoundPlan:
     """Bind a tenant to a plan version.
@@ -65,11 +66,13 @@ def bind_contract(
         valid_from, valid_until: half-open, on the 15-minute grid; without an end until ended.
         terms: what is agreed beside the plan; it stays as long as the contract does.
         approval_required: whether somebody must have approved the plan version.
+        others_follow: what a plan of `coverage: together` leaves to others is bound later.
 
     Raises:
         NotFound: no such tenant, plan or version.
         InvalidInput: dates off the grid or in the wrong order; a phase within a billing period.
-        InvalidPlan: the terms do not fit the plan, or a charge asks what its meter cannot answer.
+        InvalidPlan: the terms do not fit the plan, a charge asks what its meter cannot answer, or
+            a class of token can come without a price.
         OverlappingCharges: a contract in force at the same time prices the same usage (D16).
         Conflict: a contract of the same billing period, or a limit on money, is in another
             currency; or the plan version was not approved and has to be.
@@ -84,9 +87,13 @@ def bind_contract(
     store.lock_contracts(connection, owner.id)
     new_plan = plan_of(row)
     require_fit(new_plan, terms)
-    _require_meters(connection, new_plan)
+    _require_meters(declared := declared_meters(connection), new_plan)
     _require_whole_periods(owner, terms)
-    _require_beside_others(connection, owner, new_plan, valid_from, valid_until)
+    others = bound_plans(connection, tenant_id=owner.id)
+    _require_beside_others(others, owner, new_plan, valid_from, valid_until)
+    if new_plan.policies.coverage is Coverage.ALONE or not others_follow:
+        beside = [(other.contract, other.plan) for other in others]
+        require_covered(new_plan, declared, beside, valid_from, valid_until)
     _require_limits_of_currency(connection, owner.id, new_plan, now)
     contract_id = store.insert_contract(
         connection,
@@ -211,17 +218,14 @@ def _store_terms(
         )
 
 
-def _require_meters(connection: sa.Connection, plan: PricePlan) -> None:
+def _require_meters(declared: Mapping[str, DeclaredMeter], plan: PricePlan) -> None:
     """A version of a meter since the plan was applied may no longer answer what a charge asks."""
-    declared = declared_meters(connection)
     for position, charge in enumerate(plan.charges):
         meter = None if charge.selector is None else declared.get(charge.selector.meter)
         if meter is not None and (found := misfit(charge, meter)) is not None:
             raise InvalidPlan(
                 found.message, field=f"charges[{position}].{found.member}", remedy=found.remedy
             )
-    for position, found in unpriced_values(plan.charges, declared):
-        raise InvalidPlan(found.message, field=f"charges[{position}]", remedy=found.remedy)
 
 
 def _require_whole_periods(tenant: Tenant, terms: ContractTerms) -> None:
@@ -240,7 +244,7 @@ def _require_whole_periods(tenant: Tenant, terms: ContractTerms) -> None:
 
 
 def _require_beside_others(
-    connection: sa.Connection,
+    others: Sequence[BoundPlan],
     owner: Tenant,
     new_plan: PricePlan,
     valid_from: datetime,
@@ -248,7 +252,7 @@ def _require_beside_others(
 ) -> None:
     billed_from = owner.billing_period(valid_from).start
     billed_until = valid_until and owner.billing_period(valid_until - BUCKET).end
-    for other in bound_plans(connection, tenant_id=owner.id):
+    for other in others:
         if _at_the_same_time(other.contract, valid_from, valid_until):
             _require_disjoint(other, new_plan.charges)
         if _at_the_same_time(other.contract, billed_from, billed_until):

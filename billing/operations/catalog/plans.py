@@ -60,11 +60,21 @@ def apply_price_books(
     return tuple(_apply(connection, plan, now=now) for plan in plans)
 
 
-def declared_meters(connection: sa.Connection) -> dict[str, DeclaredMeter]:
-    """The meters of this deployment by code, as their newest versions declare them."""
+def declared_meters(
+    connection: sa.Connection, *, at: datetime | None = None
+) -> dict[str, DeclaredMeter]:
+    """The meters of this deployment by code, as their newest versions declare them.
+
+    Args:
+        at: of the versions that have taken effect by then; None: of all.
+    """
     # Rows come by code and version, so that the last one of a code stays.
     rows = meter_store.meter_versions(connection)
-    return {row.defined.meter.code: declared_meter(row.defined) for row in rows}
+    return {
+        row.defined.meter.code: declared_meter(row.defined)
+        for row in rows
+        if at is None or row.defined.effective_from <= at
+    }
 
 
 def _read(connection: sa.Connection, text: str | bytes) -> tuple[PricePlan, ...]:

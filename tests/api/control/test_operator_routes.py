@@ -125,6 +125,19 @@ def test_contracts_are_ended_and_bound(operator: httpx.Client):
     assert bound.json() in listed
 
 
+def test_a_contract_whose_rest_follows_says_so(operator: httpx.Client):
+    plan = PLAN.partition("charges:")[0].replace("slug: standard", "slug: answers")
+    plan += 'policies: {coverage: together}\nprice_list: {models: {shared: {output: "1"}}}\n'
+    operator.post("operator/plans", content=plan, headers=YAML).raise_for_status()
+    share = {"tenant": "bolt", "plan": "answers", "valid_from": "2026-12-01T00:00:00Z"}
+    refused = operator.post("operator/contracts", json=share)
+    assert (refused.status_code, refused.json()["code"]) == (400, "invalid_plan")
+    assert refused.json()["field"] == "charges[0]"
+    assert "tokens.input of shared has no price" in refused.text
+    bound = operator.post("operator/contracts", json={**share, "others_follow": True})
+    assert bound.status_code == 201
+
+
 def test_L3_reported_usage_gets_a_verdict_per_event_and_counts_once(
     operator: httpx.Client, tenant: httpx.Client
 ):
