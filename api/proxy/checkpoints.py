@@ -10,21 +10,26 @@ import asyncio
 from typing import Protocol
 
 from api.proxy.limits import Limits
-from api.proxy.ports import Clock
+from api.proxy.ports import Clock, JournalPort
+from api.proxy.tally import Tally
+from billing.errors import JournalError
+from billing.journal.records import Checkpoint
 
 
 class Checkpointed(Protocol):
     """An open stream."""
 
-    def sweep(self, now_us: int, *, stalled_us: int) -> None:
-        """Journal a checkpoint if more was delivered since the last one."""
+    def sweep(self, now_us: int, *, stalled_us: int) -> Checkpoint | None:
+        """Its checkpoint, if more was delivered since the last one."""
         ...
 
 
 class CheckpointSweep:
     """The open streams of a process; the timer runs while there are any."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(self, journal: JournalPort, tally: Tally, limits: Limits, clock: Clock) -> None:
+        self._journal = journal
+        self._tally = tally
         self._limits = limits
         self._clock = clock
         self._streams: set[Checkpointed] = set()
@@ -46,8 +51,18 @@ class CheckpointSweep:
 
     def _sweep(self) -> None:
         self._timer = None
-        now_us = self._clock()
-        for stream in list(self._streams):
-            stream.sweep(now_us, stalled_us=self._limits.client_stalled_ms * 1000)
+        now_us, stalled_us = self._clock(), self._limits.client_stalled_ms * 1000
+        swept = [stream.sweep(now_us, stalled_us=stalled_us) for stream in list(self._streams)]
+        moved = [checkpoint for checkpoint in swept if checkpoint is not None]
+        if moved:
+            self._write(moved)
         if self._streams:
             self._arm()
+
+    def _write(self, checkpoints: list[Checkpoint]) -> None:
+        """A refusal is counted, never raised: no answer depends on a checkpoint."""
+        self._tally.checkpoints += len(checkpoints)
+        try:
+            self._journal.append_checkpoints(checkpoints)
+        except JournalError:
+            self._tally.journal_refusals += len(checkpoints)

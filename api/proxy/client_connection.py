@@ -54,10 +54,11 @@ class ClientConnection(asyncio.Protocol):
 
     Attributes:
         lost: the connection is gone; nothing more can be delivered.
+        blocked: the client does not read what was written, and writers wait for it.
     """
 
     def __init__(self, host: Host) -> None:
-        self.lost = False
+        self.lost = self.blocked = False
         self._host = host
         self._limits = host.limits
         self._transport = cast("asyncio.Transport", None)
@@ -88,11 +89,6 @@ class ClientConnection(asyncio.Protocol):
 
     # What relays use.
 
-    @property
-    def blocked(self) -> bool:
-        """The client does not read what was written, and writers wait for it."""
-        return self._writable is not None and not self.lost
-
     def watch(self, on_lost: Callable[[], None] | None) -> None:
         """Call back once when the client closes the connection, even while it is silent."""
         self._on_lost = on_lost
@@ -114,10 +110,14 @@ class ClientConnection(asyncio.Protocol):
 
     # What requests use.
 
-    def send(self, content: bytes) -> None:
-        """Write bytes, if the connection is not gone."""
-        if not self.lost and not self._transport.is_closing():
-            self._transport.write(content)
+    def send(self, content: bytes) -> bool:
+        """Write bytes, if the connection is not gone; whether the kernel has taken all of them,
+        and all before them."""
+        transport = self._transport
+        if self.lost or transport.is_closing():
+            return False
+        transport.write(content)
+        return not transport.get_write_buffer_size()
 
     async def drained(self) -> None:
         """Wait until the client has read enough for more to be written."""
@@ -230,8 +230,10 @@ class ClientConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writable = asyncio.Event()
+        self.blocked = not self.lost
 
     def resume_writing(self) -> None:
+        self.blocked = False
         writable, self._writable = self._writable, None
         if writable is not None:
             writable.set()

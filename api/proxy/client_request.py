@@ -41,8 +41,8 @@ class Link(Protocol):
         """Whoever writes has to wait, because the client does not read."""
         ...
 
-    def send(self, content: bytes) -> None:
-        """Write bytes, if it is not gone."""
+    def send(self, content: bytes) -> bool:
+        """Write bytes, if it is not gone; whether nothing that was written is left to leave."""
         ...
 
     async def drained(self) -> None:
@@ -230,12 +230,11 @@ class ClientRequest:
         if content:
             self._link.send(self._taken_head() + self._framed(content))
 
-    def push(self, content: bytes) -> None:
-        """As `write`, for a client that is known to read."""
+    def push(self, content: bytes) -> bool:
+        """As `write`, for a client that is known to read; whether everything has left."""
         if self._chunked and not self._unsent:  # all but the first: once per chunk of every stream
-            self._link.send(b"%x\r\n%b\r\n" % (len(content), content))
-        else:
-            self._link.send(self._taken_head() + self._framed(content))
+            return self._link.send(b"%x\r\n%b\r\n" % (len(content), content))
+        return self._link.send(self._taken_head() + self._framed(content))
 
     async def finish(self, content: bytes = b"") -> None:
         """Send the last of an answer that was begun."""

@@ -85,7 +85,7 @@ class Inference:
         self._recorder = recorder
         self._holds = None if holds is None else Holds(holds, clock)
         self._bindings = bindings
-        self._sweep = CheckpointSweep(limits, clock)
+        self._sweep = CheckpointSweep(journal, tally, limits, clock)
         self._live: set[Exchange] = set()
         self._pools = Pools()
         tally.include(lambda: pool_gauges(self._pools.states()))

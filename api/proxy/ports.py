@@ -6,11 +6,11 @@ usage becomes durable). Does not decide how either is built: the request path se
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from billing.admission.snapshot import Snapshot
-from billing.journal.records import Record
+from billing.journal.records import Checkpoint, Record
 
 Clock = Callable[[], int]
 """Returns the time now, in µs since 1970 UTC."""
@@ -53,6 +53,14 @@ class JournalPort(Protocol):
 
         Raises:
             JournalError: the journal is closed or cannot take it.
+        """
+        ...
+
+    def append_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Queue what open streams have delivered; each takes the place of its stream's last one.
+
+        Raises:
+            JournalError: the journal is closed or cannot take them.
         """
         ...
 

@@ -188,31 +188,31 @@ class StreamRelay:
     def _pass_on(self, received: bytes) -> bool:
         """Relay bytes in the same turn of the loop in which they came: a chunk that has nothing
         to wait for needs no task to be woken. False leaves them to `_relay`."""
-        exchange, client = self._exchange, self._exchange.client
-        if exchange.stopped is not None or client.blocked:
+        exchange = self._exchange
+        if exchange.stopped is not None or exchange.client.blocked:
             return False
+        reading = self._reading
         try:
-            passed = self._reading.feed(received)
+            passed = reading.feed(received)
         except Exception as failure:  # noqa: BLE001  # `_relay` raises it, where it is settled
             self._failure = failure
             self._connection.interrupt()
             return True
-        if exchange.keeper is not None and len(self._reading.object_ids) != self._bound:
+        if exchange.keeper is not None and len(reading.object_ids) != self._bound:
             self._failure = UpstreamError("The inference backend's answer cannot be used.")
             self._connection.interrupt()
             return True
-        if self._reading.ending is not None:
+        if reading.ending is not None:
             self._passed_last = passed
             self._connection.tap = None
             self._connection.interrupt()
         elif passed:
-            self._client.push(passed)
-            if self._marks or client.unsent_bytes() or exchange.left or client.lost:
-                self._note_written(len(passed))
-            else:  # as nearly always: what was written has left
+            if self._client.push(passed) and not self._marks:  # as nearly always: it has left
                 self._written += len(passed)
                 self._written_us = self._connection.heard_us
-                self._written_mark = self.flushed = self._reading.passed
+                self._written_mark = self.flushed = reading.passed
+            else:
+                self._note_written(len(passed))
         return True
 
     async def _finish(self, passed: bytes) -> None:
@@ -310,25 +310,23 @@ class StreamRelay:
             self.flushed = self._marks.pop(0)[1]
             self._stalled_since = None
 
-    def sweep(self, now_us: int, *, stalled_us: int) -> None:
-        """Journal a checkpoint if more was delivered; give up on a client that reads nothing."""
+    def sweep(self, now_us: int, *, stalled_us: int) -> Checkpoint | None:
+        """Its checkpoint, if more was delivered; gives up on a client that reads nothing."""
         if self._marks:
             self.measure()
         if self._settled or not self._started:
-            return
-        if self.flushed != self._checkpointed:
-            self._checkpoint(now_us)
+            return None
         if not self._marks:
             self._stalled_since = None
         elif self._stalled_since is None:
             self._stalled_since = now_us
         elif now_us - self._stalled_since > stalled_us:
             self._exchange.leave()
+        return None if self.flushed == self._checkpointed else self._checkpoint(now_us)
 
-    def _checkpoint(self, now_us: int) -> None:
+    def _checkpoint(self, now_us: int) -> Checkpoint:
         exchange, delivered = self._exchange, self.flushed
         self._checkpointed = delivered
-        exchange.plant.tally.checkpoints += 1
         prompt, cached, cache_write, completion, reasoning = delivered
         draws: tuple[Draw, ...] = ()
         if exchange.holding is None and not cache_write and charged_as_said(exchange.model):
@@ -337,7 +335,7 @@ class StreamRelay:
         else:
             tokens = exchange.counts(delivered.counts())
             counts, draws = Counts.of(tokens), exchange.draws(tokens)
-        exchange.plant.write_soon(Checkpoint(exchange.id, now_us, counts, draws))
+        return Checkpoint(exchange.id, now_us, counts, draws)
 
     async def _settle_complete(self) -> None:
         """Bill the whole stream."""

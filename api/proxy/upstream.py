@@ -190,7 +190,7 @@ class Upstream:
         ):
             connection.abort()
             return
-        connection.quiet_since = self._loop.time()
+        connection.quiet_since_us = now_us()
         pool.idle.append(connection)
 
     def close(self) -> None:
@@ -252,18 +252,18 @@ class Upstream:
 
     def _sweep(self) -> None:
         """Enforce the deadlines of all connections with one timer instead of one each."""
-        now, at_us = self._loop.time(), now_us()
+        at_us = now_us()
         for connection, deadlines in list(self._busy.items()):
             if connection.waits_for_first:
                 late = at_us > deadlines.first_by_us
             else:
-                late = now - connection.quiet_since > deadlines.stalled_ms / 1000
+                late = at_us - connection.quiet_since_us > deadlines.stalled_ms * 1000
             if late and not connection.paused:
                 connection.expire()
-        oldest = now - self._limits.pool_idle_ms / 1000
+        oldest_us = at_us - self._limits.pool_idle_ms * 1000
         for address, pool in list(self._pools.items()):
             for connection in pool.idle:
-                if connection.quiet_since < oldest:
+                if connection.quiet_since_us < oldest_us:
                     connection.abort()
             pool.idle = [kept for kept in pool.idle if not kept.closed]
             if not pool.idle and not self._busy:

@@ -10,30 +10,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import cast
 
 import httptools
 
 from api.proxy.answer_head import AnswerFacts
+from api.proxy.answer_memo import AnswerMemo
 from api.proxy.headers import Headers
-from api.proxy.said_head import LENGTH, VAIN_MAX, SaidHead, said_head
+from api.proxy.whole_chunks import whole_chunks
 from billing.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 
 HIGH_WATER_BYTES = 256 << 10
 MAX_HEAD_FIELDS = 200
 MAX_HEAD_BYTES = 64 << 10
 
-_OK = 200
+_BLANK_LINE = b"\r\n\r\n"
 _NO_BODY = frozenset({204, 304})
-_MEAN_MORE = frozenset({b"connection", b"trailer", b"transfer-encoding", b"upgrade"})
-
-
-class _Memo(NamedTuple):
-    """The head of an answer that this connection can repeat."""
-
-    status: int
-    said: SaidHead
-    facts: AnswerFacts
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -43,7 +35,7 @@ class UpstreamConnection(asyncio.Protocol):
         status, headers, answer: once `head()` has returned; header names in lower case.
         answered: a byte of the answer has been received.
         used: exchanges begun on this connection.
-        quiet_since: loop time of the last progress, for deadlines.
+        quiet_since_us: monotonic µs of the last progress, for deadlines.
         waited_us: how long the exchange at hand has waited for the backend so far.
         heard_us: monotonic µs of the last bytes that were waited for.
         connecting_us: what connecting took, counted to the first exchange.
@@ -53,6 +45,42 @@ class UpstreamConnection(asyncio.Protocol):
         reusable: the answer is complete and the connection can take another request.
         tap: takes body bytes as they come, without waking the reader; False leaves them to it.
     """
+
+    # More attributes than instances without slots share their names for.
+    __slots__ = (
+        "_between_chunks",
+        "_body",
+        "_buffered",
+        "_chunked",
+        "_complete",
+        "_facts",
+        "_failure",
+        "_framed",
+        "_has_head",
+        "_head_bytes",
+        "_informational",
+        "_interrupted",
+        "_loop",
+        "_memo",
+        "_parser",
+        "_transport",
+        "_waiter",
+        "_waits_since_us",
+        "_writable",
+        "aborted",
+        "answered",
+        "connecting_us",
+        "headers",
+        "heard_us",
+        "paused",
+        "quiet_since_us",
+        "reusable",
+        "status",
+        "tap",
+        "used",
+        "waited_us",
+        "waits_for_first",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -64,11 +92,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.aborted = False
         self.tap: Callable[[bytes], bool] | None = None
         self._writable: asyncio.Event | None = None
-        self._memo: _Memo | None = None
-        self._memos = 0  # remembered since one was of use
+        self._memo = AnswerMemo()
         self.used = 0
         self.connecting_us = 0
-        self.quiet_since = loop.time()
+        self.quiet_since_us = time.monotonic_ns() // 1000
         self._reset()
 
     def _reset(self) -> None:
@@ -83,12 +110,13 @@ class UpstreamConnection(asyncio.Protocol):
         self._waits_since_us = 0
         self._head_bytes = 0
         self._has_head = False
-        self._framed = False
+        self._framed = self._chunked = False
         self._informational = False
         self._complete = False
         self._body: list[bytes] = []
         self._buffered = 0
         self._interrupted = False
+        self._between_chunks = False  # of a body whose chunks have all arrived whole
         self.tap = None
 
     # What the proxy calls.
@@ -98,7 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._reset()
         self.used += 1
         self.waits_for_first = True
-        self.quiet_since = self._loop.time()
+        self.quiet_since_us = time.monotonic_ns() // 1000
         if self._transport is None or self._transport.is_closing():
             self._fail(UpstreamUnavailable("The inference backend closed the connection."))
             return
@@ -117,7 +145,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._failure is not None:
             raise self._failure
         if self._transport is not None:
-            self.quiet_since = self._loop.time()
+            self.quiet_since_us = time.monotonic_ns() // 1000
             self._transport.write(part)
 
     async def head(self) -> int:
@@ -246,42 +274,50 @@ class UpstreamConnection(asyncio.Protocol):
             self.reusable = False
             self.abort()
             return
-        self.answered = True
+        now_us = time.monotonic_ns() // 1000
         if self._waits_since_us:
-            self.heard_us = time.monotonic_ns() // 1000
-            self.waited_us += self.heard_us - self._waits_since_us
+            self.heard_us = now_us
+            self.waited_us += now_us - self._waits_since_us
             self._waits_since_us = 0
-        self.quiet_since = self._loop.time()
-        if not (self._memo is not None and self._recall(data, self._memo)) and not self._parse(
-            data
-        ):
-            return
-        if self._body and self.tap is not None and self._failure is None:
-            content = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            if self.tap(content):
+        self.quiet_since_us = now_us
+        content = whole_chunks(data) if self._between_chunks else None
+        if content is not None:
+            if not self._body and self._tapped(content):
+                return
+            self.on_body(content)
+        else:
+            self.answered = True
+            if not self._recall(data) and not self._parse(data):
+                return
+            if self._body and self._tapped(
+                self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            ):
                 self._body.clear()
                 self._buffered = 0
                 if not self._complete:
-                    if not self._interrupted:
-                        self._waits_since_us = time.monotonic_ns() // 1000
                     return
         if self._buffered > HIGH_WATER_BYTES and not self.paused and self._transport is not None:
             self.paused = True
             self._transport.pause_reading()
         self._wake()
 
-    def _recall(self, data: bytes, memo: _Memo) -> bool:
-        """Take an answer with the last one's head; False leaves it to the parser."""
+    def _tapped(self, content: bytes) -> bool:
+        """Whether the tap took them."""
+        if self.tap is None or self._failure is not None or not self.tap(content):
+            return False
+        if not self._complete and not self._interrupted:
+            self._waits_since_us = time.monotonic_ns() // 1000
+        return True
+
+    def _recall(self, data: bytes) -> bool:
+        """Take an answer with a head that came before; False leaves it to the parser."""
         if self._head_bytes or self._has_head:
             return False
-        found = memo.said.body_of(data)
-        if found is None:
+        answer = self._memo.recall(data)
+        if answer is None:
             return False
-        digits, body = found
-        self.status, self._facts = memo.status, memo.facts
-        self.headers = memo.said.headers(digits)
+        self.status, self._facts, self.headers, body = answer
         self._has_head = self._framed = self._complete = self.reusable = True
-        self._memos = 0
         if body:
             self.on_body(body)
         return True
@@ -289,6 +325,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _parse(self, data: bytes) -> bool:
         """Whether the parser took it."""
         first = not self._head_bytes
+        self._between_chunks = False
         if not self._has_head:
             self._head_bytes += len(data)
         try:
@@ -299,23 +336,13 @@ class UpstreamConnection(asyncio.Protocol):
         if not self._has_head and self._head_bytes > MAX_HEAD_BYTES:
             self.abort(UpstreamUnavailable("The inference backend sent too large a head."))
             return False
-        if first and self._complete and self.reusable and self._memos < VAIN_MAX:
-            self._remember(data)
+        if first and self._has_head:
+            if self._complete and self.reusable:
+                self._memo.remember(data, self.status, self.headers, self.answer)
+            elif not self._complete and self._chunked:
+                head_end = data.find(_BLANK_LINE) + len(_BLANK_LINE)
+                self._between_chunks = whole_chunks(data, head_end) is not None
         return True
-
-    def _remember(self, data: bytes) -> None:
-        """Keep the head of the answer that these bytes were, if it says its length and no more."""
-        fields = dict(self.headers)
-        if (
-            self.status != _OK
-            or len(fields) != len(self.headers)
-            or not fields.keys().isdisjoint(_MEAN_MORE)
-        ):
-            return
-        said = said_head(data, self.headers, fields.get(LENGTH, b""))
-        if said is not None:
-            self._memos += 1
-            self._memo = _Memo(self.status, said, self.answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -334,7 +361,7 @@ class UpstreamConnection(asyncio.Protocol):
         if self._complete:
             raise ValueError("a second answer to one request")
         self.headers = []
-        self._framed = False
+        self._framed = self._chunked = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = name.lower()
@@ -343,6 +370,7 @@ class UpstreamConnection(asyncio.Protocol):
             raise ValueError("too many header fields")
         if name in {b"content-length", b"transfer-encoding"}:
             self._framed = True
+            self._chunked = value == b"chunked"
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

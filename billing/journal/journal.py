@@ -17,7 +17,7 @@ import asyncio
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -25,14 +25,12 @@ from typing import Final, TypeAlias
 from billing.errors import JournalError
 from billing.journal.appender import Appender
 from billing.journal.disk import Disk
+from billing.journal.open_operations import OpenOperations
 from billing.journal.records import (
     AnyRecord,
     Checkpoint,
     Closed,
-    Intent,
     Record,
-    Usage,
-    Void,
     encode,
     together,
 )
@@ -51,12 +49,6 @@ _SEGMENT_BYTES_LIMIT: Final = 1 << 30  # frames name their batch by a 32-bit off
 _Entry: TypeAlias = "tuple[AnyRecord, bytes, asyncio.Future[None] | None]"
 
 
-@dataclass(slots=True, kw_only=True)
-class _OpenOperation:
-    intent: bytes
-    checkpoint: bytes | None = None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Batch:
     """What goes to the disk at once.
@@ -64,11 +56,13 @@ class _Batch:
     Attributes:
         payloads: of its frames; the checkpoints share some.
         content: the frames, unless they go into a new segment behind what is carried there.
+        checkpoint_bytes: payloads of those frames that hold checkpoints.
     """
 
     payloads: list[bytes]
     content: bytes
-    checkpoints: dict[bytes, tuple[Checkpoint, bytes]]
+    checkpoints: dict[bytes, Checkpoint]
+    checkpoint_bytes: int
     entries: list[_Entry]
     carried: list[bytes] | None
 
@@ -90,9 +84,8 @@ class Journal:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._pending: list[_Entry] = []
-        self._checkpoints: dict[bytes, tuple[Checkpoint, bytes]] = {}
-        self._open: dict[bytes, _OpenOperation] = {}
-        self._opening: set[bytes] = set()  # those whose intents are queued or being written
+        self._checkpoints: dict[bytes, Checkpoint] = {}
+        self._open = OpenOperations()
         self._backlog_bytes = 0  # of pending and in-flight records, checkpoints apart
         self._in_flight = 0
         self._busy = False
@@ -186,18 +179,28 @@ class Journal:
             JournalError: it cannot be encoded, the journal is closed, its disk failed for good,
                 or the queue is full (not for checkpoints, nor for what ends an open operation).
         """
-        self._refuse_if_closed()
-        if self._appender.broken and self._failure is not None:
-            raise _again(self._failure)
+        self._refuse_if_vain()
         payload = encode(record)
         if isinstance(record, Checkpoint):
-            self._checkpoints[record.id] = (record, payload)
-        elif self._backlog_bytes >= self._queue_bytes and not self._ends_an_open_one(record):
+            self._checkpoints[record.id] = record
+        elif self._backlog_bytes >= self._queue_bytes and not self._open.ends_one(record):
             raise JournalError(
                 "the queue of the journal is full", remedy="wait for the disk: use append"
             )
         else:
             self._queue(record, payload, None)
+        self._start_soon()
+
+    def append_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """As `append_soon` for each of them: five times a second for every open stream.
+
+        Raises:
+            JournalError: one cannot be encoded, the journal is closed, or its disk failed for
+                good; none of them was taken.
+        """
+        self._refuse_if_vain()
+        together(checkpoints)  # refused here, or never
+        self._checkpoints.update((each.id, each) for each in checkpoints)
         self._start_soon()
 
     def statistics(self) -> JournalStatistics:
@@ -239,6 +242,11 @@ class Journal:
         if self._closing:
             raise JournalError("the journal is closed")
 
+    def _refuse_if_vain(self) -> None:
+        self._refuse_if_closed()
+        if self._appender.broken and self._failure is not None:
+            raise _again(self._failure)
+
     def _enqueue(self, record: AnyRecord, payload: bytes) -> asyncio.Future[None]:
         future = self._loop.create_future()
         self._queue(record, payload, future)
@@ -250,13 +258,7 @@ class Journal:
     ) -> None:
         self._pending.append((record, payload, future))
         self._backlog_bytes += len(payload)
-        if isinstance(record, Intent):
-            self._opening.add(record.id)
-
-    def _ends_an_open_one(self, record: Record) -> bool:
-        return isinstance(record, Usage | Void) and (
-            record.id in self._open or record.id in self._opening
-        )
+        self._open.queue(record)
 
     def _start_soon(self) -> None:
         # Not at once: what else this turn of the loop appends belongs in the same batch.
@@ -281,29 +283,22 @@ class Journal:
         entries, self._pending = self._pending, []
         self._in_flight = len(entries) + len(checkpoints)
         # Checkpoints first, so that the trailer is last.
-        payloads = together([payload for _, payload in checkpoints.values()])
+        payloads = together(list(checkpoints.values()))
+        checkpoint_bytes = sum(map(len, payloads))
         payloads += [payload for _, payload, _ in entries]
         size = sum(map(len, payloads)) + FRAME_BYTES * len(payloads)
-        carried = self._carried() if self._appender.is_full_for(size) else None
+        carried = self._open.carried() if self._appender.is_full_for(size) else None
         self._batch_queue.put(
             _Batch(
                 payloads=payloads,
                 # Here and not in the thread: it holds the interpreter for as little as it can.
                 content=self._appender.framed(payloads) if carried is None else b"",
                 checkpoints=checkpoints,
+                checkpoint_bytes=checkpoint_bytes,
                 entries=entries,
                 carried=carried,
             )
         )
-
-    def _carried(self) -> list[bytes]:
-        """The open operations, so that recovery needs no older segment than the next one."""
-        payloads: list[bytes] = []
-        for operation in self._open.values():
-            payloads.append(operation.intent)
-            if operation.checkpoint is not None:
-                payloads.append(operation.checkpoint)
-        return payloads
 
     def _write_batches(self) -> None:
         """Body of the thread: one batch at a time, one call into the loop for each."""
@@ -350,25 +345,15 @@ class Journal:
             self._begin_batch()
 
     def _acknowledge(self, batch: _Batch) -> None:
-        for operation_id, (_, payload) in batch.checkpoints.items():
-            self._payload_bytes += len(payload)
-            if (operation := self._open.get(operation_id)) is not None:
-                operation.checkpoint = payload
+        self._payload_bytes += batch.checkpoint_bytes
+        for checkpoint in batch.checkpoints.values():
+            self._open.note_checkpoint(checkpoint)
         for record, payload, future in batch.entries:
             self._payload_bytes += len(payload)
             self._backlog_bytes -= len(payload)
             if future is not None and not future.done():
                 future.set_result(None)
-            if isinstance(record, Intent):
-                self._opening.discard(record.id)
-                if (begun := self._open.get(record.id)) is not None:
-                    begun.intent = payload  # written again; what was delivered stays known
-                else:
-                    self._open[record.id] = _OpenOperation(intent=payload)
-            elif isinstance(record, Usage | Void):
-                self._open.pop(record.id, None)
-            elif isinstance(record, Checkpoint) and record.id in self._open:
-                self._open[record.id].checkpoint = payload
+            self._open.note(record, payload)
         self._records += len(batch.entries) + len(batch.checkpoints)
 
     def _refuse(self, batch: _Batch, failure: JournalError) -> None:
@@ -380,8 +365,7 @@ class Journal:
                 kept.append((record, payload, None))
                 continue
             self._backlog_bytes -= len(payload)
-            if isinstance(record, Intent):
-                self._opening.discard(record.id)
+            self._open.refuse(record)
             if not future.done():
                 future.set_exception(_again(failure))
         self._pending = kept + self._pending

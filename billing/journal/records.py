@@ -11,7 +11,7 @@ models, backends and routes only (P1).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -22,8 +22,7 @@ from billing.metering.token_class import TokenCounts
 ID_BYTES: Final = 16
 AMOUNT_BYTES: Final = 16
 PAYLOAD_LIMIT: Final = 1 << 20  # bytes; a longer length in a file can only be damage
-_TOGETHER_BYTES: Final = PAYLOAD_LIMIT // 4
-_TOGETHER_HEAD: Final = b"\x92\x06\xdd"  # an array of two: the tag, and an array of 32-bit length
+_TOGETHER: Final = 1_000  # checkpoints in a frame
 
 Cause: TypeAlias = Literal[
     "completed", "client_left", "upstream_broke", "timeout", "drained", "recovered"
@@ -271,27 +270,20 @@ def encode(record: AnyRecord) -> bytes:
     return payload
 
 
-def together(checkpoints: Iterable[bytes]) -> list[bytes]:
-    """Payloads of the fewest frames that hold encoded checkpoints."""
+def together(checkpoints: Sequence[Checkpoint]) -> list[bytes]:
+    """Payloads of few frames that hold checkpoints.
+
+    Raises:
+        JournalError: as `encode`, for one of them.
+    """
     frames: list[bytes] = []
-    group: list[bytes] = []
-    size = 0
-    for payload in checkpoints:
-        if size + len(payload) > _TOGETHER_BYTES and group:
-            frames.append(_one_frame(group))
-            group, size = [], 0
-        group.append(payload)
-        size += len(payload)
-    if group:
-        frames.append(_one_frame(group))
+    for start in range(0, len(checkpoints), _TOGETHER):
+        group = checkpoints[start : start + _TOGETHER]
+        try:
+            frames.append(encode(group[0] if len(group) == 1 else Checkpoints(tuple(group))))
+        except JournalError:
+            frames += map(encode, group)  # too long together, unless one of them is to blame
     return frames
-
-
-def _one_frame(payloads: list[bytes]) -> bytes:
-    """As `encode` of a Checkpoints would be, from what is encoded already."""
-    if len(payloads) == 1:
-        return payloads[0]
-    return _TOGETHER_HEAD + len(payloads).to_bytes(4) + b"".join(payloads)
 
 
 def decode(payload: bytes | memoryview) -> AnyRecord:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.errors import JournalError
 from billing.journal import reader
 from billing.journal.journal import Journal
 from billing.journal.records import (
     PAYLOAD_LIMIT,
     Checkpoint,
     Checkpoints,
+    Draw,
     decode,
-    encode,
     together,
 )
 from billing.journal.segment import HEADER_BYTES, frames
@@ -29,7 +32,7 @@ from tests.journal.samples import (
 @given(st.lists(CHECKPOINTS, max_size=6))
 def test_what_is_put_together_is_what_it_was(records):
     found: list[Checkpoint] = []
-    for payload in together(map(encode, records)):
+    for payload in together(records):
         record = decode(payload)
         if isinstance(record, Checkpoints):
             found += record.items
@@ -41,8 +44,8 @@ def test_what_is_put_together_is_what_it_was(records):
 
 def test_no_frame_is_longer_than_may_be_read():
     records = [checkpoint(number, 2**53) for number in range(20_000)]
-    payloads = together(map(encode, records))
-    assert 1 < len(payloads) < 20
+    payloads = together(records)
+    assert 1 < len(payloads) <= 20
     assert max(map(len, payloads)) < PAYLOAD_LIMIT
     found = [decode(payload) for payload in payloads]
     assert [each for part in found if isinstance(part, Checkpoints) for each in part.items] == (
@@ -50,12 +53,31 @@ def test_no_frame_is_longer_than_may_be_read():
     )
 
 
+def test_frames_that_would_be_too_long_are_not_shared():
+    many = tuple(Draw.of(lease, 1) for lease in range(300))
+    records = [msgspec.structs.replace(checkpoint(number, 1), draws=many) for number in range(400)]
+    payloads = together(records)
+    assert [decode(payload) for payload in payloads] == records
+
+
+async def test_a_checkpoint_that_cannot_be_encoded_keeps_out_those_beside_it(tmp_path):
+    journal = await Journal.open(tmp_path)
+    await journal.append(intent(1))
+    with pytest.raises(JournalError, match="64 bits"):
+        journal.append_checkpoints([checkpoint(1, 5), checkpoint(2, 2**64)])
+    assert journal.statistics().backlog_records == 0
+    journal.append_checkpoints([checkpoint(1, 6)])
+    await journal.append(usage(2))
+    assert all_records(journal.directory) == [intent(1), checkpoint(1, 6), usage(2)]
+    await journal.close()
+
+
 async def test_checkpoints_of_a_batch_share_a_frame(tmp_path):
     journal = await Journal.open(tmp_path)
     for number in range(100):
         await journal.append(intent(number))
-    for number in range(100):
-        journal.append_soon(checkpoint(number, 7))
+    journal.append_checkpoints([checkpoint(number, 6) for number in range(100)])
+    journal.append_checkpoints([checkpoint(number, 7) for number in range(100)])
     await journal.append(usage(0))
     (segment,) = reader.segments(journal.directory)
     content = memoryview(segment.path.read_bytes())

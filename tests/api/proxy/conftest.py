@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
@@ -78,6 +78,10 @@ class MemoryJournal:
         if self.refuses:
             raise JournalError("no space left")
         self.records.append(record)
+
+    def append_checkpoints(self, checkpoints: Sequence[Checkpoint]) -> None:
+        for checkpoint in checkpoints:
+            self.append_soon(checkpoint)
 
     async def close(self) -> None:
         self.closed = True

@@ -157,9 +157,9 @@ def test_no_bytes_mean_another_answer_for_the_memory(second: list[bytes]):
     ],
 )
 def test_a_head_that_means_more_than_it_says_is_not_remembered(first: bytes):
-    assert feed([first])[1]._memo is None
+    assert feed([first])[1]._memo.recall(first) is None
 
 
 def test_an_engine_that_repeats_no_head_is_not_remembered_for_ever():
     _, connection = feed(*([answer(b"{}", more=b"x-id: %d\r\n" % n)] for n in range(20)))
-    assert (connection.parsed, connection._memos) == (20, VAIN_MAX)
+    assert (connection.parsed, connection._memo._vain) == (20, VAIN_MAX)

@@ -24,7 +24,7 @@ class Nowhere:
     lost = False
     blocked = False
 
-    def send(self, content: bytes) -> None:
+    def send(self, content: bytes) -> bool:
         raise AssertionError(content)
 
     async def drained(self) -> None:
