@@ -19,7 +19,7 @@ from typing import Self
 
 import psycopg
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from api.proxy.control.discovery import Discovery, Reread
 from api.proxy.control.listening import heard, listening
@@ -77,7 +77,7 @@ class Control:
         now: Now,
         reread: Reread | None = None,
     ) -> Self:
-        """Take the first snapshot and begin to keep it current.
+        """Take the first snapshot, whenever the database has it, and begin to keep it current.
 
         Args:
             conninfo: for the listening connection, which is not one of the pool's.
@@ -86,7 +86,13 @@ class Control:
         """
         control = cls(database, conninfo, backends, now, reread=reread)
         await control._discovery.ask()
-        await control._refresh()
+        while control.snapshot.version == 0:
+            try:
+                await control._refresh()
+            except OperationalError:
+                # It answered before, so it will again; a process that ended would do no better.
+                log.warning("the database went away; no key is known yet")
+                await asyncio.sleep(SILENCE_SECONDS)
         control._tasks = [
             asyncio.create_task(control._listen()),
             asyncio.create_task(control._refresh_in_time()),

@@ -22,6 +22,7 @@ from billing.store.embedded.address import ServerAddress
 from billing.tenancy.api_key import Role as KeyRole
 from tests.api.proxy.conftest import until
 from tests.faults.silent_relay import silent_relay
+from tests.standing_still import stopped_at
 from tests.world import make_world
 
 MODELS = b'{"data":[{"id":"embed"}]}'
@@ -167,6 +168,17 @@ async def test_server_processes_that_stand_still_do_not_end_revocation(
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
         await control.stop()
+
+
+async def test_a_first_statement_without_an_answer_does_not_end_the_start(
+    database, key, monkeypatch
+):
+    monkeypatch.setattr("api.proxy.control.snapshots.ANSWER_MS", 300)
+    with stopped_at(database.engine, 1) as stopped:
+        control = await Control.start(database, database.conninfo(), [], now=utc_now)
+        assert stopped
+    await control.stop()
+    assert digest(key) in control.snapshot.keys
 
 
 async def test_a_black_holed_listener_is_replaced(postgres, database, key, now, monkeypatch):
