@@ -97,7 +97,7 @@ def main() -> None:
             log_json(settings.log_level)
         # SIGTERM ends the wait as it ends any process: nothing is open yet.
         wait_for_database(settings, threading.Event(), told=_tell_waiting)
-        with opened_database(settings) as database:
+        with opened_database(settings, answer_ms=settings.api_statement_ms) as database:
             app = create_app(database, settings, utc_now)
             tune_interpreter()
             server_of(app, settings.api_host, settings.api_port).run()

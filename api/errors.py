@@ -41,6 +41,7 @@ STATUS: Mapping[str, HTTPStatus] = {
     "not_found": HTTPStatus.NOT_FOUND,
     "conflict": HTTPStatus.CONFLICT,
     "idempotency_conflict": HTTPStatus.CONFLICT,
+    "cursor_moved": HTTPStatus.CONFLICT,
     "unrated_usage": HTTPStatus.CONFLICT,
     "overlapping_charges": HTTPStatus.CONFLICT,
     "unpriced_model": HTTPStatus.CONFLICT,

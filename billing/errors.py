@@ -11,6 +11,7 @@ SteelyardError
 ├── NotFound                  absent, or another tenant's (the two look the same)
 ├── Conflict                  true of the current state, not of the request alone
 │   ├── IdempotencyConflict   same idempotency key, other body
+│   ├── CursorMoved           a journal is shipped further than the page to be shipped begins
 │   ├── UnratedUsage          usage that no charge prices blocks the invoice (R5)
 │   └── OverlappingCharges    two charges would rate one quantity (D16)
 ├── UnpricedModel             the contract prices no such model or token class
@@ -122,6 +123,10 @@ class Conflict(SteelyardError):
 
 class IdempotencyConflict(Conflict):
     code = "idempotency_conflict"
+
+
+class CursorMoved(Conflict):
+    code = "cursor_moved"
 
 
 class UnratedUsage(Conflict):

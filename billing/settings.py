@@ -96,6 +96,23 @@ class Settings(BaseSettings):
     stripe_webhook_secrets: SecretStr | None = Field(
         default=None, description="Signing secrets of the webhook endpoint, comma-separated."
     )
+    api_statement_ms: int = Field(
+        default=30_000,
+        ge=0,
+        description="How long a statement of the API may take at the database, not a request; "
+        "0: as long as it takes.",
+    )
+    writer_statement_ms: int = Field(
+        default=60_000,
+        ge=0,
+        description="The same of the ledger writer; a page of a journal whose outcome is not known "
+        "is looked up before it is shipped again.",
+    )
+    worker_statement_ms: int = Field(
+        default=600_000,
+        ge=0,
+        description="The same of jobs, those that archive months or read every event excepted.",
+    )
     ship_interval_ms: int = Field(default=25, ge=5, le=5000)
     journal_keep_hours: int = Field(
         default=72, ge=1, description="How long shipped journal segments stay, to be replayed."

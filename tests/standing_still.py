@@ -1,4 +1,4 @@
-"""Processes of the server that stand still at a chosen statement: they acknowledge and never answer."""
+"""Processes of the server that stand still at a chosen statement: they acknowledge, no more."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def go_on(pids: list[int]) -> None:
 
 @contextmanager
 def stopped_at(engine: sa.Engine, number: int) -> Generator[list[int]]:
-    """Stop the server's process just before it gets statement `number` (from 1) of this engine.
+    """Stop the server's process that has answered statement `number` (from 1) of this engine.
 
-    A commit counts as a statement. Yields the list of who stands still, which `go_on` empties; at
-    the end all go on.
+    Whatever comes next has no answer: a statement, a COPY, the commit. Yields the list of who
+    stands still, which `go_on` empties; at the end all go on.
     """
     sent, stopped = 0, list[int]()
 
@@ -38,11 +38,9 @@ def stopped_at(engine: sa.Engine, number: int) -> Generator[list[int]]:
             stopped.append(line.info.backend_pid)
             os.kill(stopped[0], signal.SIGSTOP)
 
-    event.listen(engine, "before_cursor_execute", step)
-    event.listen(engine, "commit", step)
+    event.listen(engine, "after_cursor_execute", step)
     try:
         yield stopped
     finally:
-        event.remove(engine, "before_cursor_execute", step)
-        event.remove(engine, "commit", step)
+        event.remove(engine, "after_cursor_execute", step)
         go_on(stopped)

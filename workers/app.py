@@ -6,7 +6,8 @@ import asyncio
 import gc
 import signal
 import time
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 
 import procrastinate
 import structlog
@@ -20,7 +21,7 @@ from billing.payments.client import make_client
 from billing.settings import Settings, read_settings
 from billing.stop_signal import stop_signal
 from billing.store.database import Database, Role
-from billing.store.lines import PATIENT
+from billing.store.lines import PATIENT, AsyncLine, answers_within
 from workers.tasks import Tools, add_tasks
 
 log = structlog.get_logger("steelyard.worker")
@@ -29,6 +30,9 @@ CONCURRENCY = 4
 SHUTDOWN_SECONDS = 10
 CONNECTION_SECONDS = 5
 """How long a job waits for a connection; without an end, an outage would seem to be none."""
+
+QUEUE_ANSWER_MS = 30_000
+"""How long a statement of the queue of jobs may take; those of a job have their own limit."""
 
 PAUSE_MS_MIN = 500
 PAUSE_MS_MAX = 10_000
@@ -41,6 +45,7 @@ def make_app(database: Database, settings: Settings) -> procrastinate.App:
     app = procrastinate.App(
         connector=procrastinate.PsycopgConnector(
             conninfo=database.conninfo(),
+            connection_class=AsyncLine,
             kwargs={"options": f"-c role={Role.OPERATOR.value}", **PATIENT},
             timeout=CONNECTION_SECONDS,
         )
@@ -52,6 +57,14 @@ def make_app(database: Database, settings: Settings) -> procrastinate.App:
         )
     add_tasks(app, Tools(database=database, stripe=stripe_client, settings=settings))
     return app
+
+
+@asynccontextmanager
+async def opened(app: procrastinate.App) -> AsyncGenerator[None]:
+    """The application with its connections, which give up a server that stands still."""
+    with answers_within(QUEUE_ANSWER_MS):
+        async with app.open_async():
+            yield
 
 
 async def run(database: Database, settings: Settings) -> None:
@@ -84,7 +97,7 @@ async def run(database: Database, settings: Settings) -> None:
 
 async def _run_jobs(app: procrastinate.App) -> None:
     """Run jobs until cancelled, or until the database goes away."""
-    async with app.open_async():
+    async with opened(app):
         log.info("worker runs jobs")
         await app.run_worker_async(
             concurrency=CONCURRENCY,
@@ -101,7 +114,9 @@ def main() -> None:
         if not wait_for_database(settings, stopping, told=_tell_waiting):
             return
         tune_interpreter()
-        with opened_database(settings, pool_size=CONCURRENCY + 1) as database:
+        with opened_database(
+            settings, pool_size=CONCURRENCY + 1, answer_ms=settings.worker_statement_ms
+        ) as database:
             if not stopping.is_set():
                 asyncio.run(run(database, settings))
     except SteelyardError as error:

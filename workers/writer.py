@@ -134,7 +134,7 @@ def run(settings: Settings) -> None:
     stopping = stop_signal()
     if not wait_for_database(settings, stopping, told=_tell_waiting):
         return
-    with opened_database(settings, pool_size=3) as database:
+    with opened_database(settings, pool_size=3, answer_ms=settings.writer_statement_ms) as database:
         directory = journal_dir(settings)
         writer = Writer(
             database,

@@ -64,8 +64,13 @@ def running_database(settings: Settings) -> Generator[DatabaseUrls]:
 
 
 @contextmanager
-def opened_database(settings: Settings, *, pool_size: int = 8) -> Generator[Database]:
+def opened_database(
+    settings: Settings, *, pool_size: int = 8, answer_ms: int = 0
+) -> Generator[Database]:
     """A database at the newest schema, ready for transactions.
+
+    Args:
+        answer_ms: as of `Database`; a migration takes as long as it takes.
 
     Raises:
         ConfigurationError: it does not answer, or a server of the operator's is not migrated.
@@ -73,7 +78,7 @@ def opened_database(settings: Settings, *, pool_size: int = 8) -> Generator[Data
     with running_database(settings) as urls:
         if urls.embedded:
             ensure_migrated(urls)
-        database = Database(urls.app, pool_size=pool_size)
+        database = Database(urls.app, pool_size=pool_size, answer_ms=answer_ms)
         try:
             database.require_reachable()
             if not urls.embedded:

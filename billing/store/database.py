@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any, TypeVar
 
+import psycopg
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -38,6 +39,10 @@ class Role(StrEnum):
 _BEGIN_AS = sa.text(
     "SELECT set_config('role', :role, true), set_config('steelyard.tenant_id', :tenant, true)"
 )
+_BEGIN_LIMITED = sa.text(
+    "SELECT set_config('role', :role, true), set_config('steelyard.tenant_id', :tenant, true), "
+    "set_config('statement_timeout', :limit_ms, true)"
+)
 
 
 class Database:
@@ -46,9 +51,12 @@ class Database:
     Args:
         url: SQLAlchemy URL with the psycopg driver.
         pool_size: most connections of this process.
+        answer_ms: how long a statement may take where its transaction does not say; 0: as long as
+            it takes.
     """
 
-    def __init__(self, url: str, *, pool_size: int = 8) -> None:
+    def __init__(self, url: str, *, pool_size: int = 8, answer_ms: int = 0) -> None:
+        self._answer_ms = answer_ms
         self._engine = sa.create_engine(
             url,
             pool_size=pool_size,
@@ -90,15 +98,17 @@ class Database:
             role: what it may touch.
             tenant_id: whose rows, for `Role.TENANT`.
             snapshot: read one REPEATABLE READ snapshot, for figures that must tie to each other.
-            answer_ms: how long a statement may take; then its connection is closed and replaced,
-                and what became of it is not known. None: as long as it takes.
+            answer_ms: how long a statement may take: the server gives it up, and if that stands
+                still, its connection is closed and replaced, and what became of the statement is
+                not known. 0: as long as it takes; None: as was said of the database.
         """
         assert (role is Role.TENANT) == (tenant_id is not None)
-        with answers_within(answer_ms), self._engine.connect() as connection:
+        limit_ms = self._answer_ms if answer_ms is None else answer_ms
+        with _told_alike(), answers_within(limit_ms), self._engine.connect() as connection:
             if snapshot:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
-                become(connection, role, tenant_id=tenant_id)
+                _begin(connection, role, tenant_id=tenant_id, limit_ms=limit_ms)
                 yield connection
 
     def retrying(
@@ -132,7 +142,10 @@ class Database:
         back if this process dies.
         """
         lock = {"name": name}
-        with self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with (
+            answers_within(self._answer_ms),
+            self._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection,
+        ):
             held = bool(
                 connection.execute(
                     sa.text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))"), lock
@@ -153,7 +166,7 @@ class Database:
             ConfigurationError: it does not.
         """
         try:
-            with self._engine.connect() as connection:
+            with answers_within(self._answer_ms), self._engine.connect() as connection:
                 connection.execute(sa.text("SELECT 1"))
         except OperationalError as error:
             raise unreachable() from error
@@ -177,10 +190,35 @@ def unreachable() -> ConfigurationError:
     )
 
 
+@contextmanager
+def _told_alike() -> Generator[None]:
+    """What goes wrong in a COPY, which goes past SQLAlchemy, is told as of any statement."""
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        raise OperationalError("COPY", None, error, hide_parameters=True) from error
+
+
+def _begin(connection: sa.Connection, role: Role, *, tenant_id: int | None, limit_ms: int) -> None:
+    """Take on the role of a transaction; the server, too, gives up a statement, a little sooner.
+
+    Then its connection lives on. And a statement that nobody waits for any more would keep its
+    locks.
+    """
+    if not limit_ms:  # whatever the server's own configuration says
+        become(connection, role, tenant_id=tenant_id)
+        return
+    names = {
+        "role": role.value,
+        "tenant": _named(tenant_id),
+        "limit_ms": str(limit_ms * 9 // 10 or 1),
+    }
+    connection.execute(_BEGIN_LIMITED, names)
+
+
 def become(connection: sa.Connection, role: Role, *, tenant_id: int | None = None) -> None:
     """Take on a role for the rest of the transaction."""
-    tenant = "" if tenant_id is None else str(tenant_id)
-    connection.execute(_BEGIN_AS, {"role": role.value, "tenant": tenant})
+    connection.execute(_BEGIN_AS, {"role": role.value, "tenant": _named(tenant_id)})
 
 
 @contextmanager
@@ -223,6 +261,10 @@ def run(connection: sa.Connection, sql: str, **parameters: Any) -> int:
 def members(row: sa.Row[Any], **replaced: Any) -> dict[str, Any]:
     """A row's columns by name, some of them replaced: the members of a value."""
     return {**row._asdict(), **replaced}  # pyright: ignore[reportPrivateUsage]  # SQLAlchemy's public name
+
+
+def _named(tenant_id: int | None) -> str:
+    return "" if tenant_id is None else str(tenant_id)
 
 
 def _worth_retrying(error: DBAPIError) -> bool:

@@ -46,12 +46,12 @@ ATTENTIVE: Final[Mapping[str, int]] = MappingProxyType(
 """Of one on which a process only hears: news that do not come are late after seconds."""
 
 _INTERVAL_MS: Final = 100
-_answer_ms: ContextVar[int | None] = ContextVar("answer_ms", default=None)
+_answer_ms: ContextVar[int] = ContextVar("answer_ms", default=0)
 
 
 @contextmanager
-def answers_within(limit_ms: int | None) -> Generator[None]:
-    """Give each statement of this thread so many milliseconds inside a block; None: as many as
+def answers_within(limit_ms: int) -> Generator[None]:
+    """Give each statement of this thread or task so many milliseconds inside a block; 0: as many as
     it takes."""
     before = _answer_ms.set(limit_ms)
     try:
@@ -79,10 +79,39 @@ class Line(psycopg.Connection[TupleRow]):
                 closed.
         """
         limit_ms = _answer_ms.get()
-        if limit_ms is None or timeout is not None:
+        if not limit_ms or timeout is not None:
             return super().wait(gen, interval, timeout)
         try:
             return super().wait(
+                gen,
+                interval,
+                limit_ms / 1000,  # float: psycopg counts in seconds
+            )
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()
+            raise
+
+
+class AsyncLine(psycopg.AsyncConnection[TupleRow]):
+    """The same for asyncio, where each task has the deadline of who started it."""
+
+    async def wait(
+        self,
+        gen: PQGen[Value],
+        interval: float = _INTERVAL_MS / 1000,  # float: psycopg counts in seconds
+        timeout: float | None = None,
+    ) -> Value:
+        """Wait for what a statement comes to.
+
+        Raises:
+            psycopg.OperationalError: as of `Line`.
+        """
+        limit_ms = _answer_ms.get()
+        if not limit_ms or timeout is not None:
+            return await super().wait(gen, interval, timeout)
+        try:
+            return await super().wait(
                 gen,
                 interval,
                 limit_ms / 1000,  # float: psycopg counts in seconds

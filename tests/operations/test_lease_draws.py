@@ -14,14 +14,14 @@ import sqlalchemy as sa
 from billing.admission.amounts import PICO
 from billing.admission.lease_book import Wanted
 from billing.admission.limit import Limit, Unit, Window
-from billing.journal.reader import list_instances, segments
+from billing.journal.reader import list_instances
 from billing.journal.records import UNBILLED, Attribution, Draw, Usage, Void, of_limit
 from billing.ledger.hold import CREDIT
 from billing.operations.holds.holds import require_limit
-from billing.operations.metering.book_page import Place
-from billing.operations.metering.ship_journal import JournalShipper, Shipment
+from billing.operations.metering.ship_journal import JournalShipper
 from billing.operations.restore.replay_journal import replay_journals
 from billing.store.database import Database, Role
+from billing.store.usage.parked import unshipped
 from billing.tenancy.tenant import Tenant
 from tests.credits.grants import give, require_ties
 from tests.operations.crash_points import (
@@ -277,19 +277,12 @@ def test_L5_an_answer_without_an_event_counts_once(
         assert standing(world.database, limit, world.now)[0] in (0, 5)
     assert standing(world.database, limit, world.now)[0] == 5
     # A commit whose answer was lost is tried again by a shipper that does not know of it.
-    shipper._cursors.clear()
-    for folder in list_instances(tmp_path):
-        (segment, *_) = segments(folder)
-        page = shipper._prepare(segment.path, 0)
-        place = shipper._cursor(folder.name)
-        shipper._commit(
-            page,
-            Place(instance=folder.name, segment=place.segment, offset=0),
-            place,
-            Shipment(),
-            now=world.now,
-        )
-    assert standing(world.database, limit, world.now)[0] == 5
+    late = JournalShipper(database=world.database, directory=tmp_path)
+    late._cursors = {folder.name: unshipped(folder.name) for folder in list_instances(tmp_path)}
+    for _ in range(2):
+        late.ship(now=world.now)
+        assert standing(world.database, limit, world.now)[0] == 5
+    assert late._cursors == shipper._cursors
     # It costs nothing, so it is no scrap; and a replay knows what has no event from nothing.
     with world.database.transaction(Role.OPERATOR) as connection:
         scrap = connection.execute(sa.text("SELECT count(*) FROM scrap_attempt")).scalar_one()

@@ -43,7 +43,7 @@ from billing.store.database import Database, Role
 from billing.store.refused import RefusedRow, ResolutionRow, refuse, resolve
 from billing.store.retention import ArchiveRow, insert_archive
 from billing.store.seal.folds import WitnessRow, insert_witness
-from billing.store.usage.parked import CursorRow, move_cursor
+from billing.store.usage.parked import CursorRow, move_cursor, unshipped
 from billing.tenancy.api_key import Role as KeyRole
 from billing.tenancy.tenant import Tenant
 from tests.credits.grants import fill_credits
@@ -108,7 +108,7 @@ def make_full_world(database: Database) -> FullWorld:
         )
     with database.transaction(Role.INGEST) as connection:
         place = CursorRow(instance="proxy-1", segment=1, next_offset=64, finished=False)
-        move_cursor(connection, place, now=world.now)
+        move_cursor(connection, place, since=unshipped(place.instance), now=world.now)
         refuse(connection, _refused(world))
     with database.transaction(Role.OPERATOR) as connection:
         archive = insert_archive(connection, _archive(world))

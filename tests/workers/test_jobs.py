@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import uuid4
 
 import procrastinate
 import pytest
+from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Status
 
 from billing.errors import StripeUnavailable
@@ -16,12 +20,14 @@ from billing.settings import Settings
 from billing.store import jobs, ledger
 from billing.store.database import Database, Role, query, run
 from billing.store.lines import PATIENT
+from tests.standing_still import go_on
 from tests.world import MONTH_END, make_world, usage_report
-from workers.app import make_app
+from workers.app import make_app, opened
 from workers.rating import accrue_changes
 from workers.tasks import Tools, revive_stalled
 
 QUANTITY_MAX = 10**18
+SERVERS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
 
 
 def test_a_tenant_that_cannot_be_rated_holds_up_nobody(database: Database, now: datetime) -> None:
@@ -105,6 +111,36 @@ def test_the_kernel_is_told_to_give_up_a_server_that_vanished(database: Database
     parameters = asyncio.run(told())
     for name, figure in PATIENT.items():
         assert parameters[name] == str(figure)
+
+
+def test_the_queue_does_not_wait_for_servers_that_stand_still(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.app.QUEUE_ANSWER_MS", 200)
+    monkeypatch.setattr("workers.app.CONNECTION_SECONDS", 1)
+    with database.transaction(Role.OPERATOR) as connection:
+        jobs.enqueue(connection, jobs.MIRROR_INVOICE, lock="stripe-acme", invoice_id="x")
+        mine = {row.pid for row in query(connection, SERVERS)}
+
+    async def scenario() -> list[int]:
+        app = make_app(database, Settings())
+        async with opened(app):
+            worker = await app.job_manager.register_worker()
+            with database.transaction(Role.OPERATOR) as connection:
+                pids = [row.pid for row in query(connection, SERVERS) if row.pid not in mine]
+            stopped = list(pids)
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                # It finds a new connection in time, or the worker begins anew.
+                with suppress(ConnectorException):
+                    async with asyncio.timeout(30):
+                        await app.job_manager.fetch_job(queues=None, worker_id=worker)
+            finally:
+                go_on(stopped)
+            return pids
+
+    assert asyncio.run(scenario())
 
 
 def test_a_job_that_needs_stripe_is_not_done_without_it(database: Database) -> None:

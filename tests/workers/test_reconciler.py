@@ -35,7 +35,7 @@ from billing.planfiles.backend_file import BackendSpec
 from billing.settings import Settings
 from billing.store.catalog import ensure_models
 from billing.store.database import Database, Role, query
-from billing.store.usage.parked import CursorRow, mark_shipped, move_cursor
+from billing.store.usage.parked import CursorRow, mark_shipped, move_cursor, unshipped
 from billing.tenancy.tenant import Tenant
 from tests.world import World, make_world
 from workers.reconciler import Reconciler
@@ -287,7 +287,7 @@ def test_an_hour_is_complete_once_every_journal_is_shipped_past_it(
         mark_shipped(connection, ["b"], through=watched.start - timedelta(days=9))
         if finished:
             done = CursorRow(instance="b", segment=1, next_offset=9, finished=True)
-            move_cursor(connection, done, now=through)
+            move_cursor(connection, done, since=unshipped("b"), now=through)
         mark_shipped(connection, ["b"], through=through)
     found = watched.reconcile()
     assert found == expected(watched, journals_behind=behind, complete=not behind)

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
-from billing.errors import JournalError
+from billing.errors import CursorMoved, JournalError
 from billing.journal.reader import (
     KEEP_MS,
     Segment,
@@ -44,7 +45,13 @@ from billing.operations.metering.encode_page import (
     outcomes_of,
 )
 from billing.store.database import Database, Role
-from billing.store.usage.parked import CursorRow, cursor, mark_shipped, move_cursor
+from billing.store.usage.parked import (
+    CursorRow,
+    cursor,
+    mark_shipped,
+    move_cursor,
+    unshipped,
+)
 
 MARK_EVERY = timedelta(seconds=10)
 NEVER = datetime.min.replace(tzinfo=UTC)
@@ -109,6 +116,15 @@ class JournalShipper:
                 continue
             try:
                 self._ship_instance(folder, shipment, now=now)
+            except CursorMoved:
+                # A commit of which no answer came was carried out after all: the next pass goes on
+                # from where it stands.
+                del self._cursors[folder.name]
+            except SQLAlchemyError:
+                # Whether the page is in is not known. What would be read from its start could be
+                # longer by now, and another page with the same records in it.
+                self._cursors.pop(folder.name, None)
+                raise
             except JournalError as error:
                 shipment.damaged.append(str(error))
             except OSError as error:
@@ -241,19 +257,19 @@ class JournalShipper:
         *,
         now: datetime,
     ) -> None:
-        encoded = page.encoded
+        encoded, since = page.encoded, self._cursor(to.instance)
 
         def whole(connection: sa.Connection) -> Booked:
-            again = not move_cursor(connection, to, now=now)
+            move_cursor(connection, to, since=since, now=now)
             accepted, scrap = [], 0
             if encoded is not None:
-                accepted, scrap = append_page(connection, encoded, again=again)
+                accepted, scrap = append_page(connection, encoded, again=False)
             _close(connection, to)
             return Booked(events=len(accepted), scrap=scrap, refused=0)
 
         def apart(connection: sa.Connection) -> Booked:
-            again = not move_cursor(connection, to, now=now)
-            append = partial(append_records, again=again)
+            move_cursor(connection, to, since=since, now=now)
+            append = partial(append_records, again=False)
             booked = book_page(connection, page.records, append, place=place, now=now)
             _close(connection, to)
             return booked
@@ -278,9 +294,7 @@ class JournalShipper:
         if instance not in self._cursors:
             with self.database.transaction(Role.INGEST) as connection:
                 stored = cursor(connection, instance)
-            self._cursors[instance] = stored or CursorRow(
-                instance=instance, segment=0, next_offset=0, finished=False
-            )
+            self._cursors[instance] = stored or unshipped(instance)
         return self._cursors[instance]
 
 

@@ -74,7 +74,8 @@ def archive_month(
     with database.exclusive(LOCK) as held:
         if not held:
             raise Conflict("another process archives now", remedy="wait until it is done")
-        with database.transaction(Role.OPERATOR, snapshot=True) as connection:
+        # A month is read and written as long as it takes.
+        with database.transaction(Role.OPERATOR, snapshot=True, answer_ms=0) as connection:
             content = _closed_month(connection, month, now=now)
             known = retention.archives(connection, month=month)
             if known and _holds(connection, known[0], content):
@@ -115,13 +116,13 @@ def drop_month(
             field="month",
             remedy="STEELYARD_RETENTION_MONTHS says how many full months stay",
         )
-    with database.transaction(Role.OPERATOR) as connection:
+    with database.transaction(Role.OPERATOR, answer_ms=0) as connection:
         archive = _archive_of(connection, month)
         findings = verify_archive(connection, place, archive)
     if findings:
         raise DamagedArchive(f"{archive.url}: {findings[0].what}", field="archive")
     try:
-        with database.transaction(Role.MAINTAINER) as connection:
+        with database.transaction(Role.MAINTAINER, answer_ms=0) as connection:
             return retention.drop_month(connection, month, now=now)
     except DBAPIError as error:
         raise _refusal(error) from None
@@ -149,7 +150,7 @@ def read_back(
         NotFound: it is not archived.
         DamagedArchive: the file does not hold it.
     """
-    with database.transaction(Role.OPERATOR) as connection:
+    with database.transaction(Role.OPERATOR, answer_ms=0) as connection:
         archive = _archive_of(connection, month)
         findings = verify_archive(connection, place, archive)
         if findings:

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from billing.errors import CursorMoved
 from billing.store.database import first, members, query, run
 
 
@@ -192,6 +193,11 @@ class CursorRow:
     finished: bool
 
 
+def unshipped(instance: str) -> CursorRow:
+    """The cursor of a journal of which nothing has been shipped."""
+    return CursorRow(instance=instance, segment=0, next_offset=0, finished=False)
+
+
 def cursor(connection: sa.Connection, instance: str) -> CursorRow | None:
     """The cursor of a journal instance."""
     row = first(
@@ -202,25 +208,41 @@ def cursor(connection: sa.Connection, instance: str) -> CursorRow | None:
     return None if row is None else CursorRow(**members(row))
 
 
-def move_cursor(connection: sa.Connection, to: CursorRow, *, now: datetime) -> bool:
-    """Move a cursor, in the same transaction as the events that it has passed; False where it
-    stood there before."""
+def move_cursor(
+    connection: sa.Connection, to: CursorRow, *, since: CursorRow, now: datetime
+) -> None:
+    """Move a cursor from where it was read, in the same transaction as the events that it passes.
+
+    It waits for a move that is still under way, such as one whose answer its writer did not get.
+
+    Raises:
+        CursorMoved: it does not stand at `since`.
+    """
     moved = first(
         connection,
         "INSERT INTO journal_cursor AS c (instance, segment, next_offset, finished, updated_at) "
-        "VALUES (:instance, :segment, :next_offset, :finished, :now) "
+        "SELECT :instance, :segment, :next_offset, :finished, :now "
+        "WHERE (:since_segment, :since_offset) = (0, 0) "
+        "OR EXISTS (SELECT FROM journal_cursor WHERE instance = :instance) "
         "ON CONFLICT (instance) DO UPDATE SET segment = excluded.segment, "
         "next_offset = excluded.next_offset, finished = excluded.finished, "
         "updated_at = excluded.updated_at WHERE (c.segment, c.next_offset, c.finished) "
-        "IS DISTINCT FROM (excluded.segment, excluded.next_offset, excluded.finished) "
-        "RETURNING true AS moved",
+        "= (:since_segment, :since_offset, :since_finished) RETURNING true AS moved",
+        since_segment=since.segment,
+        since_offset=since.next_offset,
+        since_finished=since.finished,
         instance=to.instance,
         segment=to.segment,
         next_offset=to.next_offset,
         finished=to.finished,
         now=now,
     )
-    return moved is not None
+    if moved is None:
+        raise CursorMoved(
+            "the journal's cursor does not stand where it was read",
+            field="instance",
+            remedy="read the cursor, and ship from there",
+        )
 
 
 def mark_shipped(connection: sa.Connection, instances: Sequence[str], *, through: datetime) -> None:

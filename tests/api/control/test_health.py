@@ -20,6 +20,7 @@ from billing.settings import Settings
 from billing.store.database import Database, Role, only
 from billing.store.embedded.address import ServerAddress
 from tests.api.control.conftest import WEBHOOK_SECRET, Clock, Plane, serving
+from tests.standing_still import stopped_at
 
 ROOT = Path(__file__).resolve().parents[3]
 CANARY = "canaryq7zx"
@@ -53,6 +54,26 @@ def test_not_ready_without_the_right_schema(
         assert client.get("/healthz").status_code == 200
         refused = client.get("/readyz")
     assert (refused.status_code, refused.json()["code"]) == (503, "configuration_error")
+
+
+def test_a_server_that_stands_still_costs_a_request_its_limit_and_no_more(
+    database: Database, settings: Settings, now: datetime
+):
+    url = database.engine.url.render_as_string(hide_password=False)
+    hasty = Database(url, answer_ms=200)
+    anybody = {"authorization": "Bearer nobody-knows-it"}
+    with (
+        serving(hasty, settings, Clock(now)) as address,
+        httpx.Client(base_url=address, headers=anybody) as client,
+        stopped_at(hasty.engine, 1) as stopped,
+    ):
+        refused = client.get("/api/v1/me")
+        assert stopped
+        other = client.get("/api/v1/me")
+    hasty.close()
+    assert (refused.status_code, refused.json()["code"]) == (503, "database_unavailable")
+    assert refused.headers["retry-after"] == "1"
+    assert other.status_code == 401
 
 
 def test_without_a_database_nothing_is_ready_and_nothing_is_told(settings: Settings, now: datetime):
