@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from billing.metering.reported_id import fingerprint, reported_key
 from billing.store.embedded.address import ServerAddress
+from tests.conftest import migrated_copy
 from tests.strategies import PATIENT
 
 USUAL = "0190f3a1-7c2e-4b5d-9e8f-0a1b2c3d4e5f"
@@ -25,12 +26,11 @@ TEXTS = st.one_of(
 @pytest.fixture(scope="module")
 def connection(postgres: ServerAddress) -> Iterator[psycopg.Connection]:
     """A connection to a migrated database."""
-    conninfo = postgres.owner_conninfo("postgres")
-    with psycopg.connect(conninfo, autocommit=True) as owner:
-        owner.execute("CREATE DATABASE fingerprints TEMPLATE steelyard_template")
-        with psycopg.connect(postgres.owner_conninfo("fingerprints"), autocommit=True) as opened:
-            yield opened
-        owner.execute("DROP DATABASE fingerprints WITH (FORCE)")
+    with (
+        migrated_copy(postgres) as name,
+        psycopg.connect(postgres.owner_conninfo(name), autocommit=True) as opened,
+    ):
+        yield opened
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from itertools import count
 from os import environ
 from uuid import UUID
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -39,7 +38,7 @@ from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
 from billing.store.invoices import quantities
 from billing.tenancy.tenant import Tenant
-from tests.conftest import TEMPLATE
+from tests.conftest import migrated_copy
 from tests.operations.crash_points import Crash, crash_before
 from tests.strategies import PATIENT
 from tests.world import MONTH_END, World, make_world, usage_report
@@ -79,16 +78,14 @@ _slugs = (f"tenant-{number}" for number in count(1))
 
 @pytest.fixture(scope="module")
 def world(postgres: ServerAddress) -> Iterator[World]:
-    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE corrections TEMPLATE {TEMPLATE}")
-        opened = Database(postgres.app_url("corrections"))
+    with migrated_copy(postgres) as name:
+        opened = Database(postgres.app_url(name))
         made = make_world(opened, NOVEMBER)
         for correction in ("next_invoice", "credit_note"):
             slug = correction.replace("_", "-")
             made.plan(JUMPING.format(slug=slug, correction=correction))
         yield made
         opened.close()
-        owner.execute("DROP DATABASE corrections WITH (FORCE)")
 
 
 def late(world: World) -> World:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
-import psycopg
 import pytest
 import sqlalchemy as sa
 
@@ -28,7 +27,7 @@ from billing.operations.metering.correct_usage import correct_usage
 from billing.operations.tenancy.tenants import require_tenant
 from billing.store.database import Database, Role, become
 from billing.store.embedded.address import ServerAddress
-from tests.conftest import TEMPLATE
+from tests.conftest import migrated_copy
 from tests.operations.test_corrections import JUMPING, LATER, NOVEMBER
 from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
 
@@ -77,14 +76,12 @@ class Verified:
 
 @pytest.fixture(scope="module")
 def verified(postgres: ServerAddress) -> Iterator[Verified]:
-    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE verified TEMPLATE {TEMPLATE}")
-        database = Database(postgres.app_url("verified"))
-        engine = sa.create_engine(postgres.owner_url("verified"))
+    with migrated_copy(postgres) as name:
+        database = Database(postgres.app_url(name))
+        engine = sa.create_engine(postgres.owner_url(name))
         yield Verified(_live(database), engine)
         engine.dispose()
         database.close()
-        owner.execute("DROP DATABASE verified WITH (FORCE)")
 
 
 def _live(database: Database) -> World:

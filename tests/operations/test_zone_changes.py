@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-import psycopg
 import pytest
 
 from billing.ledger.account import AccountCode
@@ -19,7 +18,7 @@ from billing.store import ledger
 from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
 from billing.tenancy.tenant import Tenant
-from tests.conftest import TEMPLATE
+from tests.conftest import migrated_copy
 from tests.world import World, make_world
 
 ZONES = {
@@ -48,12 +47,10 @@ charges:
 
 @pytest.fixture(scope="module")
 def world(postgres: ServerAddress) -> Iterator[World]:
-    with psycopg.connect(postgres.owner_conninfo("postgres"), autocommit=True) as owner:
-        owner.execute(f"CREATE DATABASE clocks TEMPLATE {TEMPLATE}")
-        opened = Database(postgres.app_url("clocks"))
+    with migrated_copy(postgres) as name:
+        opened = Database(postgres.app_url(name))
         yield make_world(opened, datetime(2026, 11, 15, 12, tzinfo=UTC), plan=PLAN)
         opened.close()
-        owner.execute("DROP DATABASE clocks WITH (FORCE)")
 
 
 def part(world: World, owner: Tenant, at: datetime) -> None:

@@ -7,7 +7,7 @@ no sum and so has to be read by itself. The same rows as `period_usage` reads fo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -75,8 +75,11 @@ class PeriodSums:
 
     def sums(self) -> Iterator[Sum]:
         """Every quantity; the same meter and model may come repeatedly."""
+        return self._named(rows for _, rows in self.spans)
+
+    def _named(self, of_spans: Iterable[Sequence[_PlacedRow]]) -> Iterator[Sum]:
         meters, models, contracts = self.names.meters, self.names.models, self.names.contracts
-        for _, rows in self.spans:
+        for rows in of_spans:
             for version, model, price, kind, quantity in rows:
                 if (meter := meters.get(version)) is not None:
                     yield (
@@ -88,8 +91,7 @@ class PeriodSums:
         """The same by meter, model, kind and contracts, as `period_usage` tells it."""
         found: dict[tuple[str, bool, str, int, tuple[int, ...], datetime], QuantityRow] = {}
         for span, rows in self.spans:
-            one = replace(self, spans=((span, rows),))
-            for meter, model, kind, contract_ids, informational, quantity in one.sums():
+            for meter, model, kind, contract_ids, informational, quantity in self._named((rows,)):
                 place = (meter, model is not None, model or "", kind, contract_ids, span.start)
                 before = found.get(place)
                 found[place] = QuantityRow(
