@@ -26,10 +26,12 @@ class Balance:
     Attributes:
         due: what is still to be covered by day, above zero.
         overpaid: what credit paid beyond what the line earned; zero while anything is due.
+        applied: what credit paid in all.
     """
 
     due: Mapping[date, Decimal]
     overpaid: Decimal
+    applied: Decimal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,10 +49,14 @@ def line_balance(earned: Mapping[date, Decimal], applied: Mapping[date, Decimal]
         day: EXACT.subtract(earned.get(day, _ZERO), applied.get(day, _ZERO))
         for day in earned.keys() | applied.keys()
     }
-    lacking = _total(amount.copy_negate() for amount in net.values() if amount < 0)
-    owed = _total(amount for amount in net.values() if amount > 0)
+    lacking = total_of(amount.copy_negate() for amount in net.values() if amount < 0)
+    owed = total_of(amount for amount in net.values() if amount > 0)
     due = latest({day: amount for day, amount in net.items() if amount > 0}, lacking, take=False)
-    return Balance(due=due, overpaid=max(_ZERO, EXACT.subtract(lacking, owed)))
+    return Balance(
+        due=due,
+        overpaid=max(_ZERO, EXACT.subtract(lacking, owed)),
+        applied=total_of(applied.values()),
+    )
 
 
 def latest(
@@ -77,7 +83,8 @@ def give_back(uses: Iterable[CreditUse], amount: Decimal) -> list[CreditUse]:
     return returned
 
 
-def _total(amounts: Iterable[Decimal]) -> Decimal:
+def total_of(amounts: Iterable[Decimal]) -> Decimal:
+    """The exact sum of amounts."""
     total = _ZERO
     for amount in amounts:
         total = EXACT.add(total, amount)

@@ -61,7 +61,7 @@ def apply_credits(
             counting, which can refuse too much and never too little.
     """
     invoice_store.lock_invoicing(connection, tenant.id)
-    plans = plans_of(connection, tenant)
+    plans = plans_of(connection, tenant, period)
     drawn: dict[str, Drawn] = {}
     for code in sorted({plan.currency.code for plan in plans.values()}):
         credit = hold_store.lock_limit(connection, tenant_id=tenant.id, name=CREDIT, currency=code)

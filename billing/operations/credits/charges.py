@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import groupby
 
 import sqlalchemy as sa
 
 from billing.catalog.charge import Charge
-from billing.catalog.price_plan import PricePlan
+from billing.catalog.price_plan import LINE_SUFFIXES, PricePlan
 from billing.ledger.credit_grant import DayCharge
-from billing.ledger.credit_return import latest, line_balance
+from billing.ledger.credit_lowering import lowered
+from billing.ledger.credit_return import Balance, latest, line_balance
 from billing.money import EXACT
 from billing.operations.catalog.contracts import bound_plans
 from billing.period import Period, local_midnight, zone
@@ -40,9 +42,10 @@ class PeriodCharges:
     overpaid: dict[Line, Decimal]
 
 
-def plans_of(connection: sa.Connection, tenant: Tenant) -> dict[int, PricePlan]:
-    """The plans that a tenant was ever on, by contract."""
-    return {bound.contract.id: bound.plan for bound in bound_plans(connection, tenant_id=tenant.id)}
+def plans_of(connection: sa.Connection, tenant: Tenant, period: Period) -> dict[int, PricePlan]:
+    """The plans that a tenant was ever on, by contract, as agreed for a billing period."""
+    bound = bound_plans(connection, tenant_id=tenant.id, at=period.start)
+    return {each.contract.id: each.plan for each in bound}
 
 
 def read_charges(
@@ -67,24 +70,24 @@ def read_charges(
         for contract, plan in plans.items()
         for charge in plan.charges
     }
+    balances: dict[tuple[int, datetime], dict[str, Balance]] = {}
+    for line in sorted(earned.keys() | applied.keys()):
+        contract, start, key = line
+        balance = line_balance(earned.get(line, {}), applied.get(line, {}))
+        balances.setdefault((contract, start), {})[key] = balance
     due: list[DayCharge] = []
     overpaid: dict[Line, Decimal] = {}
-    for line in sorted(earned.keys() | applied.keys()):
-        balance = line_balance(earned.get(line, {}), applied.get(line, {}))
-        if balance.overpaid:
-            overpaid[line] = balance.overpaid
-        contract, _, key = line
-        due += [
-            _charge(
-                tenant,
-                line,
-                day=day,
-                plan=plans[contract].slug,
-                priced_by=charges.get((contract, key)),
-                amount=amount,
-            )
-            for day, amount in sorted(balance.due.items())
-        ]
+    for (contract, start), lines in balances.items():
+        plan = plans[contract]
+        for key, balance in lowered(lines, partial(lines_lowered, plan, lines)).items():
+            line = (contract, start, key)
+            if balance.overpaid:
+                overpaid[line] = balance.overpaid
+            priced_by = charges.get((contract, key))
+            due += [
+                _charge(tenant, line, day=day, plan=plan.slug, priced_by=priced_by, amount=amount)
+                for day, amount in sorted(balance.due.items())
+            ]
     return PeriodCharges(due=tuple(due), overpaid=overpaid)
 
 
@@ -117,6 +120,18 @@ def not_invoiced(
         )
         kept += [replace(by_day[day], amount=amount) for day, amount in sorted(left.items())]
     return kept
+
+
+def lines_lowered(plan: PricePlan, lines: Collection[str], key: str) -> frozenset[str]:
+    """Of the lines of a contract's billing period, those of which one below zero takes off.
+
+    A maximum is of its charge, a coupon of the charges that it names; anything else, such as usage
+    that was taken back beyond what there was, is of all.
+    """
+    named = {coupon.key: coupon.charges for coupon in plan.coupons}
+    charge = _charge_key(key)
+    of = frozenset({charge}) if charge != key else named.get(key)
+    return frozenset(line for line in lines if of is None or _charge_key(line) in of)
 
 
 def place_of(charge: DayCharge) -> Place:
@@ -159,6 +174,12 @@ def _charge(
         models=selector.models if selector else None,
         amount=amount,
     )
+
+
+def _charge_key(line_key: str) -> str:
+    """The charge of a line, whose bounds have lines of their own."""
+    charge, _, suffix = line_key.rpartition(":")
+    return charge if charge and suffix in LINE_SUFFIXES else line_key
 
 
 def _line_of(charge: DayCharge) -> Line:

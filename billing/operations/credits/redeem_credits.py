@@ -83,9 +83,9 @@ def redeem_credits(
 def _charges(
     connection: sa.Connection, tenant: Tenant, periods: Sequence[Period], code: str
 ) -> list[DayCharge]:
-    plans = plans_of(connection, tenant)
     charges: list[DayCharge] = []
     for period in periods:
+        plans = plans_of(connection, tenant, period)
         found = read_charges(connection, tenant=tenant, plans=plans, period=period, currency=code)
         charges += not_invoiced(connection, found.due, tenant=tenant, period=period, currency=code)
     return charges
