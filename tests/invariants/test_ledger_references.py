@@ -42,6 +42,13 @@ VALUES (%(transaction)s, %(ordinal)s, %(account)s, %(tenant)s, 'USD', 1, %(contr
         %(start)s, %(line)s, 1, 1, now(), now(), false)
 """
 
+COPIED_HEADER = """
+INSERT INTO ledger_transaction (id, legal_entity_id, tenant_id, kind, idempotency_key, reference,
+                                effective_at, posted_at, posting_count, postings_hash)
+SELECT %(transaction)s, legal_entity_id, tenant_id, kind, 'copy', reference, effective_at,
+       posted_at, posting_count, postings_hash FROM ledger_transaction LIMIT 1
+"""
+
 
 @pytest.fixture
 def books(database: Database, now: datetime) -> Ledger:
@@ -64,6 +71,10 @@ def test_L2_what_an_unenforced_reference_names_is_there_for_good(
     books.write(pair(books), tenant=books.acme)
     found = owner.execute(UNENFORCED).fetchall()
     assert {(table, to) for table, to, _ in found} == {
+        ("account", "legal_entity"),
+        ("account", "tenant"),
+        ("ledger_transaction", "legal_entity"),
+        ("ledger_transaction", "tenant"),
         ("posting", "ledger_transaction"),
         ("posting", "account"),
         ("posting", "contract"),
@@ -92,23 +103,95 @@ def test_L2_what_an_unenforced_reference_names_is_there_for_good(
 def test_L1_not_even_the_owner_posts_on_what_is_not_there(
     books: Ledger, owner: psycopg.Connection, missing: str
 ) -> None:
-    transaction = books.write(pair(books), tenant=books.acme)
-    contract = owner.execute("SELECT id FROM contract WHERE tenant_id = %s", [books.acme])
-    row = contract.fetchone()
-    assert row is not None
+    books.write(pair(books), tenant=books.acme)
     values: dict[str, object] = {
-        "transaction": transaction,
-        "ordinal": 7,
-        "account": books.accounts["operator.bank"],
-        "tenant": None,
-        "contract": row[0],
-        "start": datetime(2026, 11, 1, tzinfo=UTC),
-        "line": "k",
+        "transaction": uuid4(),
+        "ordinal": 0,
+        "account": books.accounts["acme.unbilled"],
+        "tenant": books.acme,
+        "contract": None,
+        "start": None,
+        "line": None,
     }
-    values[missing] = uuid4() if missing == "transaction" else NOWHERE
-    with pytest.raises(errors.ForeignKeyViolation, match="that is not there"):
-        owner.execute(POSTING, values)
+
+    def write() -> None:
+        with owner.transaction():
+            owner.execute(COPIED_HEADER, values)
+            owner.execute(POSTING, values | stated)
+            raise psycopg.Rollback
+
+    stated: dict[str, object] = {}
+    write()
+    stated = {
+        "transaction": {"transaction": uuid4()},
+        "account": {"account": NOWHERE},
+        "contract": {"contract": NOWHERE, "start": datetime(2026, 11, 1, tzinfo=UTC), "line": "k"},
+    }[missing]
+    with pytest.raises(psycopg.IntegrityError, match=r"that is not there|or missing transaction"):
+        write()
     assert books.posted() == 2
+
+
+def test_L1_whatever_version_the_owner_states_the_database_takes_the_next(
+    books: Ledger, owner: psycopg.Connection
+) -> None:
+    books.write(pair(books), tenant=books.acme)
+    values = {
+        "transaction": uuid4(),
+        "ordinal": 0,
+        "account": books.accounts["acme.unbilled"],
+        "tenant": books.acme,
+        "contract": None,
+        "start": None,
+        "line": None,
+    }
+    with owner.transaction():
+        owner.execute(COPIED_HEADER, values)
+        row = owner.execute(f"{POSTING} RETURNING account_version".encode(), values).fetchone()
+        assert row == (2,)
+        raise psycopg.Rollback
+
+
+@pytest.mark.parametrize("column", ["legal_entity_id", "tenant_id"])
+@pytest.mark.parametrize("table", ["account", "ledger_transaction"])
+def test_L1_the_books_name_no_tenant_and_no_legal_entity_that_is_not_there(
+    books: Ledger, owner: psycopg.Connection, table: str, column: str
+) -> None:
+    books.write(pair(books), tenant=books.acme)
+    copied = {
+        "account": ("legal_entity_id, tenant_id", "code, currency"),
+        "ledger_transaction": (
+            "legal_entity_id, tenant_id",
+            "kind, reference, effective_at, posted_at, posting_count, postings_hash",
+        ),
+    }[table]
+    names, rest = copied
+    wrong = names.replace(column, str(NOWHERE))
+    own, value = ("", "") if table == "account" else ("id, idempotency_key, ", "%s, 'copy', ")
+    statement = (
+        f"INSERT INTO {table} ({own}{names}, {rest}) SELECT {value}{wrong}, {rest} FROM {table} "
+        "WHERE tenant_id IS NOT NULL LIMIT 1"
+    )
+    with pytest.raises(errors.ForeignKeyViolation, match="not there"):
+        owner.execute(statement.encode(), [uuid4()] if value else [])
+
+
+@pytest.mark.parametrize("setting", ["together", "apart"])
+def test_L1_a_role_that_makes_the_setting_of_a_page_its_own_is_checked_all_the_same(
+    books: Ledger, setting: str
+) -> None:
+    rows = [books.row("acme.receivable", "1"), books.row("acme.unbilled", "-0.5")]
+
+    def write() -> None:
+        with books.database.transaction(Role.OPERATOR) as connection:
+            connection.execute(
+                sa.text("SELECT set_config('steelyard.posting', :to, true)"), {"to": setting}
+            )
+            books.postings(connection, books.header(connection, rows, tenant=books.acme), rows)
+
+    with pytest.raises(DBAPIError, match="does not sum to zero"):
+        write()
+    assert books.posted() == 0
 
 
 def test_L1_a_role_posts_on_no_account_that_is_not_there(books: Ledger) -> None:

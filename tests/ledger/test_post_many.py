@@ -181,3 +181,59 @@ def test_L1_a_page_with_a_foreign_line_or_account_is_refused_whole(two: Two) -> 
             ),
             {"acme": acme.id},
         )
+
+
+OWN = "FROM account WHERE code <> 'fx_position'"
+HASH = (
+    "(SELECT sha256(convert_to('0|' || min(id) || '|1.000000000000' || chr(10) || "
+    f"'1|' || max(id) || '|-1.000000000000', 'UTF8')) {OWN})"
+)
+RAW = (
+    "SELECT post_together(now(), ARRAY[gen_random_uuid()], ARRAY[1], ARRAY[:tenant], ARRAY['x'], "
+    "ARRAY['x'], ARRAY['x'], ARRAY[now()], ARRAY[NULL::timestamptz], ARRAY[2], ARRAY[{hash}], "
+    "ARRAY(SELECT id {own} ORDER BY id), ARRAY[]::int[], ARRAY[]::timestamptz[], ARRAY[]::text[], "
+    "ARRAY[1, 1], {ordinals}, ARRAY[1, 2], ARRAY[1, CAST({credit} AS numeric)], "
+    "ARRAY[NULL, NULL]::int[], "
+    "ARRAY[NULL, NULL]::int[], ARRAY[NULL, NULL]::int[])"
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "refused"),
+    [
+        ({}, None),
+        ({"credit": "-0.5"}, "does not sum to zero"),
+        ({"credit": "'NaN'"}, "does not sum to zero"),
+        ({"hash": "sha256('x')"}, "does not have the postings that its header states"),
+        ({"ordinals": "ARRAY[0, 2]"}, "do not belong together"),
+        ({"own": "FROM account"}, "crosses currencies outside the two FX accounts"),
+    ],
+)
+def test_L1_a_page_by_hand_is_checked_before_it_commits(
+    two: Two, changed: dict[str, str], refused: str | None
+) -> None:
+    tenant = two.tenants[0]
+    stated = {"hash": HASH, "ordinals": "ARRAY[0, 1]", "credit": "-1", "own": OWN, **changed}
+    with two.world.database.transaction(Role.OPERATOR) as connection:
+        post_many(connection, [two.accrual(tenant, "first", "1")], now=two.world.now)
+        connection.execute(
+            sa.text(
+                "INSERT INTO account (legal_entity_id, code, tenant_id, currency) "
+                "VALUES (1, 'fx_position', NULL, 'USD')"
+            )
+        )
+
+    def write() -> None:
+        with two.world.database.transaction(Role.OPERATOR) as connection:
+            connection.execute(sa.text(RAW.format(**stated)), {"tenant": tenant.id})
+            # Nothing of it is left to find out at commit.
+            connection.execute(sa.text("SET CONSTRAINTS ALL IMMEDIATE"))
+
+    if refused is None:
+        write()
+        with two.world.database.transaction(Role.OPERATOR) as connection:
+            assert store.account_differences(connection) == []
+    else:
+        with pytest.raises(IntegrityError, match=refused):
+            write()
+    assert len(left_by(two, lambda _: None)) == (4 if refused is None else 2)
