@@ -15,6 +15,7 @@ from pathlib import Path
 from billing.catalog.price_plan import ProrationDays
 from billing.errors import InvalidPlan
 from billing.period import Period, zone
+from billing.planfiles.credit_examples import section
 from billing.planfiles.plan_file import read_plan
 from billing.rating.line import Rating
 from billing.rating.pipeline import WHOLE_PERIOD, Slice, rate
@@ -31,7 +32,8 @@ Made by `make examples`; a test compares it with what the program says.
 Engines disagree on these points, so that each is an attribute with a default, or fixed and said.
 The attributes stand under `policies` in a plan file, those of a charge in the charge. How requests
 are admitted (`payment`, `hold`, `on_database_loss`, `max_exposure`, `on_client_left`, `unpriced`)
-changes no amount; that, and the order in which credit is drawn, is in `billing/README.md`.
+changes no amount; what it does is in `billing/README.md`. In which order credit is drawn, and what
+a request sets aside, is below.
 
 | Policy | Attribute | Value | Example | Comes to |
 |---|---|---|---|---|
@@ -244,7 +246,7 @@ DEFAULTS = frozenset(
 
 def page() -> str:
     """The page."""
-    return _HEAD + "".join(f"{_row(each)}\n" for each in examples())
+    return _HEAD + "".join(f"{_row(each)}\n" for each in examples()) + section()
 
 
 def _row(example: PolicyExample) -> str:

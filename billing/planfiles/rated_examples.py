@@ -55,6 +55,7 @@ LIBRARY = (
     Example(name="training-hours"),
     Example(name="colocation-kw", zone="Europe/Berlin"),
     Example(name="hybrid-outcome"),
+    Example(name="prepaid"),
     Example(name="batch-share"),
     Example(name="batch-rest"),
 )

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from billing.catalog.price_plan import Policies, PricePlan
+from billing.planfiles.credit_examples import section
 from billing.planfiles.meter_file import declared_by_code
 from billing.planfiles.plan_dump import dump
 from billing.planfiles.plan_file import EXAMPLES, load_document, plan_schema, read_price_books
@@ -39,6 +40,19 @@ def test_the_page_of_policies_is_what_the_program_says():
     assert {each.attribute for each in said} >= {
         field.name for field in fields(Policies) if field.name != "admission"
     }
+
+
+def test_the_page_shows_both_sides_of_every_point_of_the_credit_order():
+    rows = [
+        row.split(" | ")
+        for row in section().partition("A recurring")[0].splitlines()
+        if row.endswith(" |")
+    ]
+    orders = {row[0].removeprefix("| "): row[3:] for row in rows if len(row) == 6}
+    del orders["Point"]
+    assert orders.pop("scope") == ["10", "0", "2 |"]
+    assert orders.keys() == {"priority", "end", "kind", "age"}
+    assert all(paid == ["10", "2", "0 |"] for paid in orders.values())
 
 
 @pytest.mark.parametrize("example", LIBRARY, ids=lambda example: example.name)
