@@ -16,8 +16,10 @@ from uuid import UUID
 
 from billing.errors import AmountOutOfRange, LedgerError
 from billing.ledger.account import Account, AccountCode
-from billing.money import EXACT, LEDGER_LIMIT, to_ledger
+from billing.money import EXACT, LEDGER_DECIMALS, LEDGER_LIMIT, to_ledger
 from billing.period import require_utc
+
+_LEDGER_QUANTUM = Decimal(1).scaleb(-LEDGER_DECIMALS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,8 @@ class Posting:
             raise LedgerError("a posting must be non-zero", field="amount")
         if self.amount.copy_abs() >= LEDGER_LIMIT:
             raise AmountOutOfRange("the amount does not fit the ledger", field="amount")
-        if to_ledger(self.amount) != self.amount:
+        # What was rounded to the ledger's decimals has them: it is not rounded once more to see.
+        if not self.amount.same_quantum(_LEDGER_QUANTUM) and to_ledger(self.amount) != self.amount:
             raise LedgerError("a posting has at most 12 decimals", field="amount")
 
 

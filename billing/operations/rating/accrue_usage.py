@@ -148,6 +148,8 @@ def _new_accruals(
     A line that was posted and is rated no more has nothing due: it is taken back where it was
     posted.
     """
+    if not before:
+        return {line: earned[line] for line in sorted(earned) if earned[line]}
     if earned == before:
         return {}
     amounts = {
