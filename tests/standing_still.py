@@ -21,6 +21,18 @@ def go_on(pids: list[int]) -> None:
 
 
 @contextmanager
+def standing_still(*pids: int) -> Generator[None]:
+    """Have processes stand still inside a block."""
+    stopped = list(pids)
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        go_on(stopped)
+
+
+@contextmanager
 def stopped_at(engine: sa.Engine, number: int) -> Generator[list[int]]:
     """Stop the server's process that has answered statement `number` (from 1) of this engine.
 

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Generator
-from contextlib import contextmanager
-
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from billing.store.database import Database, Role, only, run
 from billing.store.lines import PATIENT
-
-
-@contextmanager
-def standing_still(pid: int) -> Generator[None]:
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
+from tests.standing_still import standing_still
 
 
 def backend(connection: sa.Connection) -> int:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,7 +18,7 @@ from billing.settings import Settings
 from billing.store import jobs, ledger
 from billing.store.database import Database, Role, query, run
 from billing.store.lines import PATIENT
-from tests.standing_still import go_on
+from tests.standing_still import standing_still
 from tests.world import MONTH_END, make_world, usage_report
 from workers.app import make_app, opened
 from workers.rating import accrue_changes
@@ -128,16 +126,10 @@ def test_the_queue_does_not_wait_for_servers_that_stand_still(
             worker = await app.job_manager.register_worker()
             with database.transaction(Role.OPERATOR) as connection:
                 pids = [row.pid for row in query(connection, SERVERS) if row.pid not in mine]
-            stopped = list(pids)
-            for pid in pids:
-                os.kill(pid, signal.SIGSTOP)
-            try:
-                # It finds a new connection in time, or the worker begins anew.
-                with suppress(ConnectorException):
-                    async with asyncio.timeout(30):
-                        await app.job_manager.fetch_job(queues=None, worker_id=worker)
-            finally:
-                go_on(stopped)
+            # It finds a new connection in time, or the worker begins anew.
+            with standing_still(*pids), suppress(ConnectorException):
+                async with asyncio.timeout(30):
+                    await app.job_manager.fetch_job(queues=None, worker_id=worker)
             return pids
 
     assert asyncio.run(scenario())
