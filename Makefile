@@ -32,13 +32,16 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 
 # uv does not read pip's settings. Where a machine has some, uv is given the same ones. Any index
 # will do: versions and hashes are pinned, which also makes it safe to look into all of them.
-define with_uv
+define with_index
 	setting() { $(TOOLS)/bin/python -m pip config list | sed -n "s/^[^.]*\.$$1='\(.*\)'$$/\1/p" | head -n 1; }; \
 	carry() { eval "now=\$${$$1:-}"; if [ -z "$$now" ] && [ -n "$$2" ]; then export "$$1=$$2"; fi; }; \
 	carry UV_DEFAULT_INDEX "$$(setting index-url)"; \
+	carry SSL_CERT_FILE "$$(setting cert)";
+endef
+define with_uv
+	$(with_index) \
 	carry UV_INDEX "$$(setting extra-index-url)"; \
 	carry UV_FIND_LINKS "$$(setting find-links | tr ' ' ',')"; \
-	carry SSL_CERT_FILE "$$(setting cert)"; \
 	carry UV_INDEX_STRATEGY unsafe-best-match; \
 	$(UV)
 endef
@@ -93,9 +96,11 @@ openapi: $(VENV_STAMP) ## write the committed OpenAPI document and the schema of
 examples: $(VENV_STAMP) ## rate the example plans anew and write their page
 	@$(BIN)/python -m billing.planfiles.rated_examples
 
+# From the index alone: it tells the hashes of all files of a version. Where a machine keeps one file
+# of it at hand, uv would write down only that one's, and no other system could install from the lock.
 lock: $(UV_STAMP) ## resolve pyproject.toml into both lock files
-	@$(with_uv) pip compile --quiet $(LOCK) --group dev --output-file requirements.lock
-	@$(with_uv) pip compile --quiet $(LOCK) --constraint requirements.lock \
+	@$(with_index) $(UV) pip compile --quiet $(LOCK) --group dev --output-file requirements.lock
+	@$(with_index) $(UV) pip compile --quiet $(LOCK) --constraint requirements.lock \
 		--output-file requirements-run.lock
 
 clean: ## remove what these targets made, databases excepted

@@ -334,3 +334,13 @@ def test_lock_files_pin_and_hash_everything():
         loose = [entry.partition("\n")[0] for entry in entries if not re.match(r"\S+==\S+", entry)]
         bare = [entry.partition("\n")[0] for entry in entries if "--hash=sha256:" not in entry]
         assert loose + bare == []
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-run.lock"])
+def test_locks_have_the_hashes_of_all_files(name: str):
+    # A version has a wheel and its source at least. One hash alone is that of the file that the
+    # locking machine had at hand, and others (a newer Python, another processor) could not install.
+    text = ROOT.joinpath(name).read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=\S)", text.strip())
+    alone = [each.partition(" ")[0] for each in entries if each.count("--hash=sha256:") == 1]
+    assert alone == []
