@@ -243,6 +243,8 @@ def expire(as_json: JsonFlag = False) -> None:
     grace_ms = read_settings().credit_grace_hours * MS_PER_HOUR
     with as_operator() as connection:
         issued = issue_recurring(connection, now=now)
+    # A transaction of its own: it locks credit of its own choice.
+    with as_operator() as connection:
         expired = expire_grants(connection, now=now, grace_ms=grace_ms)
     document = {"expired": len(expired), "granted_again": len(issued)}
     show_document("Credit", document, as_json=as_json)

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from billing.ledger.account import AccountCode
 from billing.ledger.credit_grant import CreditGrant, CreditScope, GrantKind, Rollover, TaxedAt
+from billing.ledger.hold import CREDIT
 from billing.store.credit_lines import Place
 from billing.store.database import first, query, run
 
@@ -151,17 +152,15 @@ def grants(
     return [_grant_row(row) for row in rows]
 
 
-def lapsed(connection: sa.Connection, *, before: datetime) -> list[tuple[UUID, int, str]]:
-    """Expired grants of which something remains: (id, tenant, currency), by expiry."""
+def lapsed(connection: sa.Connection, *, before: datetime) -> list[GrantRow]:
+    """Expired grants of which something remains, by tenant, currency and expiry."""
     rows = query(
         connection,
-        "SELECT g.id, g.tenant_id, g.currency FROM credit_grant g "
-        "JOIN credit_balance b ON b.grant_id = g.id "
-        "WHERE g.expires_at <= :before AND b.remaining > 0 "
+        f"{_GRANT} WHERE g.expires_at <= :before AND b.remaining > 0 "
         "ORDER BY g.tenant_id, g.currency, g.expires_at, g.id",
         before=before,
     )
-    return [(row.id, row.tenant_id, row.currency) for row in rows]
+    return [_grant_row(row) for row in rows]
 
 
 def was_voided(connection: sa.Connection, grant_id: UUID) -> bool:
@@ -176,11 +175,14 @@ def was_voided(connection: sa.Connection, grant_id: UUID) -> bool:
 
 
 def recurring(connection: sa.Connection) -> list[CreditGrant]:
-    """The first grants of every series that was not voided."""
+    """The first grants of every series that was not voided, in the order of limits to lock."""
     rows = query(
         connection,
-        f"{_GRANT} WHERE g.recurs AND g.series IS NULL AND NOT EXISTS (SELECT FROM credit_event e "
-        "WHERE e.grant_id = g.id AND e.kind = 'voided') ORDER BY g.tenant_id, g.id",
+        f"{_GRANT} JOIN spend_limit l ON l.tenant_id = g.tenant_id AND l.name = :name "
+        "AND l.currency = g.currency WHERE g.recurs AND g.series IS NULL "
+        "AND NOT EXISTS (SELECT FROM credit_event e "
+        "WHERE e.grant_id = g.id AND e.kind = 'voided') ORDER BY l.id, g.id",
+        name=CREDIT,
     )
     return [_grant_row(row).grant for row in rows]
 

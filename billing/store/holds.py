@@ -5,7 +5,7 @@ Every step of a hold is one call of a function of the schema, which takes the li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from uuid import UUID
@@ -92,18 +92,6 @@ def ensure_credit(connection: sa.Connection, *, tenant_id: int, currency: str) -
     )
 
 
-def tenants_with_credit(connection: sa.Connection, tenant_ids: Sequence[int]) -> frozenset[int]:
-    """Those of the tenants who have, or had, credit."""
-    rows = query(
-        connection,
-        "SELECT DISTINCT tenant_id FROM spend_limit "
-        "WHERE tenant_id = ANY(CAST(:tenants AS integer[])) AND name = :name",
-        tenants=list(tenant_ids),
-        name=CREDIT,
-    )
-    return frozenset(row.tenant_id for row in rows)
-
-
 def ensure_credits(connection: sa.Connection, currencies: Mapping[int, str]) -> dict[int, int]:
     """Row ids of the limits that are tenants' credit, by tenant; those without any get theirs.
 
@@ -149,19 +137,32 @@ def limit(
     return None if row is None else SpendLimit(**members(row))
 
 
-def lock_limit(
-    connection: sa.Connection, *, tenant_id: int, name: str, currency: str
-) -> int | None:
-    """Take a limit's row until commit, before anything that reduces what it stands for; its id."""
-    row = first(
+def lock_credits(
+    connection: sa.Connection, tenant_ids: Iterable[int]
+) -> dict[tuple[int, str], int]:
+    """Take all credit of tenants until commit, before anything that reduces it.
+
+    The order in which a transaction takes its locks, or two of them deadlock:
+
+    1. the invoicing of tenants (`lock_invoicing_of`), in the order of their ids;
+    2. limits, credit among them, in the order of their rows' ids: those of the tenants that it is
+       about, here, at once, and no other's later;
+    3. accounts, as postings are sorted (`ledger.post`): those that tenants share come last.
+
+    What a tenant earned is posted before 2: nobody posts on those accounts without its 1.
+
+    Returns:
+        Row ids of the limits, by tenant and currency.
+    """
+    rows = query(
         connection,
-        "SELECT id FROM spend_limit WHERE tenant_id = :tenant AND name = :name "
-        "AND currency = :currency FOR UPDATE",
-        tenant=tenant_id,
-        name=name,
-        currency=currency,
+        "SELECT id, tenant_id, currency FROM spend_limit "
+        "WHERE tenant_id = ANY(CAST(:tenants AS integer[])) AND name = :name "
+        "ORDER BY id FOR UPDATE",
+        tenants=sorted(set(tenant_ids)),
+        name=CREDIT,
     )
-    return None if row is None else row.id
+    return {(row.tenant_id, row.currency): row.id for row in rows}
 
 
 def take(
@@ -263,15 +264,17 @@ def expire(connection: sa.Connection, *, now: datetime) -> int:
         "SELECT DISTINCT limit_id FROM open_hold WHERE expires_at <= :now ORDER BY 1",
         now=now,
     )
-    return sum(
-        only(
-            connection,
-            "SELECT expire_open_holds(:limit, :now) AS freed",
-            limit=row.limit_id,
-            now=now,
-        ).freed
-        for row in rows
-    )
+    return sum(expire_on(connection, row.limit_id, now=now) for row in rows)
+
+
+def expire_on(connection: sa.Connection, limit_id: int, *, now: datetime) -> int:
+    """Free the holds past their end on one limit; how many."""
+    return only(
+        connection,
+        "SELECT expire_open_holds(:limit, :now) AS freed",
+        limit=limit_id,
+        now=now,
+    ).freed
 
 
 def settle(connection: sa.Connection, limit_id: int, *, through: datetime) -> Decimal:

@@ -134,7 +134,7 @@ class CreditBooks(HoldBooks):
             return "Conflict"
         gone: list[Hold] = []
         if lot.backs_holds and lot.is_valid(self.now):
-            gone = self._past()
+            gone = [hold for hold in self._past() if hold.limit == "credit"]
             if self.available("credit", without=gone) < lot.remaining:
                 return "Conflict"
         self._end(gone)

@@ -22,7 +22,6 @@ from billing.ledger.credit_grant import CreditLot, TaxedAt
 from billing.ledger.credit_order import Application, Drawn, draw
 from billing.ledger.credit_return import CreditUse, give_back
 from billing.ledger.credit_template import paid_credits_used, promotional_credits_used
-from billing.ledger.hold import CREDIT
 from billing.ledger.posting import Posting
 from billing.money import EXACT
 from billing.operations.credits.charges import (
@@ -62,9 +61,10 @@ def apply_credits(
     """
     invoice_store.lock_invoicing(connection, tenant.id)
     plans = plans_of(connection, tenant, period)
+    locked = hold_store.lock_credits(connection, [tenant.id])
     drawn: dict[str, Drawn] = {}
     for code in sorted({plan.currency.code for plan in plans.values()}):
-        credit = hold_store.lock_limit(connection, tenant_id=tenant.id, name=CREDIT, currency=code)
+        credit = locked.get((tenant.id, code))
         if credit is None:
             continue
         read = partial(

@@ -25,7 +25,6 @@ from billing.ledger.credit_grant import (
     TaxedAt,
 )
 from billing.ledger.credit_template import credits_bought, credits_paid_back
-from billing.ledger.hold import CREDIT
 from billing.ledger.posting import Posting, Transaction
 from billing.ledger.template import Books
 from billing.money import currency, from_minor, to_minor
@@ -134,9 +133,7 @@ def void_grant(connection: sa.Connection, *, grant_id: UUID, now: datetime) -> G
         Conflict: nothing remains of it, or running requests or usage not invoiced yet hold it.
     """
     grant = require_grant(connection, grant_id).grant
-    hold_store.lock_limit(
-        connection, tenant_id=grant.tenant_id, name=CREDIT, currency=grant.currency
-    )
+    locked = hold_store.lock_credits(connection, [grant.tenant_id])
     row = require_grant(connection, grant_id)
     remaining = row.remaining
     ends_series = (
@@ -150,7 +147,7 @@ def void_grant(connection: sa.Connection, *, grant_id: UUID, now: datetime) -> G
             field="grant",
             remedy="issue the invoice first",
         )
-    _require_not_held(connection, grant, remaining, now)
+    _require_not_held(connection, grant, remaining, locked[grant.tenant_id, grant.currency], now)
     store.insert_event(
         connection,
         event_id=mint_id(now),
@@ -295,16 +292,18 @@ def _expiry(tenant: Tenant, terms: GrantTerms, starts_at: datetime) -> datetime 
 
 
 def _require_not_held(
-    connection: sa.Connection, grant: CreditGrant, remaining: Decimal, now: datetime
+    connection: sa.Connection,
+    grant: CreditGrant,
+    remaining: Decimal,
+    limit_id: int,
+    now: datetime,
 ) -> None:
     backs_holds = grant.scope.is_everything and grant.starts_at <= now
     if not backs_holds or (grant.expires_at is not None and grant.expires_at <= now):
         return
-    hold_store.expire(connection, now=now)
-    credit = hold_store.limit(
-        connection, tenant_id=grant.tenant_id, name=CREDIT, currency=grant.currency, now=now
-    )
-    if credit is not None and credit.available < remaining:
+    hold_store.expire_on(connection, limit_id, now=now)
+    available, _, _ = hold_store.credit_standing(connection, limit_id, now=now)
+    if available < remaining:
         raise Conflict(
             "running requests hold this credit", field="grant", remedy="try again when they end"
         )

@@ -6,6 +6,7 @@ two workers happens once.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -17,7 +18,6 @@ from billing.ledger.account import AccountCode
 from billing.ledger.breakage import BREAKS_INTO, lapse
 from billing.ledger.credit_grant import CreditGrant, CreditLot
 from billing.ledger.credit_template import credits_broken
-from billing.ledger.hold import CREDIT
 from billing.money import EXACT
 from billing.operations.credits.grant_credit import (
     books_of,
@@ -54,26 +54,35 @@ def expire_grants(
         )
     expired: list[GrantRow] = []
     due = now - timedelta(milliseconds=grace_ms)
+    tenant_ids = {row.grant.tenant_id for row in store.lapsed(connection, before=due)}
+    hold_store.lock_credits(connection, tenant_ids)
     # Until none is left: what rolls over late may roll into a span that is past as well, and runs
     # that race must end as runs in turn do.
-    while found := _expire_due(connection, due, into=into, now=now):
+    while found := _expire_due(connection, tenant_ids, due, into=into, now=now):
         expired += found
     return expired
 
 
 def _expire_due(
-    connection: sa.Connection, due: datetime, *, into: AccountCode, now: datetime
+    connection: sa.Connection,
+    tenant_ids: Collection[int],
+    due: datetime,
+    *,
+    into: AccountCode,
+    now: datetime,
 ) -> list[GrantRow]:
+    """Expire what is due of tenants whose credit is locked; what others have by now waits."""
     expired: list[GrantRow] = []
-    for grant_id, tenant_id, code in store.lapsed(connection, before=due):
-        hold_store.lock_limit(connection, tenant_id=tenant_id, name=CREDIT, currency=code)
-        row = require_grant(connection, grant_id)
+    for row in store.lapsed(connection, before=due):
+        grant = row.grant
+        if grant.tenant_id not in tenant_ids:
+            continue
         # What usage before its end has taken stays until the invoice redeems it.
-        taken = reservations.reserved(connection, tenant_id=tenant_id).get(grant_id, Decimal(0))
-        free = EXACT.subtract(row.remaining, taken)
+        taken = reservations.reserved(connection, tenant_id=grant.tenant_id)
+        free = EXACT.subtract(row.remaining, taken.get(grant.id, Decimal(0)))
         if free:
             _expire(connection, row, free, into, now)
-            expired.append(require_grant(connection, grant_id))
+            expired.append(require_grant(connection, grant.id))
     return expired
 
 

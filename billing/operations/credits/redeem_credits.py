@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from billing.ledger.credit_grant import CreditGrant, CreditLot, DayCharge
 from billing.ledger.credit_order import draw
 from billing.ledger.credit_template import credit_bonus_applied, paid_credits_applied
-from billing.ledger.hold import CREDIT
 from billing.ledger.posting import Posting
 from billing.money import EXACT, Currency, allocate, currency, from_minor, to_minor
 from billing.operations.credits.apply_credits import redeemable_lots
@@ -52,7 +51,7 @@ def redeem_credits(
         What credit pays, in minor units of the invoice's currency; at most its total.
     """
     code = invoice.currency
-    if hold_store.lock_limit(connection, tenant_id=tenant.id, name=CREDIT, currency=code) is None:
+    if (tenant.id, code) not in hold_store.lock_credits(connection, [tenant.id]):
         return 0
     in_currency = currency(code)
     charges = _charges(connection, tenant, periods, code)

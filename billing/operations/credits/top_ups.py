@@ -37,7 +37,7 @@ def set_top_up_policy(
     """Set a tenant's top-up policy in a currency, from now on."""
     currency(currency_code)
     hold_store.ensure_credit(connection, tenant_id=tenant.id, currency=currency_code)
-    _lock(connection, tenant.id, currency_code)
+    hold_store.lock_credits(connection, [tenant.id])
     store.insert_policy(connection, policy, tenant_id=tenant.id, currency=currency_code, now=now)
 
 
@@ -73,7 +73,7 @@ def consider_top_up(
     Raises:
         NotFound: the tenant has no policy in this currency.
     """
-    _lock(connection, tenant.id, currency_code)
+    hold_store.lock_credits(connection, [tenant.id])
     stored = store.policy(connection, tenant_id=tenant.id, currency=currency_code)
     credit = hold_store.limit(
         connection, tenant_id=tenant.id, name=CREDIT, currency=currency_code, now=now
@@ -149,10 +149,6 @@ def decline_top_up(connection: sa.Connection, *, top_up_id: UUID, now: datetime)
 def list_top_ups(connection: sa.Connection, *, tenant: Tenant, currency_code: str) -> list[TopUp]:
     """A tenant's top-ups in a currency, newest first."""
     return store.top_ups(connection, tenant_id=tenant.id, currency=currency_code)
-
-
-def _lock(connection: sa.Connection, tenant_id: int, currency_code: str) -> None:
-    hold_store.lock_limit(connection, tenant_id=tenant_id, name=CREDIT, currency=currency_code)
 
 
 def _resolve(

@@ -38,7 +38,7 @@ from billing.period import BUCKET, Period, bucket_of
 from billing.store import accrual_queue as queue
 from billing.store import tenancy as tenancy_store
 from billing.store.accrual_queue import DueRow, RatingLag
-from billing.store.holds import tenants_with_credit
+from billing.store.holds import lock_credits
 from billing.tenancy.tenant import Tenant
 
 COMMIT_LAG = timedelta(minutes=1)
@@ -116,8 +116,8 @@ def accrue_due(
     touched = _touched(rows, tenants, levels, now=now)
     asked = [(tenants[id_], period) for id_ in tenants for period in touched.get(id_, ())]
     accrued = accrue_tenants(connection, tenant_periods(connection, asked, bound), now=now)
-    for tenant_id in sorted(tenants_with_credit(connection, tenant_ids)):
-        _pay(connection, tenants[tenant_id], touched.get(tenant_id, ()), now=now)
+    for tenant_id in sorted({owner for owner, _ in lock_credits(connection, touched)}):
+        _pay(connection, tenants[tenant_id], touched[tenant_id], now=now)
     fired = _fired(connection, accrued, now=now)
     issued = [
         _invoice(connection, tenants[tenant_id], enqueue_mirror, now=now)
