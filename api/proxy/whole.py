@@ -3,7 +3,8 @@
 Decides: the order read, meter, make durable, send. The one wait is for the usage event: when a
 client has its answer, the event is on the disk, and when the event could not be written, there
 is no answer. Bytes pass unchanged, but for usage that only the meter asked a stream for. Where a
-contract has the backend read on, a complete answer is billed to a client that has gone.
+contract has the backend read on, a complete answer is billed to a client that has gone. An error
+that says it is an answer (status 200) costs what other refusals cost: nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ async def relay_whole(
         exchange.void(exchange.stopped)
         raise UpstreamUnavailable("The exchange was ended.")
     reading = _read(exchange, body)
+    if reading.refused:
+        exchange.void("upstream_refused")
+        _send(exchange, connection, client, body)
+        return
     if exchange.keeper is not None:
         try:
             await bind_answer(exchange, reading.object_ids)

@@ -11,6 +11,8 @@ import re
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from billing.engines.odd_json import read_odd
+
 _HAS_MEMBERS = re.compile(rb'\{\s*"')
 
 Figure = int | None | UnsetType
@@ -55,10 +57,7 @@ def with_timings(usage: msgspec.Raw, timings: msgspec.Raw | UnsetType) -> msgspe
 
 def usage_of(answer: bytes) -> msgspec.Raw | None:
     """The usage object of a whole (not streamed) answer, as JSON text; None if there is none."""
-    try:
-        found = _ANSWER.decode(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if found.usage is UNSET or bytes(found.usage) == b"null":
+    found = read_odd(_ANSWER, answer)
+    if found is None or found.usage is UNSET or bytes(found.usage) == b"null":
         return None
     return with_timings(found.usage, found.timings)

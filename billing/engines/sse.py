@@ -9,17 +9,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any, cast
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
 from billing.engines.answer_usage import with_timings
+from billing.engines.odd_json import read_odd
 from billing.engines.splice import locate, splice
 from billing.errors import InvalidInput, UpstreamUnavailable
 
 MAX_EVENT_BYTES = 8 << 20
 
-_END_OF_EVENT = re.compile(rb"\r?\n\r?\n")
+# Two line ends, from the last byte of the first on. A line may end with a carriage return alone;
+# whether it does shows with the next byte only.
+_END_OF_EVENT = re.compile(rb"[\n\r](?:(?<=\n)\n|\r(?:\n|(?=[^\n])))")
 
 
 class EventSplitter:
@@ -118,9 +122,11 @@ class _Progress(msgspec.Struct, frozen=True):
 _CHUNK = msgspec.json.Decoder(_Chunk)
 _PROGRESS = msgspec.json.Decoder(_Progress)
 _ONE_VALUE = msgspec.json.Decoder(Raw)
+_ANY = msgspec.json.Decoder()
 _USAGE_KEY = b'"usage"'
 _LAST_USAGE = b',"usage":{'
 _EMPTY = frozenset({b"", b"null", b'""', b"[]", b"{}"})
+_INDEX_DIGITS = 10
 
 
 @dataclass(slots=True)
@@ -133,7 +139,7 @@ class Event:
         cut: offset of a `usage` member that ends the object of an event in the plain form, else 0.
         usage_member: the member is there, be it null.
         index: of its first choice.
-        finished: a choice of it has a finish_reason.
+        finished: a choice of it has a finish_reason; some engines say none as empty text.
         has_content: a choice of it carries generated text, reasoning or a tool call; not looked
             for where usage says it better.
     """
@@ -162,6 +168,8 @@ def read_event(text: bytes) -> Event:
     try:
         chunk = _CHUNK.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        chunk = _odd_chunk(payload)
+    if chunk is None:
         # Some engines put an exception's text into the error event without escaping it.
         broken = payload.startswith((b'{"error"', b'{ "error"'))
         return Event(EventKind.ERROR if broken else EventKind.OTHER, text)
@@ -181,7 +189,7 @@ def read_event(text: bytes) -> Event:
         usage=usage,
         usage_member=member,
         index=chunk.choices[0].index,
-        finished=any(choice.finish_reason is not None for choice in chunk.choices),
+        finished=any(choice.finish_reason for choice in chunk.choices),
         has_content=any(_has_content(choice) for choice in chunk.choices),
     )
 
@@ -210,8 +218,32 @@ def _read_plain(text: bytes) -> Event | None:
         return Event(EventKind.USAGE_ONLY, text, usage, True, at)
     finished = False
     for choice in choices:
-        finished = finished or choice.finish_reason is not None
+        finished = finished or bool(choice.finish_reason)
     return Event(EventKind.MIXED, text, usage, True, at, choices[0].index, finished)
+
+
+def _odd_chunk(payload: bytes) -> _Chunk | None:
+    """A chunk with members of other types than most engines give them; None if it is none."""
+    tree = read_odd(_ANY, payload)
+    if not isinstance(tree, dict):
+        return None
+    members = cast("dict[str, Any]", tree)
+    choices = members.get("choices")
+    if isinstance(choices, list):
+        members["choices"] = [_usual_choice(choice) for choice in cast("list[Any]", choices)]
+    return read_odd(_CHUNK, msgspec.json.encode(members))
+
+
+def _usual_choice(choice: Any) -> dict[str, Any]:
+    if not isinstance(choice, dict):
+        return {}
+    usual = dict(cast("dict[str, Any]", choice))
+    index, finish = str(usual.get("index")), usual.get("finish_reason")
+    usual["index"] = int(index) if index.isdecimal() and len(index) < _INDEX_DIGITS else 0
+    usual["finish_reason"] = str(finish) if finish else None
+    if not isinstance(usual.get("delta"), dict):
+        usual["delta"] = None
+    return usual
 
 
 def _has_content(choice: _Choice) -> bool:
@@ -259,4 +291,11 @@ def without_usage(event: Event) -> bytes:
         except InvalidInput:
             return event.text
     before, found, after = event.text.partition(payload)
-    return before + cut + after if found else b"data: " + cut + b"\n\n"
+    return before + cut + after if found else _with_data(event.text, cut)
+
+
+def _with_data(text: bytes, payload: bytes) -> bytes:
+    """An event of several data lines with another payload, which has lines too."""
+    lines = [line for line in text.splitlines() if line and not line.startswith(b"data:")]
+    lines += [b"data: " + line for line in payload.splitlines()]
+    return b"\n".join(lines) + b"\n\n"

@@ -51,7 +51,8 @@ class _UsageObject(msgspec.Struct, frozen=True):
 
 _DECODER = msgspec.json.Decoder(_UsageObject)
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_COUNT = msgspec.json.Decoder(int)
+# Servers whose language has one kind of number only write 12 as 12.0.
+_WHOLE = re.compile(rb"([0-9]{1,16})(?:\.0+)?\Z")
 _ANY = msgspec.json.Decoder(strict=True)
 _NO_PROMPT_DETAILS = _PromptDetails()
 _NO_COMPLETION_DETAILS = _CompletionDetails()
@@ -282,10 +283,8 @@ def _figure(members: Mapping[str, msgspec.Raw], name: str, lost: list[str]) -> i
     raw = members.get(name)
     if raw is None or bytes(raw) == b"null":
         return None
-    try:
-        count = _COUNT.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        count = -1
+    whole = _WHOLE.match(bytes(raw))
+    count = -1 if whole is None else int(whole[1])
     if not 0 <= count <= MAX_COUNT:
         lost.append(name)
         return None

@@ -21,6 +21,7 @@ from billing.admission.route import Dialect, Route
 from billing.engines.answer_usage import usage_of
 from billing.engines.capabilities import Capabilities
 from billing.engines.mark import Ending
+from billing.engines.odd_json import read_odd
 from billing.engines.read_request import InferenceRequest
 from billing.engines.reading import stream_reading
 from billing.engines.usage import (
@@ -56,6 +57,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         anomalies: what was wrong with them, as stable words.
         object_ids: ids that a client could send back.
         shown: what the client gets, where that is not the body as it is.
+        refused: it is nothing but an error, whatever its status says.
     """
 
     counts: TokenCounts = _NO_TOKENS
@@ -65,10 +67,20 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     anomalies: tuple[str, ...] = ()
     object_ids: tuple[str, ...] = ()
     shown: bytes | None = None
+    refused: bool = False
 
 
 class _Response(msgspec.Struct, frozen=True):
     id: Any = None
+    usage: Raw = Raw(b"")
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    """What an error has, and what an answer has that an error lacks."""
+
+    error: Raw = Raw(b"")
+    id: Raw = Raw(b"")
+    choices: Raw = Raw(b"")
     usage: Raw = Raw(b"")
 
 
@@ -102,6 +114,7 @@ class _Pictures(msgspec.Struct, frozen=True):
 
 
 _RESPONSE = msgspec.json.Decoder(_Response)
+_REFUSAL = msgspec.json.Decoder(_Refusal)
 _RANKING = msgspec.json.Decoder(_Ranking)
 _META = msgspec.json.Decoder(_Meta)
 _BILLED = msgspec.json.Decoder(_Billed)
@@ -109,6 +122,7 @@ _TRANSCRIPT = msgspec.json.Decoder(_Transcript)
 _AUDIO = msgspec.json.Decoder(_AudioUsage)
 _PICTURES = msgspec.json.Decoder(_Pictures)
 _NOTHING_SAID = frozenset({b"", b"null"})
+_NO_ERROR = frozenset({b"", b"null", b'""', b"{}", b"false"})
 _Shape = TypeVar("_Shape")
 _Other = TypeVar("_Other")
 
@@ -126,6 +140,16 @@ def read_whole(
     Args:
         prompt_floor: tokens that the prompt has at least; see `stream_reading`.
     """
+    reading = _read(body, route, engine, request, prompt_floor)
+    # What the engine counted is no error; of speech it counts nothing.
+    if (not reading.exact or route is Route.SPEECH) and _is_refusal(body):
+        return Reading(refused=True)
+    return reading
+
+
+def _read(
+    body: bytes, route: Route, engine: Capabilities, request: InferenceRequest, prompt_floor: int
+) -> Reading:
     dialect = route.spec.dialect
     match dialect:
         case Dialect.CHUNKS | Dialect.RESPONSES | Dialect.MESSAGES:
@@ -143,6 +167,16 @@ def read_whole(
             return _read_plain(body, route, request)
         case _:
             assert_never(dialect)
+
+
+def _is_refusal(body: bytes) -> bool:
+    """Gateways before an engine send its errors on with status 200."""
+    if not body.startswith(_OBJECT):
+        return False
+    answer = _decoded(_REFUSAL, body, _Refusal())
+    return bytes(answer.error) not in _NO_ERROR and not any(
+        bytes(member) for member in (answer.id, answer.choices, answer.usage)
+    )
 
 
 def _read_events(
@@ -280,7 +314,5 @@ def _read_pictures(body: bytes) -> Reading:
 def _decoded(
     decoder: msgspec.json.Decoder[_Shape], text: bytes | Raw, otherwise: _Other
 ) -> _Shape | _Other:
-    try:
-        return decoder.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return otherwise
+    found = read_odd(decoder, text)
+    return otherwise if found is None else found

@@ -227,7 +227,7 @@ GOOD = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
     "details",
     [
         {"prompt_tokens_details": {"cached_tokens": "many"}},
-        {"prompt_tokens_details": {"cached_tokens": 12.0}},
+        {"prompt_tokens_details": {"cached_tokens": 12.5}},
         {"prompt_tokens_details": {"cached_tokens": -3}},
         {"prompt_tokens_details": {"cached_tokens": 1 << 60}},
         {"prompt_tokens_details": [1]},

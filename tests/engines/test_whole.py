@@ -24,6 +24,7 @@ FORM = (
 NEEDED: dict[Route, dict[str, Any]] = {
     Route.MESSAGES: {"max_tokens": 50},
     Route.RERANK: {"query": "q", "documents": ["d"]},
+    Route.SPEECH: {"input": "x"},
 }
 
 
@@ -199,3 +200,18 @@ def test_pictures_are_counted_in_the_answer():
     assert reading.units == {UnitMeter.IMAGES: 1}
     assert reading.counts == TokenCounts(input=5, output=40)
     assert not read(Route.IMAGES, {"error": "x"}, prompt="p").exact
+
+
+@pytest.mark.parametrize("route", [route for route in Route if route is not Route.COUNT_TOKENS])
+@pytest.mark.parametrize("error", [{"message": "no", "code": 502}, "no"])
+def test_an_error_that_says_it_is_an_answer_is_a_refusal(route, error):
+    assert read(route, {"error": error, "user_id": "u"}).refused
+
+
+def test_what_was_counted_or_has_an_id_is_no_refusal():
+    failed = {"id": "resp_1", "status": "failed", "error": {"message": "no"}, "usage": None}
+    assert not read(Route.RESPONSES, failed).refused
+    assert not read(Route.CHAT_COMPLETIONS, {"error": "no", "usage": USAGE}).refused
+    assert not read(Route.CHAT_COMPLETIONS, {"error": None}).refused
+    assert not read(Route.CHAT_COMPLETIONS, b"{").refused
+    assert not read(Route.SPEECH, b"ID3{").refused

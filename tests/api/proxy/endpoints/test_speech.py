@@ -45,3 +45,14 @@ async def test_events_are_refused(desk):
     answer = await desk.ask(ASK, asked)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream_format")
     assert desk.engine.seen == []
+
+
+async def test_an_error_in_place_of_sound_passes_and_is_not_billed(desk):
+    """Gateways before an engine send its errors on with status 200."""
+    error = b'{"error": {"message": "no voice", "code": 500}}'
+    script = replace(ASK.script, pieces=(error,), content_type="application/json")
+    answer = await desk.ask(replace(ASK, script=script))
+    assert (answer.status_code, answer.content) == (200, error)
+    await desk.settled()
+    assert desk.journal.usages == []
+    assert [void.reason for void in desk.journal.voids] == ["upstream_refused"]
