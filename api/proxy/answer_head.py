@@ -6,12 +6,15 @@ names, which a backend must not be able to set; and which answers do not reach t
 
 from __future__ import annotations
 
+import re
+
 from api.proxy.headers import Headers, lines_of
 
 REQUEST_ID = b"x-steelyard-request-id"
 SERVED_MODEL = b"x-steelyard-served-model"
 """Sent where a fallback has answered in place of the model that was asked for."""
 
+_OF_LIMITS = re.compile(rb"(?:x-|anthropic-)?ratelimit(?:-[a-z-]+)?:")
 _OF_ONE_HOP = frozenset(
     {
         b"connection",
@@ -63,6 +66,14 @@ class AnswerFacts:
         self.stream = _is_event_stream(headers)
         self.encoded = _is_encoded(headers)
         self.lines = lines_of(_passed(headers))
+
+
+def without_limits(lines: bytes) -> bytes:
+    """Lines of an answer's head without what its backend says of the operator's limits there: of
+    two figures under one name, clients take either."""
+    if b"ratelimit" not in lines:
+        return lines
+    return b"".join(line for line in lines.splitlines(keepends=True) if not _OF_LIMITS.match(line))
 
 
 def shown_name(name: str) -> bytes:

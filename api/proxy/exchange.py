@@ -14,7 +14,13 @@ from typing import Protocol
 
 import msgspec
 
-from api.proxy.answer_head import REQUEST_ID, SERVED_MODEL, AnswerFacts, shown_name
+from api.proxy.answer_head import (
+    REQUEST_ID,
+    SERVED_MODEL,
+    AnswerFacts,
+    shown_name,
+    without_limits,
+)
 from api.proxy.binding_port import BindingPort
 from api.proxy.client_request import ClientRequest
 from api.proxy.headers import lines_of
@@ -248,12 +254,14 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
 
     def answer_lines(self, answer: AnswerFacts) -> bytes:
         """The lines of the answer's head for the client."""
-        lines = b"%b%b: %b\r\n" % (answer.lines, REQUEST_ID, self.shown_id)
+        lines, limits = answer.lines, b""
+        if self.holding is not None:
+            limits = lines_of(self.holding.headers(self.request.route.spec.errors))
+            lines = without_limits(lines) if limits else lines
+        lines = b"%b%b: %b\r\n" % (lines, REQUEST_ID, self.shown_id)
         if self.model is not self.admission.model:
             lines += lines_of([(SERVED_MODEL, shown_name(self.model.name))])
-        if self.holding is not None:
-            lines += lines_of(self.holding.headers(self.request.route.spec.errors))
-        return lines
+        return lines + limits if limits else lines
 
     def overhead_us(self, at_us: int) -> int:
         """What of its time to an instant (monotonic µs) was neither the backend's nor the

@@ -40,23 +40,43 @@ class LimitReached(SteelyardError):
         capacity: of the window; of credit, all that was there.
         resets_us: end of the window in µs since 1970 UTC; None: it does not begin again.
         wait_us: until then; None where waiting does not help.
+
+    What needs more than a limit ever has is told so: whoever waited would wait for ever.
     """
 
     code = "limit_reached"
 
     def __init__(
-        self, limit: Limit, *, used: int, capacity: int, resets_us: int | None, now_us: int
+        self,
+        limit: Limit,
+        *,
+        used: int,
+        capacity: int,
+        resets_us: int | None,
+        now_us: int,
+        needed: int = 0,
     ) -> None:
+        """
+        Args:
+            needed: what the request can come to.
+        """
+        fits = capacity <= 0 or needed <= capacity  # where nothing is, less does not help
         super().__init__(
-            f"The limit `{limit.name}` is reached.",
-            remedy="Retry after it resets, or ask the operator to raise it.",
+            f"The limit `{limit.name}` is reached."
+            if fits
+            else f"The request can come to more than the whole limit `{limit.name}`.",
+            remedy="Retry after it resets, or ask the operator to raise it."
+            if fits
+            else "Ask for less, such as fewer `max_tokens`, or ask the operator to raise it.",
         )
         self.limit = limit
         self.used = used
         self.capacity = capacity
         self.resets_us = resets_us
-        if resets_us is not None:
-            self.wait_us: int | None = max(0, resets_us - now_us)
+        if not fits:
+            self.wait_us: int | None = None
+        elif resets_us is not None:
+            self.wait_us = max(0, resets_us - now_us)
         else:
             self.wait_us = _SECOND_US if limit.unit is Unit.SLOTS else None
 

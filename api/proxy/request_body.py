@@ -69,7 +69,11 @@ async def read_body(request: ClientRequest, limit_bytes: int) -> bytes:
     if b"content-encoding" in request.fields:
         for encoding in request.all_of(b"content-encoding"):
             if encoding.lower() != b"identity":
-                raise InvalidInput("Compressed request bodies are not taken.")
+                raise InvalidInput(
+                    "Compressed request bodies are not taken.",
+                    field="content-encoding",
+                    remedy="Send it as it is.",
+                )
     return await request.body(limit_bytes)
 
 

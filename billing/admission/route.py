@@ -218,8 +218,8 @@ _FIXED: Final = {
     if "{" not in spec.path
 }
 _ID = rb"[A-Za-z0-9_-]{1,128}"
-# Names of models carry slashes and colons, which clients write as they are or escape.
-_MODEL = rb"(?:[A-Za-z0-9._:/@+-]|%2[Ff]|%3[Aa]|%40|%2[Bb]){1,200}"
+# Names of models carry slashes, colons and letters of any script, as they are or escaped.
+_MODEL = rb"(?:[!-$&-~]|%[0-9A-Fa-f]{2}){1,200}"
 
 
 def _pattern(path: str) -> re.Pattern[bytes]:

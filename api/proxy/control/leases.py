@@ -22,7 +22,6 @@ from api.proxy.control.listening import heard, listening
 from api.proxy.limit_errors import HoldsUnavailable, LimitReached, LimitsCrowded
 from api.proxy.telemetry.counted import LeaseCounts
 from billing.admission.lease_book import Held, Lease, LeaseBook, Wanted
-from billing.admission.limit import Limit
 from billing.metering.event_id import microseconds
 from billing.store.database import Database
 from billing.store.leases import LeaseAsk, LeaseRow
@@ -258,7 +257,7 @@ class LeaseKeeper:
                     capacity=row.capacity,
                     ends_us=None if window is None else window[1],
                 )
-                return _reached(each.limit, refusal, now_us)
+                return _reached(each, refusal, now_us)
         return None
 
     def _refuse_again(self, wanted: Sequence[Wanted], now_us: int) -> None:
@@ -272,7 +271,7 @@ class LeaseKeeper:
                 and each.amount >= refusal.amount
                 and self._book.free_of(each.limit.id) <= refusal.free
             ):
-                raise _reached(each.limit, refusal, now_us)
+                raise _reached(each, refusal, now_us)
 
     def _top_up(self, lease: Lease, now_us: int) -> None:
         """Ask for more ahead of need, unless hardly anything is left to be had."""
@@ -357,11 +356,12 @@ async def _tried(work: Awaitable[None]) -> None:
         log.error("leases are not kept as they should be", reason=type(error).__name__)  # noqa: TRY400  # a message could carry values
 
 
-def _reached(limit: Limit, refusal: _Refusal, now_us: int) -> LimitReached:
+def _reached(wanted: Wanted, refusal: _Refusal, now_us: int) -> LimitReached:
     return LimitReached(
-        limit,
+        wanted.limit,
         used=refusal.used,
         capacity=refusal.capacity,
         resets_us=refusal.ends_us,
         now_us=now_us,
+        needed=wanted.amount,
     )

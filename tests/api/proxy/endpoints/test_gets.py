@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from urllib.parse import quote
 
 import pytest
 
@@ -55,6 +56,19 @@ async def test_names_with_slashes_are_found_however_they_are_escaped(desk, writt
     answer = await client.rest()
     assert answer.startswith(b"HTTP/1.1 200")
     assert b'"id":"org/m:8b"' in answer
+
+
+async def test_names_in_other_scripts_are_found(desk):
+    snapshot = desk.control.snapshot
+    model = replace(snapshot.models["text"], name="名前 (8b)")
+    terms = snapshot.terms[7]
+    desk.control.snapshot = replace(
+        snapshot,
+        models={model.name: model},
+        terms={7: replace(terms, priced={model.name: model.classes})},
+    )
+    answer = await desk.http.get(f"/v1/models/{quote(model.name)}")
+    assert answer.json()["id"] == model.name
 
 
 @pytest.mark.parametrize("name", ["nobody-serves-this", "no-price-text", "text/", "..", "%00"])

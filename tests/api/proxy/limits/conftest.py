@@ -103,6 +103,7 @@ class BookedHolds:
                     capacity=lease.granted,
                     resets_us=lease.window_end_us,
                     now_us=now_us,
+                    needed=each.amount,
                 )
         raise AssertionError("nothing is short")
 

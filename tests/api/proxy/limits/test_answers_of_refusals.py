@@ -16,7 +16,7 @@ from billing.admission.limit import Unit, Window
 from billing.admission.route import Dialect, ErrorShape, Route
 from billing.admission.terms import AdmissionPolicy, HoldSize
 from tests.api.proxy.conftest import KEY, until
-from tests.api.proxy.endpoints.asks import ASKS, CHAT_STREAM, Ask, chunk, counted
+from tests.api.proxy.endpoints.asks import ASKS, CHAT_STREAM, Ask, body, chunk, counted
 from tests.api.proxy.limits.conftest import LimitedYards, limit_of
 from tests.fake_engine.shapes import Behaviour
 
@@ -71,6 +71,38 @@ async def test_429_and_402_in_the_words_of_every_route(limited_desk, ask: Ask) -
             }
         else:
             assert told == {}
+
+
+async def test_what_can_never_fit_is_told_so_and_not_to_wait(limited_desk) -> None:
+    ask = next(ask for ask in ASKS if ask.route is Route.CHAT_COMPLETIONS)
+    desk = await limited_desk(limit_of(1000, Unit.TOKENS, Window.MINUTE))
+    answer = await desk.ask(ask, body(ask.route, messages=[], max_tokens=10**30))
+    assert answer.status_code == 429
+    assert "more than the whole limit `budget`" in answer.json()["error"]["message"]
+    assert "max_tokens" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["limit"]["limit"] == "1000"
+    assert "retry-after" not in answer.headers
+    assert desk.engine.seen == []
+
+
+async def test_a_backends_own_limits_do_not_stand_beside_ours(limited_desk) -> None:
+    ask = next(ask for ask in ASKS if ask.route is Route.CHAT_COMPLETIONS)
+    theirs = (
+        ("X-RateLimit-Remaining-Requests", "3"),
+        ("anthropic-ratelimit-tokens-limit", "3"),
+        ("RateLimit", '"theirs";r=3'),
+        ("x-other", "ratelimit: 3"),
+    )
+    script = replace(ask.script, headers=theirs)
+    desk = await limited_desk(limit_of(5, Unit.REQUESTS, Window.MINUTE))
+    told = (await desk.ask(replace(ask, script=script))).headers
+    assert told.get_list("x-ratelimit-remaining-requests") == ["4"]
+    assert told.get_list("ratelimit") == ['"budget";r=4;t=' + told["ratelimit"].rpartition("=")[2]]
+    assert "anthropic-ratelimit-tokens-limit" not in told
+    assert told["x-other"] == "ratelimit: 3"
+    desk = await limited_desk(limit_of(5))
+    told = (await desk.ask(replace(ask, script=script))).headers
+    assert told["x-ratelimit-remaining-requests"] == "3"
 
 
 def anthropic_headers(answer) -> dict[str, str]:
