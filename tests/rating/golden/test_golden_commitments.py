@@ -134,7 +134,9 @@ def test_golden_true_up_of_a_rounded_amount(case):
 def test_golden_overage_factor(case):
     price, expected = case["price"], case["expected"]
     promised = Commitment(
-        amount=Decimal(price["commitment"]), overage_factor=Decimal(price["overage_factor"])
+        amount=Decimal(price["commitment"]),
+        overage_factor=Decimal(price["overage_factor"]),
+        true_up=price.get("true_up", False),
     )
     charge = charge_of(
         {**case, "price": {"unit": "1"}}, adjustments=Adjustments(commitment=promised)

@@ -163,8 +163,8 @@ def test_golden_anchors_on_the_last_days(case):
     anchor = case["price"]["anchor_day"]
     starts = case["expected"]["period_starts"]
     periods = [
-        month(first.year, first.month + number, UTC_ZONE, anchor_day=anchor)
-        for number in range(len(starts))
+        month(first.year + months // 12, months % 12 + 1, UTC_ZONE, anchor_day=anchor)
+        for months in range(first.month - 1, first.month - 1 + len(starts))
     ]
 
     assert [f"{period.start:%Y-%m-%d}" for period in periods] == starts

