@@ -35,7 +35,7 @@ from billing.catalog.pricing_unit import PricingUnit
 from billing.catalog.selector import OUTCOME_PREFIX, Condition, Selector, require_slug
 from billing.catalog.tier import Tier
 from billing.catalog.window import Window
-from billing.errors import InvalidPlan
+from billing.errors import InvalidInput, InvalidPlan
 from billing.money import EXACT
 from billing.planfiles.plan_document import (
     CostPlusDocument,
@@ -56,6 +56,7 @@ from billing.planfiles.plan_document import (
     SpendCommitmentDocument,
     TierDocument,
     VolumeDocument,
+    Where,
 )
 
 _HUNDRED = 100
@@ -193,14 +194,16 @@ def _price(document: UsageCharge) -> Price:
                 size=document.size, price=document.price, rounding=Rounding(document.rounding)
             )
         case PercentageDocument():
-            return Percentage(
-                percent=document.percent,
-                fixed=document.fixed,
-                free_transactions=document.free_transactions,
-                free_value=document.free_value,
-                minimum=document.transaction_minimum,
-                maximum=document.transaction_maximum,
-            )
+            # Written with names of their own, since the charge has a minimum and a maximum, too.
+            with _named({"minimum": "transaction_minimum", "maximum": "transaction_maximum"}):
+                return Percentage(
+                    percent=document.percent,
+                    fixed=document.fixed,
+                    free_transactions=document.free_transactions,
+                    free_value=document.free_value,
+                    minimum=document.transaction_minimum,
+                    maximum=document.transaction_maximum,
+                )
         case ReservedDocument():
             return Reserved(
                 committed=document.committed,
@@ -214,19 +217,20 @@ def _price(document: UsageCharge) -> Price:
 
 
 def _adjustments(document: HeadDocument) -> Adjustments:
-    promised = document.commitment
+    commitment = None
+    if (promised := document.commitment) is not None:
+        with _below("commitment"):
+            commitment = Commitment(
+                amount=promised.amount,
+                window=Span(promised.window),
+                overage_factor=promised.overage_factor,
+                true_up=promised.true_up,
+            )
     found = Adjustments(
         discount_percent=document.discount_percent,
         maximum=document.maximum,
         minimum=document.minimum,
-        commitment=None
-        if promised is None
-        else Commitment(
-            amount=promised.amount,
-            window=Span(promised.window),
-            overage_factor=promised.overage_factor,
-            true_up=promised.true_up,
-        ),
+        commitment=commitment,
     )
     return NO_ADJUSTMENT if found == NO_ADJUSTMENT else found
 
@@ -236,15 +240,19 @@ def _selector(document: SelectingDocument, windows: Mapping[str, Window]) -> Sel
         window=window_of(document.during, windows),
         meter=document.meter,
         models=None if document.models is None else frozenset(document.models),
-        where=tuple(
-            Condition(
+        where=tuple(_conditions(document.where)),
+    )
+
+
+def _conditions(where: Where) -> Iterator[Condition]:
+    for name, meant in sorted(where.items()):
+        at = f"where.{name}"
+        with _named({"dimension": at, "values": at}):
+            yield Condition(
                 dimension=name,
                 values=frozenset(meant.others if isinstance(meant, OthersDocument) else meant),
                 others=isinstance(meant, OthersDocument),
             )
-            for name, meant in sorted(document.where.items())
-        ),
-    )
 
 
 def unit_of(name: str | None, units: Mapping[str, PricingUnit]) -> PricingUnit | None:
@@ -300,4 +308,14 @@ def _below(place: str) -> Generator[None]:
         yield
     except InvalidPlan as refused:
         field = f"{place}.{refused.field}"
+        raise InvalidPlan(refused.message, field=field, remedy=refused.remedy) from None
+
+
+@contextmanager
+def _named(written: Mapping[str, str]) -> Generator[None]:
+    """Name what is refused as the file writes it."""
+    try:
+        yield
+    except InvalidInput as refused:
+        field = written.get(refused.field or "", refused.field)
         raise InvalidPlan(refused.message, field=field, remedy=refused.remedy) from None

@@ -6,7 +6,7 @@ amount may be written once per currency.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Annotated, Any, TypeAlias, cast
 
@@ -38,27 +38,37 @@ def _read(value: object) -> Decimal:
         ) from None
 
 
-def read_amount(value: object, currency: str | None) -> Decimal:
+def read_amount(value: object, currencies: Sequence[str]) -> Decimal:
     """An amount as it is written in one of a plan's currencies.
 
+    Args:
+        currencies: of the plan, first the one that is read.
+
     Raises:
-        PydanticCustomError: not a number, or none in this currency.
+        PydanticCustomError: not a number, none in this currency, or one in a currency that the
+            plan does not have: whoever wrote it believes that the plan is sold in it.
     """
     if not isinstance(value, dict):
         return _read(value)
     amounts = cast("Mapping[str, object]", value)
-    if currency is None or currency not in amounts:
+    if amounts.keys() - set(currencies):
+        raise PydanticCustomError(
+            "decimal_text",
+            "an amount in a currency that the plan does not have",
+            {"remedy": "name the currency under currencies, or remove the amount"},
+        )
+    if not currencies or currencies[0] not in amounts:
         raise PydanticCustomError(
             "decimal_text",
             "no amount in one of the plan's currencies",
             {"remedy": "write one number, or one for each of currency and currencies"},
         )
-    return _read(amounts[currency])
+    return _read(amounts[currencies[0]])
 
 
 def _read_in_currency(value: object, info: ValidationInfo) -> Decimal:
     context = cast("Mapping[str, Any]", info.context or {})
-    return read_amount(value, context.get("currency"))
+    return read_amount(value, context.get("currencies", ()))
 
 
 _NUMBER: list[dict[str, Any]] = [{"type": "string", "pattern": _PATTERN}, {"type": "integer"}]

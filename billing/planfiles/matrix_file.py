@@ -49,12 +49,13 @@ class Place:
     """Where a matrix stands in its file, and in which currency its prices are read.
 
     Attributes:
+        currencies: of the plan, first the one that is read.
         alone: whether its plan is judged alone, so that output and input are sold here together.
     """
 
     source: YamlSource
     path: YamlPath
-    currency: str
+    currencies: tuple[str, ...]
     alone: bool
 
     def refuse(self, message: str, below: Sequence[str], remedy: str | None) -> InvalidPlan:
@@ -154,7 +155,7 @@ def _cells(
 ) -> Iterator[_Cell]:
     if not axes:
         try:
-            price = read_amount(tree, place.currency)
+            price = read_amount(tree, place.currencies)
         except PydanticCustomError as refused:
             remedy = (refused.context or {}).get("remedy")
             raise place.refuse(refused.message(), (_PRICES, *path), remedy) from None

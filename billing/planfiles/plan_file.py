@@ -63,16 +63,26 @@ def read_price_books(
     except InvalidPlan as refused:
         return (), (refused,)
     plans: list[PricePlan] = []
-    for code in _codes(source):
-        document = validated(PlanDocument, source, currency=code)
+    codes = _codes(source)
+    for position, code in enumerate(codes):
+        # In a file that names one twice, that is what is refused, when the first has been read.
+        others = [other for other in codes if other != code]
+        document = validated(PlanDocument, source, currencies=(code, *others))
         if isinstance(document, tuple):
             return (), document
         if repeated := _repeated(document, source):
             return (), (repeated,)
         slug, at = document.slug, ("currency",)
-        if position := len(plans):
+        if position:
             slug, at = f"{slug}-{code.lower()}", ("currencies", position - 1)
-        reading = Reading(source=source, code=code, code_at=at, slug=slug, known=meters or {})
+        reading = Reading(
+            source=source,
+            code=code,
+            other_codes=tuple(others),
+            code_at=at,
+            slug=slug,
+            known=meters or {},
+        )
         plan = reading.plan(document)
         if plan is None:
             return (), tuple(sorted(reading.refusals, key=lambda refusal: refusal.line or 0))

@@ -67,6 +67,7 @@ class Reading:
     Attributes:
         source: the file.
         code, code_at: currency in which it is read, and where the file names it.
+        other_codes: currencies in which the file is read besides.
         slug: of the plan in that currency.
         known: what it may refer to; None for a stored plan, which was checked when it was written.
         refusals: what is wrong so far.
@@ -75,6 +76,7 @@ class Reading:
     source: YamlSource
     code: str
     code_at: YamlPath = ("currency",)
+    other_codes: tuple[str, ...] = ()
     slug: str
     known: KnownMeters | None
     refusals: list[InvalidPlan] = field(default_factory=list[InvalidPlan])
@@ -130,7 +132,12 @@ class Reading:
                 if isinstance(written, MatrixDocument):
                     unit, window = unit_of(written.unit, units), window_of(written.during, windows)
                     alone = document.policies.coverage == Coverage.ALONE
-                    place = Place(source=self.source, path=path, currency=self.code, alone=alone)
+                    place = Place(
+                        source=self.source,
+                        path=path,
+                        currencies=(self.code, *self.other_codes),
+                        alone=alone,
+                    )
                     for origin, cell in expand_matrix(written, window, unit, place):
                         self._add(cell, origin, meter_at=origin, where_at=(*path, "by"))
                 else:
@@ -211,6 +218,16 @@ class Reading:
                         remedy="name it in a charge with during, or remove it",
                     )
                 )
+        for member, entries in {"commitments": plan.commitments, "coupons": plan.coupons}.items():
+            for position, entry in enumerate(entries):
+                if entry.charges == frozenset():
+                    self.refusals.append(
+                        self.source.refuse(
+                            "the list of charges is empty",
+                            path=(member, position, "charges"),
+                            remedy="name those that count, or leave it out for all",
+                        )
+                    )
         if plan.policies.coverage is Coverage.ALONE:
             self._require_whole_classes(document, plan)
 

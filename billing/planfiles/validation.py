@@ -5,7 +5,7 @@ Decides: how a refused value is described. Messages never repeat the value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -49,15 +49,15 @@ def read_document(document_type: type[DocumentT], source: YamlSource) -> Documen
 
 
 def validated(
-    document_type: type[DocumentT], source: YamlSource, *, currency: str | None = None
+    document_type: type[DocumentT], source: YamlSource, *, currencies: Sequence[str] = ()
 ) -> DocumentT | tuple[InvalidPlan, ...]:
     """A file's document, or everything that is wrong with it, in the order of the file.
 
     Args:
-        currency: which amounts are read where a field has one for each currency.
+        currencies: of a plan, first the one whose amounts are read where a field has one of each.
     """
     try:
-        return document_type.model_validate(source.content, context={"currency": currency})
+        return document_type.model_validate(source.content, context={"currencies": currencies})
     except ValidationError as error:
         refusals = [_refusal(source, details) for details in error.errors(include_url=False)]
     return tuple(sorted(refusals, key=lambda refusal: refusal.line or 0))

@@ -75,7 +75,11 @@ def read_windows(documents: Mapping[str, WindowDocument]) -> dict[str, Window]:
             raise InvalidPlan(
                 "no such window", field=f"{name}.rest_of", remedy="name one that has hours"
             )
-        windows[name] = windows[document.rest_of].rest(_require_name(name))
+        try:
+            windows[name] = windows[document.rest_of].rest(_require_name(name))
+        except InvalidPlan as refused:
+            field = refused.field if refused.field == name else f"{name}.rest_of"
+            raise InvalidPlan(refused.message, field=field, remedy=refused.remedy) from None
     return windows
 
 

@@ -110,6 +110,7 @@ def test_a_good_plan_becomes_these_values():
     )
 
 
+HEAD_OF_MORE = "key: more, description: More"
 REFUSED = {
     "float": (changed('amount: "49.00"', "amount: 49.00"), 11, "charges[0].amount"),
     "exponent": (changed('amount: "49.00"', 'amount: "4e1"'), 11, "charges[0].amount"),
@@ -214,6 +215,50 @@ REFUSED = {
     "number for an outcome": (changed("outcome: solved", "outcome: 5"), 32, "charges[3].outcome"),
     "text for a charge": (changed("  - key: fee\n", "  - words\n  - key: fee\n"), 8, "charges[0]"),
     "empty list of models": (changed("models: [a, b]", "models: []"), 16, "charges[1].models"),
+    "commitment of no charge": (
+        changed(
+            "price_list:", f"commitments: [{{{HEAD_OF_MORE}, amount: 9, charges: []}}]\nprice_list:"
+        ),
+        34,
+        "commitments[0].charges",
+    ),
+    "commitment of a charge": (
+        changed("included: 100", "commitment:\n      amount: 5\n      overage_factor: 0"),
+        20,
+        "charges[1].commitment.overage_factor",
+    ),
+    "most for a transaction": (
+        changed(
+            "    type: per_unit\n    description: Requests\n    meter: requests\n"
+            '    models: [a, b]\n    price: "0.000000000000000001"\n    included: 100\n',
+            "    type: percentage\n    description: Requests\n    meter: requests\n    percent: 1\n"
+            "    maximum: 5\n    transaction_minimum: 2\n    transaction_maximum: 1\n",
+        ),
+        19,
+        "charges[1].transaction_maximum",
+    ),
+    "no values of a dimension": (
+        changed("included: 100", "where:\n      region: []"),
+        19,
+        "charges[1].where.region",
+    ),
+    "malformed dimension": (
+        changed("included: 100", "where:\n      Region!: [eu]"),
+        19,
+        "charges[1].where.Region!",
+    ),
+    "rest of a whole week": (
+        changed("charges:\n", "windows:\n  all: {}\n  none: {rest_of: all}\ncharges:\n"),
+        9,
+        "windows.none.rest_of",
+    ),
+    "coupon for no charge": (
+        changed(
+            "price_list:", f"coupons: [{{{HEAD_OF_MORE}, amount_off: 9, charges: []}}]\nprice_list:"
+        ),
+        34,
+        "coupons[0].charges",
+    ),
     "reserved key": (changed("key: fee", "key: residual"), 8, "charges[0].key"),
 }
 

@@ -27,6 +27,17 @@ price_list:
 """
 
 
+HEAD_OF_BOOKS = BOOKS[: BOOKS.index("price_list")]
+MATRIX = """\
+  - type: matrix
+    key: tokens
+    description: Tokens
+    by: [model, class]
+    prices:
+      atlas: {input: {USD: 1, EUR: 1, JPY: 100, GBP: 1}}
+"""
+
+
 def read(text: str) -> PricePlan:
     return read_plan(HEAD + text)
 
@@ -71,6 +82,10 @@ def test_a_file_of_several_currencies_is_a_plan_in_each():
             5,
             "charges[0].amount",
         ),
+        # A price that no plan has: somebody believes that it is sold in this currency.
+        (changed(BOOKS, "currencies: [EUR, JPY]\n", ""), 5, "charges[0].amount"),
+        (changed(BOOKS, "JPY: 15", "JPY: 15, GBP: 1"), 10, "price_list.models.sim-small.input"),
+        (HEAD_OF_BOOKS + MATRIX, 13, "charges[2].prices.atlas.input"),
     ],
 )
 def test_a_price_that_one_currency_lacks_is_refused(text, line, field):
