@@ -65,7 +65,7 @@ def verify(
     ] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Verify seal, archives, rollups and postings; exit status 1 names what is wrong."""
+    """Verify seal, archives, rollups, books, credit, receivables; exit status 1: what is wrong."""
     place = configured_place(read_settings())
     with as_operator(snapshot=True) as connection, progress(hidden=as_json) as bar:
         task = bar.add_task("archives", total=None)
@@ -91,7 +91,7 @@ def verify(
     elif sealed:
         show_text(f"All is as it was sealed, in {sealed} signed heads.", style="green")
     else:
-        show_nothing("Rollups and postings are right; nothing was sealed yet.", then=SEAL)
+        show_nothing("Rollups, postings and balances are right; nothing was sealed yet.", then=SEAL)
     if found:
         raise typer.Exit(1)
 

@@ -194,13 +194,8 @@ class CreditGrant:
         )
 
     def owed(self, remaining: Decimal) -> Decimal:
-        """The contract liability while this much remains, at 12 decimals.
-
-        In proportion, from the cumulative figure: what is released step by step adds up to
-        exactly what was paid.
-        """
-        share = Fraction(self.cost_basis) * Fraction(remaining) / Fraction(self.amount)
-        return to_ledger(share)
+        """The contract liability while this much remains, at 12 decimals."""
+        return owed_of(cost_basis=self.cost_basis, amount=self.amount, remaining=remaining)
 
     def released(self, *, before: Decimal, after: Decimal) -> Decimal:
         """The liability that goes as the remaining amount falls from `before` to `after`."""
@@ -213,6 +208,15 @@ class CreditLot:
 
     grant: CreditGrant
     remaining: Decimal
+
+
+def owed_of(*, cost_basis: Decimal, amount: Decimal, remaining: Decimal) -> Decimal:
+    """What of the price of a grant is owed while so much of its amount remains, at 12 decimals.
+
+    In proportion, from the cumulative figure: what is released step by step adds up to exactly
+    what was paid.
+    """
+    return to_ledger(Fraction(cost_basis) * Fraction(remaining) / Fraction(amount))
 
 
 def _require_amount(amount: Decimal, *, field: str) -> None:

@@ -37,6 +37,7 @@ from billing.operations.catalog.contracts import bind_contract
 from billing.operations.credits.grant_credit import GrantTerms, grant_credit
 from billing.operations.credits.read_credits import read_credit
 from billing.operations.holds import holds as operations
+from billing.operations.ledger.verify_balances import verify_balances
 from billing.operations.tenancy.tenants import create_legal_entity, create_tenant
 from billing.store import holds as hold_store
 from billing.store.database import Database, Role
@@ -219,6 +220,7 @@ class CreditsMachine(RuleBasedStateMachine):
     def C1_L6_R1_projections_are_the_sums_of_their_events(self) -> None:
         with self.world.database.transaction(Role.OPERATOR) as connection:
             assert projection_differences(connection, self.scene.tenant) == []
+            assert verify_balances(connection) == []
         budget = self.scene.books.limits["budget"]
         assert budget.spent + self.scene.books.held("budget") <= BUDGET
 

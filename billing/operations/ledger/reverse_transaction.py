@@ -19,10 +19,14 @@ from billing.ledger.posting import Transaction, mirrored
 from billing.operations.minting import mint_id
 from billing.store import ledger as store
 
+_CORRECT = (
+    "correct its usage with `steelyard usage void` or `usage amend`; the next invoice bills the "
+    "difference"
+)
 INSTEAD: Final = MappingProxyType(
     {
-        "invoice_issued": "void or credit the invoice; usage is corrected with "
-        "`steelyard usage correct`, and the next invoice bills the difference",
+        "invoice_issued": _CORRECT,
+        "credit_note_issued": _CORRECT,
         "payment_received": "refund the payment where it was received",
         "credits_bought": "void the grant with `steelyard credit void`",
         "credits_paid_back": "grant the credit again with `steelyard credit grant`",

@@ -1,4 +1,4 @@
-"""Verify both ledgers at once: seal, archives, rollups, postings, balances, closed periods.
+"""Verify both ledgers at once: seal, archives, rollups, postings, credit, closed periods.
 
 Each part names what is wrong; none stops the others.
 """
@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from billing.archive.places import ArchivePlace
 from billing.errors import TieOutFailed
 from billing.operations.ledger.accounting_periods import verify_closed_periods
+from billing.operations.ledger.verify_balances import verify_balances
 from billing.operations.metering.verify_rollups import verify_rollups
 from billing.operations.retention.verify_archives import verify_archives
 from billing.operations.seal.verify import Finding, verify_books, verify_seal
@@ -51,6 +52,8 @@ def verify_ledger(
     progress("postings", 0, None)
     found += verify_books(connection)
     found += _accounts(connection)
+    progress("credit and receivables", 0, None)
+    found += verify_balances(connection)
     found += _closed_periods(connection)
     found += [
         Finding(kind="archive", subject=str(month), problem="it did not leave as its archive says")

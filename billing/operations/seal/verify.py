@@ -50,7 +50,8 @@ class Finding:
     """Something that is not as it was sealed.
 
     Attributes:
-        kind: `event`, `leaf`, `tree`, `head`, `key`, `transaction`, `rollup`, `archive`.
+        kind: `event`, `leaf`, `tree`, `head`, `key`, `transaction`, `rollup`, `archive`,
+            `level`, `account`, `period`, `credit`, `receivable`.
         subject: which one.
         problem: what is wrong with it.
     """
