@@ -7,9 +7,9 @@ of its own is a 500 and not a connection that ends without a word.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,6 +18,7 @@ import msgspec
 from api.proxy.binding_port import BindingPort
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
+from api.proxy.defects import end_for_defect
 from api.proxy.hold_port import HoldPort
 from api.proxy.holds import Holds
 from api.proxy.inference import Inference
@@ -31,8 +32,6 @@ from api.proxy.telemetry.recorder import Recorder
 from billing.admission.decision import authenticate, models_for
 from billing.admission.route import RouteSpec, Serving, find_route
 from billing.errors import NotFound, SteelyardError
-
-log = logging.getLogger("steelyard.proxy")
 
 
 class _ModelRow(msgspec.Struct):
@@ -138,17 +137,9 @@ class Proxy:
         """The last line of what asks no backend: one request fails, and is told so."""
         try:
             await answer
-        except Exception as error:  # noqa: BLE001  # one request, not the process
-            # The type only: a message could carry bytes of the request.
-            log.error("%s failed: %s", path, type(error).__name__)  # noqa: TRY400
-            if client.lost:
-                return
-            if request.status:
-                client.cut(flush=False)
-                return
-            status, content = rendered(SteelyardError("internal"))
-            self.tally.answers[path, status] += 1
-            request.answer(status, json_headers(status), content)
+        except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
+            refuse = partial(self._refuse, path=path, request=request)
+            end_for_defect(error, path, request, client, refuse)
 
     async def _models(self, spec: RouteSpec, name: str | None, request: ClientRequest) -> None:
         """The models of a key, or one of them."""
@@ -165,11 +156,10 @@ class Proxy:
             if name is not None:
                 shown = _row_of(unquote(name), rows)
         except SteelyardError as error:
-            status, content = rendered(error)
+            self._refuse(error, spec.path, request)
         else:
-            status, content = 200, msgspec.json.encode(shown)
-        self.tally.answers[spec.path, status] += 1
-        request.answer(status, json_headers(status), content)
+            self.tally.answers[spec.path, 200] += 1
+            request.answer(200, json_headers(200), msgspec.json.encode(shown))
 
     async def _tell(self, spec: RouteSpec, request: ClientRequest) -> None:
         """Whether this process is alive, and whether it takes requests."""
@@ -181,6 +171,11 @@ class Proxy:
                 status = 200 if ready else 503
                 content = b'{"ready":true}' if ready else b'{"ready":false}'
                 request.answer(status, json_headers(status), content)
+
+    def _refuse(self, error: SteelyardError, path: str, request: ClientRequest) -> None:
+        status, content = rendered(error)
+        self.tally.answers[path, status] += 1
+        request.answer(status, json_headers(status), content)
 
     async def _refuse_unknown(self, request: ClientRequest) -> None:
         self.tally.answers["unknown", 404] += 1

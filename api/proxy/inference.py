@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+from functools import partial
 
 from api.proxy.answer_head import REQUEST_ID
 from api.proxy.anthropic_errors import rendered_as
@@ -18,6 +18,7 @@ from api.proxy.binding_port import BindingPort
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
+from api.proxy.defects import end_for_defect
 from api.proxy.exchange import Exchange, Plant
 from api.proxy.health import HealthChecks
 from api.proxy.hold_port import HoldPort
@@ -48,8 +49,6 @@ from billing.admission.fallback import fallbacks_for
 from billing.admission.route import Route
 from billing.engines.capabilities import engine_named
 from billing.errors import SteelyardError, UpstreamError
-
-log = logging.getLogger("steelyard.proxy")
 
 CLIENT_LEFT_STATUS = 499  # in metrics only: nobody is there to be answered
 PROBE_US = 1_000_000
@@ -121,13 +120,9 @@ class Inference:
             if not client.lost and not request.status:
                 self._refuse(error, operation_id, route, request)
         except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
-            failure = "internal"
-            # The type only: a message could carry bytes of the request.
-            log.error("%s failed: %s", shown(operation_id).decode(), type(error).__name__)  # noqa: TRY400
-            if request.status:
-                client.cut(flush=False)
-            elif not client.lost:
-                self._refuse(SteelyardError("internal"), operation_id, route, request)
+            failure, name = "internal", shown(operation_id).decode()
+            refuse = partial(self._refuse, operation_id=operation_id, route=route, request=request)
+            end_for_defect(error, name, request, client, refuse)
         finally:
             self._tally.in_flight -= 1
             path = route.spec.path

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from api.proxy.answer_head import REQUEST_ID
 from api.proxy.binding_port import BindingPort
 from api.proxy.client_connection import ClientConnection
 from api.proxy.client_request import ClientRequest
+from api.proxy.defects import end_for_defect
 from api.proxy.holds import Holds
 from api.proxy.ids import Mint, shown
 from api.proxy.keys import KeyRing, key_digest
@@ -56,8 +57,6 @@ from billing.errors import (
     SteelyardError,
     UpstreamError,
 )
-
-log = logging.getLogger("steelyard.proxy")
 
 CLIENT_LEFT_STATUS = 499  # in metrics only: nobody is there to be answered
 MODEL_HEADER = b"x-steelyard-model"
@@ -125,12 +124,8 @@ class StoredObjects:
                 self._refuse(error, spec, request, shown_id)
         except Exception as error:  # noqa: BLE001  # the last line: one request, not the process
             failure = "internal"
-            # The type only: a message could carry bytes of the request.
-            log.error("%s failed: %s", shown_id.decode(), type(error).__name__)  # noqa: TRY400
-            if request.status:
-                client.cut(flush=False)
-            elif not client.lost:
-                self._refuse(SteelyardError("internal"), spec, request, shown_id)
+            refuse = partial(self._refuse, spec=spec, request=request, shown_id=shown_id)
+            end_for_defect(error, shown_id.decode(), request, client, refuse)
         finally:
             self._tally.in_flight -= 1
             self._tally.answers[spec.path, request.status or CLIENT_LEFT_STATUS] += 1
