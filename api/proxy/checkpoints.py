@@ -12,7 +12,6 @@ from typing import Protocol
 from api.proxy.limits import Limits
 from api.proxy.ports import Clock, JournalPort
 from api.proxy.tally import Tally
-from billing.errors import JournalError
 from billing.journal.records import Checkpoint
 
 
@@ -55,14 +54,8 @@ class CheckpointSweep:
         swept = [stream.sweep(now_us, stalled_us=stalled_us) for stream in list(self._streams)]
         moved = [checkpoint for checkpoint in swept if checkpoint is not None]
         if moved:
-            self._write(moved)
+            self._tally.checkpoints += len(moved)
+            with self._tally.refusals(len(moved)):
+                self._journal.append_checkpoints(moved)
         if self._streams:
             self._arm()
-
-    def _write(self, checkpoints: list[Checkpoint]) -> None:
-        """A refusal is counted, never raised: no answer depends on a checkpoint."""
-        self._tally.checkpoints += len(checkpoints)
-        try:
-            self._journal.append_checkpoints(checkpoints)
-        except JournalError:
-            self._tally.journal_refusals += len(checkpoints)

@@ -40,7 +40,7 @@ from billing.admission.terms import OnClientLeft
 from billing.engines.capabilities import Capabilities
 from billing.engines.prompt_floor import Ratios
 from billing.engines.read_request import NO_RUN, InferenceRequest, RunIds
-from billing.errors import JournalError, UpstreamError
+from billing.errors import UpstreamError
 from billing.journal.records import (
     UNBILLED,
     UNREACHED,
@@ -99,17 +99,14 @@ class Plant:
     refuse_injection: set[str] = field(default_factory=set[str])
 
     def write_soon(self, record: Record) -> None:
-        """Journal a record that nobody waits for. A refusal is counted, never raised: the
-        answer does not depend on it.
+        """Journal a record that nobody waits for.
 
         What a stream delivered is recovered from its intent and checkpoints, and whatever has no
         intent delivers nothing before its usage is durable: so no refusal drops any usage.
         """
-        try:
+        dropped = isinstance(record, Usage) and not record.attribution.stream
+        with self.tally.refusals(dropped=dropped):
             self.journal.append_soon(record)
-        except JournalError:
-            self.tally.journal_refusals += 1
-            self.tally.dropped += isinstance(record, Usage) and not record.attribution.stream
 
 
 class Exchange(msgspec.Struct, kw_only=True, eq=False):

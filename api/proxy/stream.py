@@ -390,9 +390,7 @@ class StreamRelay:
 
     async def _cut(self, cause: Cause) -> None:
         """The stream was cut: bill what was delivered, then let the client see it."""
-        try:
+        with self._exchange.plant.tally.refusals():
             if not self._settled:
                 await self._settle_cut(cause)
-        except JournalError:
-            self._exchange.plant.tally.journal_refusals += 1
         self._exchange.client.cut(flush=cause != "client_left")

@@ -7,7 +7,8 @@ numbers of one event loop, turned into metrics only when they are read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -15,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from api.proxy.limit_errors import LimitReached
 from api.proxy.telemetry.counted import counter
 from api.proxy.telemetry.histograms import Durations
+from billing.errors import JournalError
 from billing.journal.records import Attempted
 from billing.metering.token_class import TokenCounts
 
@@ -63,6 +65,20 @@ class Tally:
         """Count a request that a limit refused, or ended in the middle of its answer."""
         if isinstance(refusal, LimitReached):
             self.limits_reached[refusal.limit.unit.value, "hard"] += 1
+
+    @contextmanager
+    def refusals(self, records: int = 1, *, dropped: int = 0) -> Generator[None]:
+        """Count what the journal refuses to write, and go on: no answer depends on it.
+
+        Args:
+            records: how many are written.
+            dropped: how many of them are usage that nothing brings back.
+        """
+        try:
+            yield
+        except JournalError:
+            self.journal_refusals += records
+            self.dropped += dropped
 
     def include(self, collect: Callable[[], Iterable[Metric]]) -> None:
         """Tell what another part counts as well."""
