@@ -23,6 +23,10 @@ class Document(BaseModel):
 
 DocumentT = TypeVar("DocumentT", bound=Document)
 
+_LIST = "list[str]"
+_FORMS = frozenset({_LIST, "OthersDocument"})
+"""What pydantic calls the forms of a field that has several."""
+
 _WORDING = {
     "missing": ("a required field is missing", "add it"),
     "extra_forbidden": ("unknown field", "remove it or correct its spelling"),
@@ -59,7 +63,9 @@ def validated(
     try:
         return document_type.model_validate(source.content, context={"currencies": currencies})
     except ValidationError as error:
-        refusals = [_refusal(source, details) for details in error.errors(include_url=False)]
+        errors = error.errors(include_url=False)
+        # Where a list may stand or a mapping, what is a mapping is not refused for being no list.
+        refusals = [_refusal(source, details) for details in errors if not _other_form(details)]
     return tuple(sorted(refusals, key=lambda refusal: refusal.line or 0))
 
 
@@ -84,11 +90,16 @@ def _refusal(source: YamlSource, details: ErrorDetails) -> InvalidPlan:
     return source.refuse(details["msg"], path=path, remedy=context.get("remedy"))
 
 
+def _other_form(details: ErrorDetails) -> bool:
+    return details["loc"][-1:] == (_LIST,) and isinstance(details["input"], dict)
+
+
 def _existing_path(source: YamlSource, loc: tuple[int | str, ...]) -> YamlPath:
     """The path in the file.
 
     After the index of an entry that has kinds, pydantic also names the kind. That is no field of
     the file, even where the entry has a field of the same name (an `outcome` has an `outcome`).
+    Of a value that may be written in two forms it names the form.
     """
     path: list[str | int] = []
     at: Any = source.content
@@ -96,6 +107,8 @@ def _existing_path(source: YamlSource, loc: tuple[int | str, ...]) -> YamlPath:
     for part in loc:
         if after_index and isinstance(at, dict) and cast("dict[str, Any]", at).get("type") == part:
             after_index = False
+            continue
+        if part in _FORMS and not (isinstance(at, dict) and part in at):
             continue
         path.append(part)
         after_index = isinstance(part, int)

@@ -242,6 +242,16 @@ REFUSED = {
         19,
         "charges[1].where.region",
     ),
+    "text for values of a dimension": (
+        changed("included: 100", "where:\n      region: eu"),
+        19,
+        "charges[1].where.region",
+    ),
+    "text for the other values": (
+        changed("included: 100", "where:\n      region:\n        others: eu"),
+        20,
+        "charges[1].where.region.others",
+    ),
     "malformed dimension": (
         changed("included: 100", "where:\n      Region!: [eu]"),
         19,
