@@ -15,6 +15,7 @@ from billing.ledger.account import AccountCode
 from billing.margin.report import GroupBy, MarginReport
 from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.invoicing.read_invoices import InvoiceView, require_invoice
+from billing.operations.ledger.verify_balances import verify_balances
 from billing.operations.margin.costs import record_costs
 from billing.operations.margin.report_margin import report_margin
 from billing.operations.metering.verify_rollups import verify_rollups
@@ -42,6 +43,7 @@ class Closed:
         margins: the report by tenant and by model.
         ledger: balances by account code.
         rollup_differences: rollup rows that raw events contradict.
+        balance_differences: balances of credit and receivables that are not what they come from.
     """
 
     invoices: tuple[InvoiceView, ...]
@@ -51,6 +53,7 @@ class Closed:
     margins: dict[GroupBy, MarginReport]
     ledger: LedgerTotals
     rollup_differences: int
+    balance_differences: int
 
 
 def settle_outcomes(database: Database, scene: Scene, *, now: datetime) -> tuple[int, int]:
@@ -117,6 +120,7 @@ def close_period(
             },
             ledger=ledger.totals(connection),
             rollup_differences=len(verify_rollups(connection)),
+            balance_differences=len(verify_balances(connection)),
         )
 
 

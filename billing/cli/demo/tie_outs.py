@@ -39,6 +39,7 @@ def tie_outs(
                 sum(_tokens(event) for event in events),
             ),
             _equal("rollups that raw events contradict", closed.rollup_differences, 0),
+            _equal("balances that invoices and postings contradict", closed.balance_differences, 0),
             *_invoice_tie_outs(closed),
             *_margin_tie_outs(closed),
             _equal("sum of all postings", sum(closed.ledger.values(), Decimal(0)), Decimal(0)),
