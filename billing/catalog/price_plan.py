@@ -25,8 +25,8 @@ CHARGES_MAX = 1000
 
 PAYMENT_TERMS_DAYS_MAX = 365
 
-LINE_SUFFIXES = frozenset({"maximum", "minimum", "true_up", "overage"})
-"""Behind a colon, what the lines that bend a charge add to its key."""
+LINE_SUFFIXES = frozenset({"shortfall", "maximum", "minimum", "true_up", "overage"})
+"""Behind a colon, what the lines beside a charge's own add to its key."""
 
 
 class ZeroUsageFirstFlat(StrEnum):

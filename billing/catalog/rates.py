@@ -91,9 +91,9 @@ def highest_price(charge: Charge, *, overage_factor: Fraction = _ONE) -> Decimal
             unit = Fraction(price) / Fraction(size) * charge.per
         case Percentage(percent=percent, fixed=fixed, minimum=minimum):
             unit = max(Fraction(percent) / 100 + Fraction(fixed), Fraction(minimum))
-        case Reserved(overage=overage, shortfall=shortfall):
-            # Using what is reserved costs what would have been given back.
-            unit = max(Fraction(overage), Fraction(shortfall))
+        case Reserved(price=price, overage=overage):
+            # What is reserved earns its price as it is used, and the rest once the period is over.
+            unit = max(Fraction(overage), Fraction(price))
         case _:
             assert_never(charge.price)
     commitment = charge.adjustments.commitment

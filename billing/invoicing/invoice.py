@@ -27,6 +27,7 @@ class LineKind(StrEnum):
     """Why a line is on an invoice: a rated line of one of rating's kinds, credit, or a residual."""
 
     CHARGE = "charge"
+    SHORTFALL = "shortfall"
     MAXIMUM = "maximum"
     MINIMUM = "minimum"
     TRUE_UP = "true_up"

@@ -1,8 +1,7 @@
 """On which account a rated line earns: by its kind, decided here and nowhere else.
 
 A commitment that was not used is income of another nature than usage, and a coupon is revenue given
-away; every other line that bends a charge (maximum, minimum, overage) is a part of its price. A
-shortfall that a charge owes within its windows is a part of the charge's own line.
+away; every other line that bends a charge (maximum, minimum, overage) is a part of its price.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def account_of(kind: LineKind) -> AccountCode:
     match kind:
         case LineKind.CHARGE | LineKind.MAXIMUM | LineKind.MINIMUM | LineKind.OVERAGE:
             return AccountCode.REVENUE
-        case LineKind.TRUE_UP:
+        case LineKind.TRUE_UP | LineKind.SHORTFALL:
             return AccountCode.UNUSED_COMMITMENT
         case LineKind.COUPON:
             return AccountCode.CONTRA_PROMOTION

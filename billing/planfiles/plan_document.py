@@ -29,7 +29,10 @@ class OthersDocument(Document):
 
 
 class CommitmentDocument(Document):
-    """An amount that the charge was promised to reach in every `window`."""
+    """An amount that the charge was promised to reach in every `window`.
+
+    With `true_up` what is missing is a line of its own, at the end of the billing period.
+    """
 
     amount: AmountText
     window: Literal["period", "day", "hour", "quarter_hour"] = "period"
@@ -186,7 +189,8 @@ class ReservedDocument(UsageDocument):
     """Capacity paid whether it is used or not: `committed` units of the meter in every `window`.
 
     `price` and `overage` are for `per` units, within what is committed and beyond it; `shortfall`
-    is given back for those that were not used.
+    is given back for those that were not used. These are a line of their own, at the end of the
+    billing period.
     """
 
     type: Literal["reserved"]

@@ -29,9 +29,10 @@ class ExplanationStep:
 
 
 class LineKind(StrEnum):
-    """What a line is: the charge itself, or what bends its amount."""
+    """What a line is: the charge itself, what its windows left unused, or what bends its amount."""
 
     CHARGE = "charge"
+    SHORTFALL = "shortfall"
     MAXIMUM = "maximum"
     MINIMUM = "minimum"
     TRUE_UP = "true_up"
@@ -46,7 +47,8 @@ class RatedLine:
     Attributes:
         key: stable name: the same charge of the same contract has the same key in every slice
             and every re-rating, so that a correction finds the line that it corrects.
-        kind: the charge itself, or an adjustment of it; an adjustment is whole minor units.
+        kind: the charge itself, a shortfall beside it, or an adjustment of both; an adjustment is
+            whole minor units, the others are exact and rounded once each.
         charge_key: key of the charge, commitment or coupon in its plan.
         description: what the invoice calls it.
         meter: code of the meter, or None for a fee that counts nothing.

@@ -9,8 +9,10 @@ The order, from quantity to invoice:
 1. `weigh.GROUP_STEPS`, exact, for each part of the usage that counts by itself: unit conversion,
    included usage, price, commitment per window.
 2. `weigh.CHARGE_STEPS`, exact, for the charge: percentage discount.
-3. Rounding, once per line: nothing after it is computed from an exact amount.
-4. `whole.BOUNDS`, in minor units, for the charge: maximum, minimum, commitment, overage.
+3. Rounding, once per line: nothing after it is computed from an exact amount. What windows were
+   promised and left unused is a line beside the charge's, since it is earned as something else.
+4. `whole.BOUNDS`, in minor units, for the charge and its shortfall: maximum, minimum, commitment,
+   overage.
 5. `rate_together`, in minor units, for the plan: commitments over several charges, coupons.
 
 Promotional credits, tax and paid credits follow on the invoice, since they are not of one plan.
@@ -267,7 +269,21 @@ def _rate_charge(
             explanation=(*notes, rounding),
             by_model=by_model,
         )
+    if of.closes_period:
+        yield from _shortfall(terms, through.unused, by_model)
     yield from _adjusted(terms, through, before, by_model, of)
+
+
+def _shortfall(
+    terms: Terms, unused: Weighing, by_model: tuple[tuple[str | None, Decimal], ...]
+) -> Iterator[RatedLine]:
+    """The line of what windows left unused: of the whole period, since no slice before had one."""
+    if unused.exact == 0:
+        return
+    amount, rounding = round_line(unused, None, terms.currency)
+    notes = (*unused.explanation, rounding)
+    line = _line_beside(terms, LineKind.SHORTFALL, amount, by_model, notes)
+    yield replace(line, exact=unused.exact)
 
 
 def _less(before: Weighing) -> ExplanationStep:
@@ -297,23 +313,38 @@ def _adjusted(
             continue
         amount = Money(minor=minor, currency=terms.currency)
         text = found.text if found else "no longer due"
-        yield RatedLine(
-            key=f"{terms.charge.key}:{kind.value}",
-            kind=kind,
-            charge_key=terms.charge.key,
-            description=f"{terms.charge.description}: {kind.value.replace('_', ' ')}",
-            meter=None,
-            unit="billing periods",
-            quantity=Decimal(1),
-            exact=amount.major(),
-            amount=amount,
-            explanation=(ExplanationStep(step=kind.value, text=text, amount=amount.major()),),
-            by_model=by_model,
-        )
+        step = ExplanationStep(step=kind.value, text=text, amount=amount.major())
+        yield _line_beside(terms, kind, amount, by_model, (step,))
+
+
+def _line_beside(
+    terms: Terms,
+    kind: LineKind,
+    amount: Money,
+    by_model: tuple[tuple[str | None, Decimal], ...],
+    explanation: tuple[ExplanationStep, ...],
+) -> RatedLine:
+    """A line beside the charge's own, of whole minor units."""
+    return RatedLine(
+        key=f"{terms.charge.key}:{kind.value}",
+        kind=kind,
+        charge_key=terms.charge.key,
+        description=f"{terms.charge.description}: {kind.value.replace('_', ' ')}",
+        meter=None,
+        unit="billing periods",
+        quantity=_ONE,
+        exact=amount.major(),
+        amount=amount,
+        explanation=explanation,
+        by_model=by_model,
+    )
 
 
 def _bounds(terms: Terms, weighed: Weighing, *, closes_period: bool) -> Iterator[Adjustment]:
+    """What the bounds do to the sum of the lines that were rounded."""
     minor = to_minor(weighed.exact, terms.currency)
+    if closes_period:
+        minor += to_minor(weighed.unused.exact, terms.currency)
     return adjustments(terms, minor, closes_period=closes_period)
 
 

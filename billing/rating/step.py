@@ -58,6 +58,8 @@ class Weighing:
         changes: of a level, by time, whose prorated units make up the quantity.
         exact: amount so far, in major units.
         explanation: the steps that had something to say.
+        shortfall: the same of what was committed in windows and not used, whose amounts are no
+            part of `exact`: it is earned as something else than usage, on a line of its own.
     """
 
     quantity: Decimal
@@ -65,6 +67,7 @@ class Weighing:
     changes: tuple[LevelChange, ...] = ()
     exact: Decimal = _ZERO
     explanation: tuple[ExplanationStep, ...] = ()
+    shortfall: tuple[ExplanationStep, ...] = ()
 
     def explained(self, step: str, text: str) -> Weighing:
         """The same figures with one more line of explanation that adds no amount."""
@@ -75,6 +78,17 @@ class Weighing:
         """The same quantities with an amount added and explained."""
         note = ExplanationStep(step=step, text=text, amount=amount)
         return replace(self, exact=self.exact + amount, explanation=(*self.explanation, note))
+
+    def short(self, step: str, text: str, amount: Decimal | None = None) -> Weighing:
+        """The same figures with one more line about what was committed and not used."""
+        note = ExplanationStep(step=step, text=text, amount=amount)
+        return replace(self, shortfall=(*self.shortfall, note))
+
+    @property
+    def unused(self) -> Weighing:
+        """What was committed and not used, as a sum of its own."""
+        amounts = (note.amount for note in self.shortfall if note.amount is not None)
+        return Weighing(quantity=_ZERO, exact=sum(amounts, _ZERO), explanation=self.shortfall)
 
 
 Step: TypeAlias = Callable[[Terms, Weighing], Weighing]

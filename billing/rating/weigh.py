@@ -39,6 +39,9 @@ CHARGE_STEPS: tuple[Step, ...] = (
     discount,
 )
 
+WINDOWS = "windows"
+"""The step that sums up the windows of a shortfall."""
+
 _ZERO = Decimal(0)
 
 
@@ -49,7 +52,8 @@ def weigh(terms: Terms, groups: Sequence[Group], *, through: bool) -> Weighing:
         through: up to the end of the slice that is rated, or up to its beginning.
 
     Returns:
-        The exact amount with its explanation; `quantity` is what stayed chargeable.
+        The exact amount with its explanation, and what windows left unused beside it; `quantity`
+        is what stayed chargeable.
     """
     groups = present(groups, through=through)
     total = Weighing(quantity=_ZERO)
@@ -102,28 +106,37 @@ def _mirrored(paid: Weighing) -> Weighing:
     return Weighing(
         quantity=-paid.quantity,
         exact=-paid.exact,
-        explanation=tuple(
-            ExplanationStep(
-                step=note.step,
-                text=f"given back: {note.text}",
-                amount=None if note.amount is None else -note.amount,
-            )
-            for note in paid.explanation
-        ),
+        explanation=_given_back(paid.explanation),
+        shortfall=_given_back(paid.shortfall),
+    )
+
+
+def _given_back(notes: Sequence[ExplanationStep]) -> tuple[ExplanationStep, ...]:
+    return tuple(
+        ExplanationStep(
+            step=note.step,
+            text=f"given back: {note.text}",
+            amount=None if note.amount is None else -note.amount,
+        )
+        for note in notes
     )
 
 
 def _joined(total: Weighing, part: Weighing, *, label: str) -> Weighing:
-    notes = part.explanation
-    if label:
-        notes = tuple(
-            ExplanationStep(step=note.step, text=f"{label}: {note.text}", amount=note.amount)
-            for note in notes
-        )
     return Weighing(
         quantity=total.quantity + part.quantity,
         exact=total.exact + part.exact,
-        explanation=(*total.explanation, *notes),
+        explanation=(*total.explanation, *_labelled(part.explanation, label)),
+        shortfall=(*total.shortfall, *_labelled(part.shortfall, label)),
+    )
+
+
+def _labelled(notes: tuple[ExplanationStep, ...], label: str) -> tuple[ExplanationStep, ...]:
+    if not label:
+        return notes
+    return tuple(
+        ExplanationStep(step=note.step, text=f"{label}: {note.text}", amount=note.amount)
+        for note in notes
     )
 
 
@@ -143,35 +156,38 @@ def _with_fixed_part(
 def _reserved(
     terms: Terms, total: Weighing, groups: Sequence[Group], reserved: Reserved, *, through: bool
 ) -> Weighing:
+    """What was used of a reservation at its price, and what was not, for a part of it, apart."""
     windows = Decimal(spans_in(terms, reserved.window))
     committed = to_priced_units(reserved.committed, terms.charge)
-    units = windows * committed
-    amount = units * reserved.price
+    units, used = windows * committed, _ZERO
     code = terms.currency.code
-    total = total.priced(
-        "reservation",
-        f"{figure(windows)} windows x {figure(committed)} = {figure(units)};"
-        f" {figure(units)} x {figure(reserved.price)} = {figure(amount)} {code}",
-        amount,
-    )
-    used = sum(
-        (
-            min(
-                max(to_priced_units(_quantity(group, through=through), terms.charge), _ZERO),
-                committed,
-            )
-            for group in groups
-        ),
-        _ZERO,
-    )
-    unused = units - used
-    if reserved.shortfall == 0 or unused == 0:
+    for group in groups:
+        quantity = to_priced_units(_quantity(group, through=through), terms.charge)
+        if (kept := min(max(quantity, _ZERO), committed)) > 0:
+            used += kept
+            text = f"{figure(committed)} committed = {figure(kept)} used"
+            label = _label(terms, group.key)
+            text = f"{text} + {figure(committed - kept)} unused"
+            total = total.short("window", f"{label}: {text}" if label else text)
+    if used:
+        amount = used * reserved.price
+        total = total.priced(
+            "reservation",
+            f"{figure(used)} used of {figure(units)} committed;"
+            f" {figure(used)} x {figure(reserved.price)} = {figure(amount)} {code}",
+            amount,
+        )
+    if (unused := units - used) == 0:
         return total
-    back = -unused * reserved.shortfall
-    return total.priced(
+    due, back = unused * reserved.price, -unused * reserved.shortfall
+    total = _summed_up(total, windows, committed, unused).short(
+        "reservation", f"{figure(unused)} x {figure(reserved.price)} = {figure(due)} {code}", due
+    )
+    if back == 0:
+        return total
+    return total.short(
         "shortfall",
-        f"{figure(unused)} reserved and not used x -{figure(reserved.shortfall)}"
-        f" = {figure(back)} {code}",
+        f"given back: {figure(unused)} x -{figure(reserved.shortfall)} = {figure(back)} {code}",
         back,
     )
 
@@ -180,16 +196,27 @@ def _unused_windows(
     terms: Terms, total: Weighing, chargeable: int, promised: Commitment
 ) -> Weighing:
     """Windows without usage are no groups, and free usage is no money: both owe the promise."""
-    empty = Decimal(spans_in(terms, promised.window) - chargeable)
-    if empty <= 0:
-        return total
-    amount = empty * promised.amount
-    return total.priced(
-        "commitment",
-        f"{figure(empty)} windows without chargeable usage:"
-        f" {figure(empty)} x {figure(promised.amount)}"
-        f" = {figure(amount)} {terms.currency.code}",
-        amount,
+    windows = Decimal(spans_in(terms, promised.window))
+    if (empty := windows - chargeable) > 0:
+        amount = empty * promised.amount
+        total = total.short(
+            "commitment",
+            f"{figure(empty)} windows without chargeable usage:"
+            f" {figure(empty)} x {figure(promised.amount)}"
+            f" = {figure(amount)} {terms.currency.code}",
+            amount,
+        )
+    missing = total.unused.exact
+    return total if missing == 0 else _summed_up(total, windows, promised.amount, missing)
+
+
+def _summed_up(total: Weighing, windows: Decimal, committed: Decimal, unused: Decimal) -> Weighing:
+    """All windows together: used + unused = committed."""
+    units = windows * committed
+    return total.short(
+        WINDOWS,
+        f"{figure(windows)} windows x {figure(committed)} = {figure(units)} committed"
+        f" = {figure(units - unused)} used + {figure(unused)} unused",
     )
 
 

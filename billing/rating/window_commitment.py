@@ -7,7 +7,7 @@ from billing.rating.step import Terms, Weighing, figure
 
 
 def commit_window(terms: Terms, weighing: Weighing) -> Weighing:
-    """Price what exceeds the window's promise at its factor, and bill what is missing.
+    """Price what exceeds the window's promise at its factor, and note what is missing apart.
 
     A promise for the whole billing period is compared with a rounded amount, much later.
     """
@@ -25,9 +25,10 @@ def commit_window(terms: Terms, weighing: Weighing) -> Weighing:
             amount,
         )
     if beyond < 0 and promised.true_up:
-        return weighing.priced(
+        return weighing.short(
             "commitment",
-            f"{figure(promised.amount)} committed, {figure(-beyond)} {code} missing",
+            f"{figure(promised.amount)} committed, {figure(weighing.exact)} reached:"
+            f" {figure(-beyond)} {code} missing",
             -beyond,
         )
     return weighing

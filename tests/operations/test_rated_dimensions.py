@@ -180,7 +180,8 @@ def test_what_restarts_by_the_hour_is_read_by_quarter_hours(world: World) -> Non
     hours = 30 * 24
     assert amounts(world, acme) == {
         "hours": (7 - 5) + (6 - 5),
-        "gpus": 2 * hours + 3 * (Decimal("0.5") + 3),
+        "gpus": 4 + 3 * (Decimal("0.5") + 3),
+        "gpus:shortfall": 2 * hours - 4,
     }
 
 

@@ -87,8 +87,10 @@ def total_minor(plan: PricePlan, uses: Sequence[Use], time: Time) -> int:
 
 def charge_minor(charge: Charge, policies: Policies, uses: Sequence[Use], time: Time) -> int:
     bent = charge.adjustments
-    exact = exact_amount(charge, policies, uses, time)
-    minor = nearest(exact * (1 - Fraction(bent.discount_percent) / 100) * 100)
+    minor = sum(
+        nearest(exact * (1 - Fraction(bent.discount_percent) / 100) * 100)
+        for exact in exact_amounts(charge, policies, uses, time)
+    )
     if bent.maximum is not None:
         minor = min(minor, nearest(Fraction(bent.maximum) * 100))
     if bent.minimum:
@@ -102,10 +104,12 @@ def charge_minor(charge: Charge, policies: Policies, uses: Sequence[Use], time: 
     return minor
 
 
-def exact_amount(charge: Charge, policies: Policies, uses: Sequence[Use], time: Time) -> Fraction:
-    """Before discount and bounds."""
+def exact_amounts(
+    charge: Charge, policies: Policies, uses: Sequence[Use], time: Time
+) -> tuple[Fraction, Fraction]:
+    """Before discount and bounds: of what was used, and of what windows left unused."""
     if isinstance(charge.price, FlatFee):
-        return time.cut(charge.price.amount)
+        return time.cut(charge.price.amount), ZERO
     promised = charge.adjustments.commitment
     hourly = promised is not None and promised.window is Span.HOUR
     parts: dict[tuple[str, int], list[Fraction]] = defaultdict(list)
@@ -130,10 +134,11 @@ def exact_amount(charge: Charge, policies: Policies, uses: Sequence[Use], time: 
             for place, values in parts.items()
         }
         return of_windows(charge, promised, used, amounts, hours)
-    total = sum(amounts.values(), ZERO)
+    total, unused = sum(amounts.values(), ZERO), ZERO
     if isinstance(charge.price, Reserved):
-        total += reserved(charge, charge.price, parts, hours)
-    return total
+        kept, unused = reserved(charge, charge.price, parts, hours)
+        total += kept
+    return total, unused
 
 
 def is_for(charge: Charge, use: Use) -> bool:
@@ -151,12 +156,14 @@ def is_open(charge: Charge, hour: int) -> bool:
     return window is None or SUNDAY + 4 * hour in window.quarters
 
 
-def of_windows(charge: Charge, promised, used: Mapping, amounts: Mapping, hours: int) -> Fraction:
+def of_windows(
+    charge: Charge, promised, used: Mapping, amounts: Mapping, hours: int
+) -> tuple[Fraction, Fraction]:
     """Each hour by itself; one in which nothing was to be paid for owes what was promised.
 
     Of an hour that gave back more than it used, the mirror image of its promise is given back.
     """
-    total, kept_in = ZERO, 0
+    total, missing, kept_in = ZERO, ZERO, 0
     for place, quantity in used.items():
         amount, sign = amounts[place], -1 if quantity < 0 else 1
         if paid_units(charge, abs(quantity)):
@@ -165,18 +172,20 @@ def of_windows(charge: Charge, promised, used: Mapping, amounts: Mapping, hours:
             if beyond > 0:
                 amount += sign * beyond * (Fraction(promised.overage_factor) - 1)
             elif promised.true_up:
-                amount = sign * due
+                missing -= sign * beyond
             kept_in += sign > 0
         total += amount
-    return total + ((hours - kept_in) * Fraction(promised.amount) if promised.true_up else ZERO)
+    if promised.true_up:
+        missing += (hours - kept_in) * Fraction(promised.amount)
+    return total, missing
 
 
-def reserved(charge: Charge, price: Reserved, parts, hours: int) -> Fraction:
+def reserved(charge: Charge, price: Reserved, parts, hours: int) -> tuple[Fraction, Fraction]:
     committed = Fraction(price.committed)
     used = sum((min(max(sum(values), ZERO), committed) for values in parts.values()), ZERO)
-    whole = hours * committed
-    paid = whole * Fraction(price.price) - (whole - used) * Fraction(price.shortfall)
-    return paid / charge.per
+    unused = hours * committed - used
+    back = Fraction(price.price) - Fraction(price.shortfall)
+    return used * Fraction(price.price) / charge.per, unused * back / charge.per
 
 
 def group(charge: Charge, policies: Policies, values: list[Fraction]) -> Fraction:

@@ -47,6 +47,8 @@ from tests.rating.drawn import (
 )
 from tests.rating.oracle_of_models import Use, total_minor
 
+EXACT_KINDS = {LineKind.CHARGE, LineKind.SHORTFALL}
+
 
 def usage_of(case: Case, *, done: bool = False) -> list[MeteredQuantity]:
     """The usage of both slices together, or of the second behind the first."""
@@ -80,7 +82,7 @@ def test_R1_lines_are_whole_minor_units_and_come_to_what_the_oracle_says(case):
     for line in lines:
         # What is not billed of a charge is less than what half a minor unit is worth.
         off = abs(Fraction(line.exact) * 100 - line.amount.minor)
-        assert off <= Fraction(1, 2) if line.kind is LineKind.CHARGE else off == 0
+        assert off <= Fraction(1, 2) if line.kind in EXACT_KINDS else off == 0
     assert len({line.key for line in lines}) == len(lines)
 
 
@@ -107,12 +109,21 @@ def test_R3_more_usage_never_costs_less_of_any_model_but_volume(case):
     # A later use may be free where an earlier one would have cost, so more of it comes last.
     falling = (Volume, Percentage)
     assume(not any(isinstance(charge.price, falling) for charge in case.plan.charges))
+    # Two lines that are rounded each may come to a minor unit more than their sum; see
+    # `test_window_shortfall.py` for what they come to exactly.
+    assume(not any(map(has_shortfall, case.plan.charges)))
     # See the next test.
     assume(not case.plan.commitments or all(each.charges is None for each in case.plan.coupons))
 
     fewer = minor(case.plan, metered([], case.first, single=False), whole(case))
 
     assert fewer <= minor(case.plan, usage_of(case), whole(case))
+
+
+def has_shortfall(charge: Charge) -> bool:
+    promised = charge.adjustments.commitment
+    by_hour = promised is not None and promised.window is Span.HOUR and promised.true_up
+    return by_hour or isinstance(charge.price, Reserved)
 
 
 def test_R3_what_fills_a_commitment_is_cheaper_with_a_coupon_on_it():

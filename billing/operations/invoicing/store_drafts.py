@@ -30,6 +30,8 @@ from billing.operations.minting import mint_id
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, due_at_end
 from billing.operations.tenancy.tenants import require_legal_entity
 from billing.planfiles.contract_file import terms_digest
+from billing.rating.line import RatedLine
+from billing.rating.weigh import WINDOWS
 from billing.store import invoices as store
 from billing.store.invoice_drafts import delete_drafts, insert_draft
 from billing.store.invoices import (
@@ -251,12 +253,19 @@ def _due_at_end(rated: RatedPeriod) -> list[dict[str, Any]]:
             "key": line.key,
             "kind": line.kind.value,
             "description": line.description,
-            "text": line.explanation[-1].text,
+            "text": _because(line),
             "amount": plain(line.exact),
         }
         for contract in rated.contracts
         for line in due_at_end(contract, rated.period)
     ]
+
+
+def _because(line: RatedLine) -> str:
+    """The arithmetic of an adjustment; of a shortfall, what its windows come to together."""
+    return next(
+        (note.text for note in line.explanation if note.step == WINDOWS), line.explanation[-1].text
+    )
 
 
 def _line_rows(draft: InvoiceDraft, bases: dict[str, Basis]) -> tuple[InvoiceLineRow, ...]:

@@ -21,7 +21,7 @@ from billing.money import Currency, to_minor
 from billing.operations.rating.rate_period import RatedContract, RatedPeriod, share_of
 from billing.period import BUCKET, Period, bucket_of, local_days, local_midnight, zone
 from billing.rating.forecast import HISTORY_DAYS, Bound, Horizon, Method, growth, stretched
-from billing.rating.line import RatedLine
+from billing.rating.line import LineKind, RatedLine
 from billing.rating.pipeline import Slice, rate
 from billing.rating.quantity import MeteredQuantity
 from billing.store import meters as meter_store
@@ -83,7 +83,7 @@ def forecast_spend(
                 over_time=over_time,
                 standing=standing,
             )
-            totals[bound] += _projected(contract, rated, factors)
+            totals[bound] += _projected(contract, rated, factors, now=now)
     low, likely, high = sorted(totals[bound] for bound in Bound)
     return SpendForecast(
         period=rated.period,
@@ -145,26 +145,50 @@ class _Factors:
         return growth(used, days, self.horizon, self.bound)
 
 
-def _projected(contract: RatedContract, rated: RatedPeriod, factors: _Factors) -> int:
+def _projected(
+    contract: RatedContract, rated: RatedPeriod, factors: _Factors, *, now: datetime
+) -> int:
     """Minor units of a contract at the end, minimums and commitments included.
 
     Usage whose price goes by the clock, by single events or by changes of a level has no larger
-    form of the same shape: what it came to is stretched instead.
+    form of the same shape: what it came to is stretched instead, and so is what the windows up to
+    now left unused.
     """
     shaped = {each.meter for each in contract.quantities if _is_shaped(each)}
-    rating = rate(
-        contract.bound.plan,
-        [
-            each if each.meter in shaped else stretched(each, factors.of(each.meter, each.model))
-            for each in contract.quantities
-        ],
-        of=Slice(
-            share=share_of(contract.bound, rated.period),
-            covered=_covered(contract, rated),
-            zone=zone(contract.bound.contract.zone),
-        ),
+    grown = [
+        each if each.meter in shaped else stretched(each, factors.of(each.meter, each.model))
+        for each in contract.quantities
+    ]
+    covered = _covered(contract, rated)
+    lines = _lines(contract, rated, grown, covered)
+    unused: dict[str, Decimal] = {}
+    if any(line.kind is LineKind.SHORTFALL for line in lines):
+        begun = min(bucket_of(max(now, covered.start)) + BUCKET, covered.end)
+        by_now = _lines(contract, rated, grown, Period(start=covered.start, end=begun))
+        unused = {line.key: line.exact for line in by_now if line.kind is LineKind.SHORTFALL}
+    return sum(
+        _unused(line, unused.get(line.key, Decimal(0)), factors)
+        if line.kind is LineKind.SHORTFALL
+        else _amount(line, shaped, factors)
+        for line in lines
     )
-    return sum(_amount(line, shaped, factors) for line in rating.lines)
+
+
+def _lines(
+    contract: RatedContract, rated: RatedPeriod, used: list[MeteredQuantity], covered: Period
+) -> tuple[RatedLine, ...]:
+    of = Slice(
+        share=share_of(contract.bound, rated.period),
+        covered=covered,
+        zone=zone(contract.bound.contract.zone),
+    )
+    return rate(contract.bound.plan, used, of=of).lines
+
+
+def _unused(line: RatedLine, by_now: Decimal, factors: _Factors) -> int:
+    """What windows leave unused goes on as it began; never more than if nothing more is used."""
+    likely = to_minor(Fraction(by_now) / factors.horizon.elapsed, line.amount.currency)
+    return min(line.amount.minor, likely)
 
 
 def _amount(line: RatedLine, shaped: set[str], factors: _Factors) -> int:

@@ -32,6 +32,8 @@ from billing.rating.quantity import MeteredQuantity
 from billing.store.usage.read import PeriodUsage, QuantityRow, period_usage
 from billing.tenancy.tenant import Tenant
 
+_KNOWN_AT_END = frozenset({LineKind.SHORTFALL, LineKind.MINIMUM, LineKind.TRUE_UP})
+
 Dimensions: TypeAlias = tuple[tuple[str, str], ...]
 """Values by name, ascending."""
 
@@ -221,9 +223,7 @@ def due_at_end(contract: RatedContract, period: Period) -> tuple[RatedLine, ...]
     rated = {line.key for line in contract.rating.lines}
     over = rate(bound.plan, contract.quantities, of=_slice(bound, period, None))
     return tuple(
-        line
-        for line in over.lines
-        if line.kind in {LineKind.MINIMUM, LineKind.TRUE_UP} and line.key not in rated
+        line for line in over.lines if line.kind in _KNOWN_AT_END and line.key not in rated
     )
 
 
