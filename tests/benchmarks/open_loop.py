@@ -14,6 +14,8 @@ from typing import cast
 
 from tests.benchmarks.load import END_OF_STREAM
 
+AHEAD = 8
+
 
 @dataclass(slots=True)
 class Seen:
@@ -23,12 +25,15 @@ class Seen:
         first_us: from due to the first byte of the answer.
         whole_us: from due to its last byte.
         gaps_us: between two reads of one answer.
+        begun: requests sent; events: read of streams.
     """
 
     first_us: list[float] = field(default_factory=list)
     whole_us: list[float] = field(default_factory=list)
     gaps_us: list[float] = field(default_factory=list)
     errors: int = 0
+    begun: int = 0
+    events: int = 0
 
 
 def percentile(values: list[float], share: int) -> float:
@@ -49,6 +54,7 @@ class _Caller(asyncio.Protocol):
 
     def send(self, request: bytes, due: float) -> None:
         self._due, self._last, self._received = due, 0.0, b""
+        self._seen.begun += 1
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -59,6 +65,7 @@ class _Caller(asyncio.Protocol):
         else:
             self._seen.gaps_us.append((now - self._last) * 1e6)
         self._last = now
+        self._seen.events += data.count(b"\n\n")
         self._received = (self._received + data)[-65_536:]
         if self._complete():
             self._seen.whole_us.append((now - self._due) * 1e6)
@@ -73,17 +80,23 @@ class _Caller(asyncio.Protocol):
 
 
 async def at_rate(port: int, request: bytes, *, per_second: int, seconds: float) -> Seen:
-    """Send requests when they are due, each on a connection that is free or new."""
+    """Send requests when they are due, each on a connection that is free or new.
+
+    Some are open before: in a short turn the wait for new ones would be the slowest hundredth.
+    """
     loop = asyncio.get_running_loop()
     seen, idle = Seen(), list[_Caller]()
+
+    async def connected() -> _Caller:
+        _, caller = await loop.create_connection(lambda: _Caller(seen, idle), "127.0.0.1", port)
+        return caller
+
+    idle += [await connected() for _ in range(AHEAD)]
     begun = time.perf_counter() + 0.1
     for number in range(int(per_second * seconds)):
         due = begun + number / per_second
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        if not idle:
-            _, caller = await loop.create_connection(lambda: _Caller(seen, idle), "127.0.0.1", port)
-        else:
-            caller = idle.pop()
+        caller = idle.pop() if idle else await connected()
         caller.send(request, due)
     deadline = time.perf_counter() + 30
     while len(seen.whole_us) < int(per_second * seconds) and time.perf_counter() < deadline:  # noqa: ASYNC110  # at the end only
@@ -94,16 +107,17 @@ async def at_rate(port: int, request: bytes, *, per_second: int, seconds: float)
     return seen
 
 
-async def paced_streams(port: int, request: bytes, *, streams: int) -> Seen:
-    """Open many streams at once, spread over a second, and read each to its end."""
+async def paced_streams(
+    port: int, request: bytes, seen: Seen, *, streams: int, over_seconds: float
+) -> None:
+    """Open many streams, spread over a while, and read each to its end."""
     loop = asyncio.get_running_loop()
-    seen, idle = Seen(), list[_Caller]()
+    idle = list[_Caller]()
     for _ in range(streams):
         _, caller = await loop.create_connection(lambda: _Caller(seen, idle), "127.0.0.1", port)
         caller.send(request, time.perf_counter())
-        await asyncio.sleep(1 / streams)
+        await asyncio.sleep(over_seconds / streams)
     while len(idle) < streams:  # noqa: ASYNC110  # at the end only
         await asyncio.sleep(0.1)
     for caller in idle:
         caller.transport.close()
-    return seen

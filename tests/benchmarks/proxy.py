@@ -2,8 +2,8 @@
 
 The proxy runs as in production (uvloop, the durable journal on disk) on one core; load and engine
 share another. Beside it, on the same core and in turns with it, run a blind relay and, where it is
-installed, nginx; `direct` is the engine without any of them. A figure is the median of such rounds,
-so that a machine that is slower for a while is slower for all.
+installed, nginx; `direct` is the engine without any of them. Turns are short and many: a machine
+may be slower for seconds or minutes, so a ratio is the median of the ratios of neighbours.
 
 CPU per request, from the kernel's accounting of the whole process, is the figure to trust: rates
 are capped by the generator, which is Python too. `ROUNDS=long` takes the sustained load to 60 s;
@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import statistics
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import uvloop
@@ -42,46 +42,24 @@ from tests.benchmarks.proxy_world import (
     run_proxy,
 )
 from tests.benchmarks.report import FOLDER, Figure, publish
+from tests.benchmarks.turns import Contender, in_turns
 from tests.fake_engine import fast
 
-SECONDS = 1.0
-TURNS = 3
+TURN_SECONDS = 0.5
+TURNS_BESIDE_LONG = 3
 PACE_MS = 100
+PACED_CHUNKS = 25
 FIRST_MS = 20
 PACED_STREAMS = 400
+OPENED_IN_SECONDS = 0.5
 MANY_STREAMS = 1_000
 LONG_BESIDE = 20
 PER_SECOND = 200
+AT_RATE_SECONDS = 0.75
 RECORD_BYTES = 400
 PROMPTS = {"0.1k": 100, "4k": 4_000, "200k": 200_000}
-ENGINES = {"tiny": (0, 0), "paced": (PACE_MS, 0), "slow": (0, FIRST_MS)}
+ENGINES = {"tiny": (0, 0), "paced": (PACE_MS, 0, PACED_CHUNKS), "slow": (0, FIRST_MS)}
 LONG = os.environ.get("ROUNDS") == "long"
-
-
-@dataclass(slots=True)
-class Contender:
-    """A way to the engines.
-
-    Attributes:
-        servers: by engine.
-        answers: what it has answered so far.
-    """
-
-    name: str
-    servers: dict[str, Server]
-    answers: int = 0
-    figures: list[Figure] = field(default_factory=list[Figure])
-
-    def add(self, what: str, value: float, unit: str, beside: str = "relay") -> None:
-        """A figure stands beside the relay's, or another's, of the same run."""
-        self.figures.append(
-            Figure(
-                name=f"{self.name}.{what}",
-                value=value,
-                unit=unit,
-                baseline=None if self.name in {beside, "direct"} else f"{beside}.{what}",
-            )
-        )
 
 
 def measured(
@@ -92,7 +70,7 @@ def measured(
     request = request_bytes("tiny", stream=stream, prompt_bytes=prompt_bytes)
     before = cpu_us(server.pid)
     load = uvloop.run(
-        run_load(server.port, request, connections=connections, seconds=SECONDS, stream=stream)
+        run_load(server.port, request, connections=connections, seconds=TURN_SECONDS, stream=stream)
     )
     if load.errors:
         sys.exit(f"{contender.name} answered with something else than 200")
@@ -104,111 +82,165 @@ def sizes(contenders: Sequence[Contender]) -> None:
     """CPU and rate for prompts of several sizes."""
     for size, prompt_bytes in PROMPTS.items():
         for kind, stream, connections in (("whole", False, 32), ("stream", True, 16)):
-            turns = [
-                [
-                    measured(
-                        each, stream=stream, connections=connections, prompt_bytes=prompt_bytes
-                    )
-                    for each in contenders
-                ]
-                for _ in range(TURNS)
-            ]
-            for each, found in zip(contenders, zip(*turns, strict=True), strict=True):
-                used_us, per_second = zip(*found, strict=True)
+            turn = partial(
+                measured, stream=stream, connections=connections, prompt_bytes=prompt_bytes
+            )
+            found = in_turns({each.name: partial(turn, each) for each in contenders})
+            for each in contenders:
+                used_us, per_second = zip(*found[each.name], strict=True)
                 what = f"{kind}.{size}"
-                each.add(f"{what}.cpu", statistics.median(used_us), "µs CPU/answer")
-                each.add(f"{what}.rate", statistics.median(per_second), "answers/s")
+                each.add(f"{what}.cpu", used_us, "µs CPU/answer")
+                each.add(f"{what}.rate", per_second, "answers/s")
 
 
-def latency(contenders: Sequence[Contender]) -> None:
-    """What each adds to a direct call at an even rate, from the instant at which it is due."""
-    for what, stream in (("whole", False), ("ttft", True)):
-        request = request_bytes("slow", stream=stream)
-        seen = [Seen() for _ in contenders]
-        for _ in range(TURNS):
-            for each, all_seen in zip(contenders, seen, strict=True):
-                port = each.servers["slow"].port
-                turn = uvloop.run(
-                    at_rate(port, request, per_second=PER_SECOND, seconds=SECONDS * 2)
-                )
-                if turn.errors:
-                    sys.exit(f"{each.name} did not answer a request at an even rate")
-                each.answers += len(turn.whole_us)
-                all_seen.whole_us += turn.first_us if stream else turn.whole_us
-        direct = seen[0].whole_us
-        for each, all_seen in zip(contenders[1:], seen[1:], strict=True):
-            for share in (50, 99):
-                added = percentile(all_seen.whole_us, share) - percentile(direct, share)
-                each.add(
-                    f"{what}.p{share}.added", added, f"µs more than a direct call, {PER_SECOND}/s"
-                )
+def latency(contenders: Sequence[Contender], folder: Path) -> list[Figure]:
+    """What each adds to a direct call at an even rate.
+
+    The relay's part is any proxy's on this machine. A whole answer of ours waits for a durable
+    write besides, so the disk takes turns with them, too; a stream's was begun when its engine was.
+    """
+    writes = {"disk": partial(durable_writes, folder)}
+    whole = in_turns(
+        {each.name: partial(_even, each, stream=False) for each in contenders} | writes
+    )
+    first = in_turns({each.name: partial(_even, each, stream=True) for each in contenders})
+    for each in contenders:
+        if each.name != "direct":
+            beside = "disk.p50" if each.name == "proxy" else ""
+            _add_latency(each, "whole", whole[each.name], whole["direct"], beside=beside)
+            _add_latency(each, "ttft", first[each.name], first["direct"])
+    unit = f"µs for a durable write of {RECORD_BYTES} bytes, {PER_SECOND}/s"
+    return [
+        Figure.of_turns("disk.p50", _medians(whole["disk"]), unit),
+        Figure(name="disk.p99", value=_slow(whole["disk"]), unit=unit),
+    ]
 
 
-def durable_write(folder: Path) -> list[Figure]:
-    """What the disk alone takes for a journal's write at that rate: no answer leaves before it."""
-    disk, taken = Disk(), list[float]()
-    descriptor = os.open(folder / "durable", os.O_RDWR | os.O_CREAT, 0o600)
-    disk.lay_out(descriptor, 0, RECORD_BYTES * PER_SECOND)
-    for number in range(PER_SECOND):
+def _even(contender: Contender, *, stream: bool) -> list[float]:
+    """Requests at an even rate: µs from the instant at which each is due to its answer's end, of a
+    stream its first byte."""
+    port, request = contender.servers["slow"].port, request_bytes("slow", stream=stream)
+    seen = uvloop.run(at_rate(port, request, per_second=PER_SECOND, seconds=AT_RATE_SECONDS))
+    if seen.errors:
+        sys.exit(f"{contender.name} did not answer a request at an even rate")
+    contender.answers += len(seen.whole_us)
+    return seen.first_us if stream else seen.whole_us
+
+
+def _add_latency(
+    contender: Contender,
+    what: str,
+    own: list[list[float]],
+    direct: list[list[float]],
+    *,
+    beside: str = "",
+) -> None:
+    unit = f"µs more than a direct call, {PER_SECOND}/s"
+    pairs = zip(_medians(own), _medians(direct), strict=True)
+    contender.add(f"{what}.p50.added", [mine - other for mine, other in pairs], unit, beside=beside)
+    contender.add(f"{what}.p99.added", [_slow(own) - _slow(direct)], unit, beside="")
+
+
+def _medians(turns: list[list[float]]) -> list[float]:
+    return [percentile(turn, 50) for turn in turns]
+
+
+def _slow(turns: Sequence[list[float]]) -> float:
+    """The 99th percentile over all turns: one has too few answers to tell it."""
+    return percentile([*chain.from_iterable(turns)], 99)
+
+
+def durable_writes(folder: Path) -> list[float]:
+    """µs that the disk alone takes for a journal's write at that rate: no answer leaves before."""
+    disk, taken, times = Disk(), list[float](), int(PER_SECOND * TURN_SECONDS)
+    descriptor = os.open(folder / "durable", os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+    disk.lay_out(descriptor, 0, RECORD_BYTES * times)
+    for number in range(times):
         time.sleep(1 / PER_SECOND)
         begun = time.perf_counter()
         disk.write_through(descriptor, b"x" * RECORD_BYTES, number * RECORD_BYTES)
         taken.append((time.perf_counter() - begun) * 1e6)
     os.close(descriptor)
-    unit = f"µs for a durable write of {RECORD_BYTES} bytes, {PER_SECOND}/s"
-    return [
-        Figure(name=f"disk.p{share}", value=percentile(taken, share), unit=unit)
-        for share in (50, 99)
-    ]
+    return taken
 
 
 def paced(contenders: Sequence[Contender]) -> None:
     """CPU per chunk and gaps of paced streams, with long prompts beside them, and memory with a
     thousand open."""
-    request, unit = request_bytes("paced", stream=True), f"{PACED_STREAMS} streams"
-    for each in contenders:
-        server = each.servers["paced"]
-        before = cpu_us(server.pid)
-        seen = uvloop.run(paced_streams(server.port, request, streams=PACED_STREAMS))
-        per_chunk = (cpu_us(server.pid) - before) / PACED_STREAMS / (fast.CHUNKS + 1)
-        each.add("paced.cpu", per_chunk, f"µs CPU/chunk, {unit}, a chunk each {PACE_MS} ms")
-        pace_us = PACE_MS * 1000
-        late = f"µs later than {PACE_MS} ms, {unit}"
-        each.add("paced.gap.p99", percentile(seen.gaps_us, 99) - pace_us, late)
-        beside, long_answers = uvloop.run(_paced_beside_long(each))
-        late = f"{late}, {LONG_BESIDE} prompts/s of 200 KB beside"
-        each.add("paced.gap.p99.beside_200k", percentile(beside.gaps_us, 99) - pace_us, late)
-        each.add("paced.memory", _memory(server, request), f"MiB (PSS), {MANY_STREAMS} streams")
-        each.answers += 2 * PACED_STREAMS + MANY_STREAMS + long_answers
-
-
-async def _paced_beside_long(contender: Contender) -> tuple[Seen, int]:
-    """Paced streams while others send long prompts; how many those were."""
-    servers = contender.servers
-    long = request_bytes("tiny", stream=False, prompt_bytes=PROMPTS["200k"])
-    streams, beside = await asyncio.gather(
-        paced_streams(
-            servers["paced"].port, request_bytes("paced", stream=True), streams=PACED_STREAMS
-        ),
-        at_rate(servers["tiny"].port, long, per_second=LONG_BESIDE, seconds=fast.CHUNKS / 10),
+    unit, pace_us = f"{PACED_STREAMS} streams", PACE_MS * 1000
+    alone = in_turns({each.name: partial(_paced, each) for each in contenders})
+    beside = in_turns(
+        {each.name: partial(_paced_beside_long, each) for each in contenders}, TURNS_BESIDE_LONG
     )
-    if streams.errors or beside.errors:
+    for each in contenders:
+        per_chunk, gaps_us = zip(*alone[each.name], strict=True)
+        each.add("paced.cpu", per_chunk, f"µs CPU/chunk, {unit} open, a chunk each {PACE_MS} ms")
+        late = f"µs later than {PACE_MS} ms, {unit}"
+        each.add("paced.gap.p99", [_slow(gaps_us) - pace_us], late)
+        late = f"{late}, {LONG_BESIDE} prompts/s of 200 KB beside"
+        each.add("paced.gap.p99.beside_200k", [_slow(beside[each.name]) - pace_us], late)
+        each.add("paced.memory", [_memory(each)], f"MiB (PSS), {MANY_STREAMS} streams")
+
+
+def _paced(contender: Contender) -> tuple[float, list[float]]:
+    """CPU µs per chunk while all streams were open, and all gaps."""
+    return uvloop.run(_watched(contender))
+
+
+async def _watched(contender: Contender) -> tuple[float, list[float]]:
+    pid, seen = contender.servers["paced"].pid, Seen()
+    reading = asyncio.create_task(_read_paced(contender, seen))
+    while seen.begun < PACED_STREAMS:  # noqa: ASYNC110  # an event would cost more than it tells
+        await asyncio.sleep(0.01)
+    before, chunks = cpu_us(pid), seen.events
+    while not seen.whole_us:  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0.01)
+    if seen.events == chunks:
+        sys.exit("streams ended before all were open: the machine has no time for this benchmark")
+    per_chunk = (cpu_us(pid) - before) / (seen.events - chunks)
+    await reading
+    return per_chunk, seen.gaps_us
+
+
+async def _read_paced(contender: Contender, seen: Seen, streams: int = PACED_STREAMS) -> None:
+    port, request = contender.servers["paced"].port, request_bytes("paced", stream=True)
+    await paced_streams(port, request, seen, streams=streams, over_seconds=OPENED_IN_SECONDS)
+    if seen.errors:
         sys.exit(f"{contender.name} answered with something else than 200")
-    return streams, len(beside.whole_us)
+    contender.answers += streams
 
 
-def _memory(server: Server, request: bytes) -> float:
+def _paced_beside_long(contender: Contender) -> list[float]:
+    """Gaps of paced streams while others send long prompts."""
+
+    async def both() -> tuple[None, Seen]:
+        port = contender.servers["tiny"].port
+        long = request_bytes("tiny", stream=False, prompt_bytes=PROMPTS["200k"])
+        seconds = PACED_CHUNKS * PACE_MS / 1000
+        return await asyncio.gather(
+            _read_paced(contender, seen),
+            at_rate(port, long, per_second=LONG_BESIDE, seconds=seconds),
+        )
+
+    seen = Seen()
+    _, beside = uvloop.run(both())
+    if beside.errors:
+        sys.exit(f"{contender.name} answered with something else than 200")
+    contender.answers += len(beside.whole_us)
+    return seen.gaps_us
+
+
+def _memory(contender: Contender) -> float:
     """The most that it had while many streams were open, MiB."""
-    memory = list[float]()
-    stopping = threading.Event()
+    pid, memory, stopping = contender.servers["paced"].pid, list[float](), threading.Event()
 
     def watch() -> None:
-        while not stopping.wait(0.5):
-            memory.append(shared_out_mib(server.pid))
+        while not stopping.wait(0.25):
+            memory.append(shared_out_mib(pid))
 
     watching = threading.Thread(target=watch)
     watching.start()
-    uvloop.run(paced_streams(server.port, request, streams=MANY_STREAMS))
+    uvloop.run(_read_paced(contender, Seen(), MANY_STREAMS))
     stopping.set()
     watching.join()
     return max(memory)
@@ -216,7 +248,8 @@ def _memory(server: Server, request: bytes) -> float:
 
 @contextmanager
 def contenders(ports: dict[str, int], folder: Path) -> Iterator[list[Contender]]:
-    """The engines themselves, a blind relay, nginx if there is one, and the proxy."""
+    """nginx if there is one, a blind relay, the proxy, and the engines themselves: in an order in
+    which each is a neighbour of what it is compared with."""
     with ExitStack() as running:
         direct: dict[str, Server] = {}
         for name, port in ports.items():
@@ -227,13 +260,13 @@ def contenders(ports: dict[str, int], folder: Path) -> Iterator[list[Contender]]
             own = free_port()
             pid = running.enter_context(child(1, relay.main, own, port))
             relays[name] = Server(pid, own)
-        found = [Contender("direct", direct), Contender("relay", relays)]
+        found = [Contender("relay", relays)]
         if servers := running.enter_context(nginx(1, ports, folder)):
-            found.append(Contender("nginx", servers))
+            found.insert(0, Contender("nginx", servers))
         own = free_port()
         pid = running.enter_context(child(1, run_proxy, own, ports, folder / "journal"))
         found.append(Contender("proxy", dict.fromkeys(ports, Server(pid, own))))
-        yield found
+        yield [*found, Contender("direct", direct)]
 
 
 def main() -> None:
@@ -247,13 +280,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=FOLDER) as folder:
         with contenders(ports, Path(folder)) as running:
             sizes(running)
-            latency(running)
-            paced(running[1:])
-        answers = running[-1].answers
+            figures = latency(running, Path(folder))
+            paced([each for each in running if each.name != "direct"])
+        (answers,) = (each.answers for each in running if each.name == "proxy")
         time.sleep(0.2)
         if (durable := durable_usages(Path(folder) / "journal")) != answers:
             sys.exit(f"{answers} answers, but {durable} usage events in the journal")
-        figures = durable_write(Path(folder))
         figures += [figure for each in running for figure in each.figures]
         with child(0, fast.main, ports["tiny"], *ENGINES["tiny"]):
             figures += sustained(ports, seconds=60 if LONG else 10)
