@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from api.proxy.crowds import CROWD, REST_MS, SHARE_LEFT, Crowds
+from api.proxy.crowds import BUSY_REST_MS, CROWD, REST_MS, SHARE_LEFT, Crowds
 
 PAGES = """
 import gc, sys
@@ -56,3 +56,14 @@ def test_crowds_in_a_row_are_given_back_seldom() -> None:
     crowds.gone(CROWD, 2)
     assert not crowds.gone(0, REST_MS)
     assert crowds.gone(0, REST_MS + 1)
+
+
+def test_nobody_is_made_to_wait_as_often_as_nobody_is_there() -> None:
+    crowds = Crowds()
+    crowds.gone(CROWD, 0)
+    assert crowds.gone(1, 1)
+    crowds.gone(CROWD, 2)
+    assert not crowds.gone(1, BUSY_REST_MS)
+    assert crowds.gone(1, BUSY_REST_MS + 1)
+    crowds.gone(CROWD, BUSY_REST_MS + 2)
+    assert crowds.gone(0, BUSY_REST_MS + 1 + REST_MS)
