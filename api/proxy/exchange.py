@@ -54,6 +54,7 @@ from billing.journal.records import (
     Usage,
     Void,
 )
+from billing.metering.request_event import UNLISTED_TIER, served_tier
 from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
 
@@ -294,8 +295,14 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         estimated: bool,
         at_us: int | None = None,
         units: Mapping[UnitMeter, int] = _NO_UNITS,
+        tier: str = "",
     ) -> Usage:
-        """The usage event of the operation; `at_us` is the last delivered byte's, or now."""
+        """The usage event of the operation.
+
+        Args:
+            at_us: when the last byte was delivered; None: now.
+            tier: the service tier that the answer names; '' for none.
+        """
         self._recorded = True
         now, course = now_us(), self.course
         counts, charged = self.counts(tokens), charged_units(self.model, units)
@@ -324,8 +331,16 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
             draws=self._drawn,
             attempts=tuple(self.attempts),
             units={meter.value: count for meter, count in charged.items()} if charged else {},
+            served_tier=self._served(tier) if tier else "",
         )
         return self.told
+
+    def _served(self, named: str) -> str:
+        """The tier of its event, by what the answer names."""
+        tier = served_tier(named, asked=self.request.tier_word)
+        if tier == UNLISTED_TIER:
+            self.plant.tally.anomalies["tier_unlisted"] += 1
+        return tier
 
     def _count(self, streamed: int, *, total_us: int) -> None:
         tally, course = self.plant.tally, self.course

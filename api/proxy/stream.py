@@ -371,6 +371,7 @@ class StreamRelay:
         usage = self._exchange.usage(
             mark.counts(),
             raw=self._reading.raw(),
+            tier=self._reading.tier,
             cause=cause,
             estimated=estimated,
             at_us=self._last_write_us() if cause != "completed" else None,

@@ -47,6 +47,7 @@ async def relay_whole(
     usage = exchange.usage(
         reading.counts,
         units=reading.units,
+        tier=reading.tier,
         raw=reading.raw,
         cause=exchange.cause("completed"),
         estimated=not reading.exact,

@@ -1,7 +1,7 @@
-"""Where an answer says its usage, and what llama.cpp says of it beside.
+"""Where an answer says its usage and its service tier, and what llama.cpp says beside.
 
-Decides: which text is the usage object of an answer or a chunk. Does not decide what its figures
-mean (`usage.py`).
+Decides: which text is the usage object of an answer or a chunk, and which is the name of a tier.
+Does not decide what its figures mean (`usage.py`), nor which tier a name stands for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from billing.engines.odd_json import read_odd
+from billing.metering.request_event import UNREADABLE_TIER
 
+_TIER = re.compile(rb'"([A-Za-z0-9_.-]{1,64})"')
+_NO_TIER = frozenset({b"", b"null", b'""'})
 _HAS_MEMBERS = re.compile(rb'\{\s*"')
 
 Figure = int | None | UnsetType
@@ -32,6 +35,7 @@ class Timings(msgspec.Struct, frozen=True):
 class _Answer(msgspec.Struct, frozen=True):
     usage: msgspec.Raw | UnsetType = UNSET
     timings: msgspec.Raw | UnsetType = UNSET
+    service_tier: msgspec.Raw = msgspec.Raw(b"")
 
 
 _ANSWER = msgspec.json.Decoder(_Answer)
@@ -55,9 +59,28 @@ def with_timings(usage: msgspec.Raw, timings: msgspec.Raw | UnsetType) -> msgspe
     return msgspec.Raw(b'%b,"timings":{"cache_n":%d}}' % (text[:-1], cached))
 
 
+def tier_named(member: bytes | msgspec.Raw) -> str:
+    """The name in a `service_tier` member, which is JSON text or empty; '' where there is none."""
+    text = bytes(member)
+    name = _TIER.fullmatch(text)
+    if name is not None:
+        return name[1].decode()
+    return "" if text in _NO_TIER else UNREADABLE_TIER
+
+
 def usage_of(answer: bytes) -> msgspec.Raw | None:
     """The usage object of a whole (not streamed) answer, as JSON text; None if there is none."""
     found = read_odd(_ANSWER, answer)
-    if found is None or found.usage is UNSET or bytes(found.usage) == b"null":
+    return None if found is None else _usage(found)
+
+
+def usage_and_tier_of(answer: bytes) -> tuple[msgspec.Raw | None, str]:
+    """As `usage_of`, and the service tier that stands beside it; '' for none."""
+    found = read_odd(_ANSWER, answer)
+    return (None, "") if found is None else (_usage(found), tier_named(found.service_tier))
+
+
+def _usage(found: _Answer) -> msgspec.Raw | None:
+    if found.usage is UNSET or bytes(found.usage) == b"null":
         return None
     return with_timings(found.usage, found.timings)

@@ -36,6 +36,8 @@ class Capabilities:
         stream_options_rejected: some builds of it, or gateways before it, answer 400 to the
             member that asks for usage: then it is asked again without.
         max_tokens_member: how chat completions bound the answer.
+        answers_tier: its answers name the service tier that served them, which may not be the one
+            that was asked for. Of others it is never read.
         cache_salt: takes a `cache_salt` that keeps prefix caches apart.
         media_by_name: takes addresses of media in members that are not called `…url`.
         template_keys: members of `chat_template_kwargs` that pass; others could change what the
@@ -52,6 +54,7 @@ class Capabilities:
     done_marker: bool = True
     stream_options_rejected: bool = False
     max_tokens_member: str = "max_tokens"
+    answers_tier: bool = False
     cache_salt: bool = False
     media_by_name: bool = False
     template_keys: frozenset[str] = frozenset({"enable_thinking", "thinking", "reasoning_effort"})
@@ -73,6 +76,7 @@ ENGINES = {
             seen="OpenAI's API reference, 2026-11",
             done_marker=False,
             stream_options_rejected=True,
+            answers_tier=True,
             media_by_name=True,
         ),
         Capabilities(
@@ -147,6 +151,7 @@ ENGINES = {
             seen="API reference, 2026-11",
             dialects=_OPENAI,
             max_tokens_member="max_completion_tokens",
+            answers_tier=True,
             request_members=frozenset(),
         ),
         Capabilities(
@@ -154,6 +159,7 @@ ENGINES = {
             seen="API version 2023-06-01, reference of 2026-11",
             dialects=frozenset({Dialect.MESSAGES}),
             include_usage=False,
+            answers_tier=True,
             request_members=frozenset(),
         ),
     )

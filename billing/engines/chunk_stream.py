@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from billing.engines.answer_usage import tier_named
 from billing.engines.capabilities import Capabilities
 from billing.engines.mark import Ending, Mark
 from billing.engines.read_request import InferenceRequest
@@ -25,9 +26,14 @@ _FORMS = 64
 
 
 class ChunkReading(SplitStream):
-    """One stream of chunks."""
+    """One stream of chunks.
 
-    __slots__ = ("_engine", "_forms", "_meter", "_request", "_steady")
+    Attributes:
+        tier: the service tier that the newest of them names; '' for none. All of one form name
+            the same.
+    """
+
+    __slots__ = ("_engine", "_forms", "_meter", "_request", "_steady", "tier")
 
     object_ids: Sequence[str] = ()
 
@@ -39,6 +45,7 @@ class ChunkReading(SplitStream):
         self._request = request
         self._meter = StreamMeter(engine, choices=request.choices, prompt_floor=prompt_floor)
         self._steady: SteadyChunk | None = None
+        self.tier = ""
         self._forms = _FORMS if request.choices == 1 else 0  # left to learn
 
     @property
@@ -106,6 +113,8 @@ class ChunkReading(SplitStream):
                     continue
                 self._steady = None  # a form is known to go on where it went on so far
             event = read_event(text)
+            if self._engine.answers_tier:
+                self.tier = tier_named(event.tier) or self.tier
             if self._held and event.kind not in _GOES_ON:
                 # Nothing says that the stream goes on, so what is held may still be its end.
                 self._meter.observe(event)

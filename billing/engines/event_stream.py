@@ -22,6 +22,9 @@ class EventReading(SplitStream):
 
     An event with content stands for at least one token, and the prompt for its lower bound from
     the first such event on, until the engine says better.
+
+    Attributes:
+        tier: the service tier that its newest event with one names; '' for none.
     """
 
     __slots__ = (
@@ -33,6 +36,7 @@ class EventReading(SplitStream):
         "exact",
         "mark",
         "object_ids",
+        "tier",
     )
 
     def __init__(self, *, prompt_floor: int) -> None:
@@ -45,6 +49,7 @@ class EventReading(SplitStream):
         self.exact = False
         self.anomalies: set[str] = set()
         self.object_ids: list[str] = []
+        self.tier = ""
 
     @abstractmethod
     def _read(self, payload: bytes) -> Ending | None:

@@ -41,11 +41,16 @@ _DELTA = msgspec.json.Decoder(_Delta)
 class MessagesReading(EventReading):
     """One stream of the Messages API."""
 
-    __slots__ = ("_prompt_said",)
+    __slots__ = ("_prompt_said", "_tiered")
 
-    def __init__(self, *, prompt_floor: int) -> None:
+    def __init__(self, *, prompt_floor: int, tiered: bool = False) -> None:
+        """
+        Args:
+            tiered: its usage names the service tier.
+        """
         super().__init__(prompt_floor=prompt_floor)
         self._prompt_said = False
+        self._tiered = tiered
 
     def _read(self, payload: bytes) -> Ending | None:
         try:
@@ -73,11 +78,12 @@ class MessagesReading(EventReading):
     def _report(self, usage: Raw, *, first: bool = False, last: bool = False) -> None:
         if bytes(usage) in _EMPTY:
             return
-        figures = read_named_figures(usage, OF_MESSAGES, generates=True)
+        figures = read_named_figures(usage, OF_MESSAGES, generates=True, tiered=self._tiered)
         if first and figures is not None:
             figures.completion = 0  # generated, but not delivered with this event
         self._reported(usage, figures, whole=False)
         if figures is not None:
+            self.tier = figures.tier or self.tier
             self._prompt_said = self._prompt_said or figures.prompt_said
             counted = figures.completion_said and (
                 figures.completion > 0 or not self.mark.completion

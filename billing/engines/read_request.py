@@ -22,7 +22,7 @@ from billing.engines.nested_members import file_ids
 from billing.engines.rerank_request import most_searches
 from billing.engines.responses_request import StoredReferences, read_references
 from billing.engines.splice import Members, locate
-from billing.metering.request_event import REQUESTED_TIERS, ServiceTier
+from billing.metering.request_event import ServiceTier, asked_tier
 from billing.metering.unit_meter import UnitMeter
 
 JSON_TYPE = b"application/json"
@@ -138,6 +138,11 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
         return None if names is None else names[0]
 
     @property
+    def tier_word(self) -> str:
+        """The service tier that it asks for, in its own word; '' for none."""
+        return text(self.members, "service_tier") or ""
+
+    @property
     def prompt_bytes(self) -> int:
         """Bytes of JSON that make the prompt: never fewer than its tokens, media apart."""
         if self.form is not None:
@@ -202,8 +207,7 @@ def _choices(members: Members, name: str) -> int:
 
 
 def _tier(members: Members) -> str:
-    """A tier that is in nobody's list is the engine's to refuse, and counts as the default."""
-    asked = REQUESTED_TIERS.get(text(members, "service_tier") or "", ServiceTier.DEFAULT)
+    asked = asked_tier(text(members, "service_tier") or "")
     return "" if asked is ServiceTier.DEFAULT else asked.value
 
 

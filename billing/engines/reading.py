@@ -53,6 +53,11 @@ class StreamReading(Protocol):
         ...
 
     @property
+    def tier(self) -> str:
+        """The service tier that it names, so far; '' for none, or where none is looked for."""
+        ...
+
+    @property
     def object_ids(self) -> Sequence[str]:
         """Ids in events that a client could send back."""
         ...
@@ -92,8 +97,8 @@ def stream_reading(
         case Dialect.CHUNKS:
             return ChunkReading(engine, request, prompt_floor=prompt_floor)
         case Dialect.MESSAGES:
-            return MessagesReading(prompt_floor=prompt_floor)
+            return MessagesReading(prompt_floor=prompt_floor, tiered=engine.answers_tier)
         case Dialect.RESPONSES | Dialect.PLAIN:
-            return ResponsesReading(prompt_floor=prompt_floor)
+            return ResponsesReading(prompt_floor=prompt_floor, tiered=engine.answers_tier)
         case _:
             assert_never(dialect)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
+from billing.engines.answer_usage import tier_named
 from billing.engines.event_stream import EventReading
 from billing.engines.mark import Ending
 from billing.engines.usage import OF_RESPONSES, read_named_figures
@@ -31,6 +32,7 @@ _EMPTY = frozenset({b"", b"null", b'""', b"{}"})
 class _Response(msgspec.Struct, frozen=True):
     id: str = ""
     usage: Raw = Raw(b"")
+    service_tier: Raw = Raw(b"")
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -47,7 +49,15 @@ _EVENT = msgspec.json.Decoder(_Event)
 class ResponsesReading(EventReading):
     """One stream of the Responses API."""
 
-    __slots__ = ()
+    __slots__ = ("_tiered",)
+
+    def __init__(self, *, prompt_floor: int, tiered: bool = False) -> None:
+        """
+        Args:
+            tiered: its responses name the service tier.
+        """
+        super().__init__(prompt_floor=prompt_floor)
+        self._tiered = tiered
 
     def _read(self, payload: bytes) -> Ending | None:
         if payload == b"[DONE]":
@@ -67,6 +77,8 @@ class ResponsesReading(EventReading):
         response = event.response
         if response is not None:
             self._note_id(response.id)
+            if self._tiered:
+                self.tier = tier_named(response.service_tier) or self.tier
         usage = event.usage if response is None else response.usage
         ends = kind in _ENDS
         if bytes(usage) not in _EMPTY:

@@ -105,6 +105,7 @@ class _Chunk(msgspec.Struct, frozen=True):
     usage: Raw | UnsetType = UNSET
     error: Raw | UnsetType = UNSET
     timings: Raw | UnsetType = UNSET
+    service_tier: Raw = Raw(b"")
 
 
 class _Step(msgspec.Struct, frozen=True, gc=False):
@@ -117,6 +118,7 @@ class _Progress(msgspec.Struct, frozen=True):
 
     choices: list[_Step] | None = None
     error: Raw | UnsetType = UNSET
+    service_tier: Raw = Raw(b"")
 
 
 _CHUNK = msgspec.json.Decoder(_Chunk)
@@ -142,6 +144,7 @@ class Event:
         finished: a choice of it has a finish_reason; some engines say none as empty text.
         has_content: a choice of it carries generated text, reasoning or a tool call; not looked
             for where usage says it better.
+        tier: JSON text of its service tier; empty where absent.
     """
 
     kind: EventKind
@@ -152,6 +155,7 @@ class Event:
     index: int = 0
     finished: bool = False
     has_content: bool = False
+    tier: bytes | Raw = b""
 
 
 def read_event(text: bytes) -> Event:
@@ -182,7 +186,7 @@ def read_event(text: bytes) -> Event:
     if not chunk.choices:
         if usage is None:
             return Event(EventKind.OTHER, text, usage_member=member)
-        return Event(EventKind.USAGE_ONLY, text, usage, usage_member=True)
+        return Event(EventKind.USAGE_ONLY, text, usage, usage_member=True, tier=chunk.service_tier)
     return Event(
         kind=EventKind.CONTENT if usage is None else EventKind.MIXED,
         text=text,
@@ -191,6 +195,7 @@ def read_event(text: bytes) -> Event:
         index=chunk.choices[0].index,
         finished=any(choice.finish_reason for choice in chunk.choices),
         has_content=any(_has_content(choice) for choice in chunk.choices),
+        tier=chunk.service_tier,
     )
 
 
@@ -215,11 +220,12 @@ def _read_plain(text: bytes) -> Event | None:
         return None
     choices = chunk.choices
     if not choices:
-        return Event(EventKind.USAGE_ONLY, text, usage, True, at)
+        return Event(EventKind.USAGE_ONLY, text, usage, True, at, tier=chunk.service_tier)
     finished = False
     for choice in choices:
         finished = finished or bool(choice.finish_reason)
-    return Event(EventKind.MIXED, text, usage, True, at, choices[0].index, finished)
+    index, tier = choices[0].index, chunk.service_tier
+    return Event(EventKind.MIXED, text, usage, True, at, index, finished, tier=tier)
 
 
 def _odd_chunk(payload: bytes) -> _Chunk | None:

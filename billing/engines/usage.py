@@ -19,7 +19,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from billing.engines.answer_usage import Figure, Timings
+from billing.engines.answer_usage import Figure, Timings, tier_named
 from billing.metering.token_class import TokenCounts
 
 MAX_RAW_FIGURES = 64
@@ -71,6 +71,7 @@ class Figures(msgspec.Struct):
         complete: the engine gave every figure that the route needs.
         prompt_said, completion_said: it gave that count; only kept where figures come apart.
         anomalies: what was wrong with the object, as stable words.
+        tier: the service tier that is named with them; '' for none, or where none was looked for.
     """
 
     prompt: int
@@ -82,6 +83,7 @@ class Figures(msgspec.Struct):
     anomalies: tuple[str, ...] = ()
     prompt_said: bool = True
     completion_said: bool = True
+    tier: str = ""
 
     def counts(self) -> TokenCounts:
         """The figures as disjoint classes; their sum is prompt + completion."""
@@ -109,13 +111,17 @@ class _UsualUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _UsualAnswer(msgspec.Struct, frozen=True):
     usage: _UsualUsage
     timings: msgspec.Raw | UnsetType = UNSET
+    service_tier: msgspec.Raw = msgspec.Raw(b"")
 
 
 _USUAL_ANSWER = msgspec.json.Decoder(_UsualAnswer)
 
 
-def usual_figures(answer: bytes) -> tuple[Figures, dict[str, int]] | None:
+def usual_figures(answer: bytes, *, tiered: bool = False) -> tuple[Figures, dict[str, int]] | None:
     """The figures of a whole answer, read with the answer, and as `raw_figures` gives them.
+
+    Args:
+        tiered: the service tier is looked for beside them.
 
     Returns:
         None unless its usage object has the usual members and they add up: what anything else
@@ -138,7 +144,10 @@ def usual_figures(answer: bytes) -> tuple[Figures, dict[str, int]] | None:
     raw = {"prompt_tokens": prompt, "total_tokens": total, "completion_tokens": completion}
     if details is not None:
         raw["prompt_tokens_details.cached_tokens"] = cached
-    return Figures(prompt, cached, 0, completion, 0, complete=True), raw
+    figures = Figures(prompt, cached, 0, completion, 0, complete=True)
+    if tiered:
+        figures.tier = tier_named(usual.service_tier)
+    return figures, raw
 
 
 def read_figures(raw: bytes | msgspec.Raw, *, generates: bool) -> Figures | None:
@@ -228,9 +237,12 @@ OF_RERANK = Names(
 
 
 def read_named_figures(
-    raw: bytes | msgspec.Raw, names: Names, *, generates: bool
+    raw: bytes | msgspec.Raw, names: Names, *, generates: bool, tiered: bool = False
 ) -> Figures | None:
     """Read a usage object by the names of its dialect, every figure for itself.
+
+    Args:
+        tiered: the service tier is looked for in it.
 
     Returns:
         None where one of the two counts themselves is unreadable; see `read_figures`.
@@ -271,6 +283,7 @@ def read_named_figures(
         and not (names.cache_excluded and bool(lost)),
         prompt_said=prompt is not None,
         completion_said=completion is not None,
+        tier=tier_named(members.get("service_tier", b"")) if tiered else "",
     )
     _clamp(figures, UNSET if names.cache_excluded or total is None else total)
     if lost:

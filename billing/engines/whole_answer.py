@@ -18,7 +18,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from billing.admission.route import Dialect, Route
-from billing.engines.answer_usage import usage_of
+from billing.engines.answer_usage import tier_named, usage_and_tier_of, usage_of
 from billing.engines.capabilities import Capabilities
 from billing.engines.mark import Ending
 from billing.engines.odd_json import read_odd
@@ -58,6 +58,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         object_ids: ids that a client could send back.
         shown: what the client gets, where that is not the body as it is.
         refused: it is nothing but an error, whatever its status says.
+        tier: the service tier that it names; '' for none, or of an engine that does not answer it.
     """
 
     counts: TokenCounts = _NO_TOKENS
@@ -68,11 +69,13 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     object_ids: tuple[str, ...] = ()
     shown: bytes | None = None
     refused: bool = False
+    tier: str = ""
 
 
 class _Response(msgspec.Struct, frozen=True):
     id: Any = None
     usage: Raw = Raw(b"")
+    service_tier: Raw = Raw(b"")
 
 
 class _Refusal(msgspec.Struct, frozen=True):
@@ -155,14 +158,16 @@ def _read(
         case Dialect.CHUNKS | Dialect.RESPONSES | Dialect.MESSAGES:
             if not body.startswith(_OBJECT) and _EVENTS.match(body):
                 return _read_events(body, route, engine, request, prompt_floor)
+            tiered = engine.answers_tier
             if dialect is Dialect.RESPONSES:
-                return _read_response(body)
+                return _read_response(body, tiered=tiered)
             if dialect is Dialect.MESSAGES:
-                return _tokens(usage_of(body), OF_MESSAGES, generates=True)
-            usual = usual_figures(body)
-            if usual is None:
-                return _tokens(usage_of(body), OF_CHUNKS, generates=True)
-            return _said(*usual)
+                return _tokens(usage_of(body), OF_MESSAGES, generates=True, tiered=tiered)
+            usual = usual_figures(body, tiered=tiered)
+            if usual is not None:
+                return _said(*usual)
+            usage, tier = usage_and_tier_of(body) if tiered else (usage_of(body), "")
+            return _with_tier(_tokens(usage, OF_CHUNKS, generates=True), tier)
         case Dialect.PLAIN:
             return _read_plain(body, route, request)
         case _:
@@ -193,14 +198,20 @@ def _read_events(
         anomalies=(*sorted(stream.anomalies), *(() if exact else ("usage_missing",))),
         object_ids=tuple(stream.object_ids),
         shown=shown if request.stream else None,
+        tier=stream.tier,
     )
 
 
-def _read_response(body: bytes) -> Reading:
+def _with_tier(reading: Reading, tier: str) -> Reading:
+    return replace(reading, tier=tier) if tier else reading
+
+
+def _read_response(body: bytes, *, tiered: bool) -> Reading:
     """A response, whatever became of it, with the id that it can be asked for by."""
     answer = _decoded(_RESPONSE, body, _Response())
     object_ids = (answer.id,) if isinstance(answer.id, str) and answer.id else ()
-    return replace(_tokens(answer.usage, OF_RESPONSES, generates=True), object_ids=object_ids)
+    reading = replace(_tokens(answer.usage, OF_RESPONSES, generates=True), object_ids=object_ids)
+    return _with_tier(reading, tier_named(answer.service_tier)) if tiered else reading
 
 
 def _tokens(
@@ -209,6 +220,7 @@ def _tokens(
     *,
     generates: bool,
     units: Mapping[UnitMeter, int] = _NO_UNITS,
+    tiered: bool = False,
 ) -> Reading:
     """A usage object of tokens."""
     if usage is None or bytes(usage) in _NOTHING_SAID:
@@ -216,7 +228,7 @@ def _tokens(
     if names is OF_CHUNKS:
         figures = read_figures(usage, generates=generates)
     else:
-        figures = read_named_figures(usage, names, generates=generates)
+        figures = read_named_figures(usage, names, generates=generates, tiered=tiered)
     if figures is None:
         return Reading(units=units, anomalies=("usage_unreadable",))
     return _said(figures, raw_figures(usage), units)
@@ -232,6 +244,7 @@ def _said(
         raw=raw,
         exact=figures.complete,
         anomalies=(*figures.anomalies, "usage_zero") if zero else figures.anomalies,
+        tier=figures.tier,
     )
 
 

@@ -79,6 +79,7 @@ class Attribution(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_onl
             256 bytes each; '' for none.
         traced: the request belongs to a trace that its client records.
         service_tier: the one that the request asked for, of a closed list; '' for the default.
+            `Usage.served_tier` may say another.
     """
 
     tenant_id: int
@@ -190,6 +191,8 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_on
         draws: what it draws from leases in all.
         attempts: those that failed before the one that is billed.
         units: what was delivered beside tokens, by meter, in whole numbers (audio in ms).
+        served_tier: the service tier that the answer named, of a closed list; '' where it named
+            none, so that the one of the attribution counts.
     """
 
     id: bytes
@@ -204,6 +207,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=3, kw_on
     draws: tuple[Draw, ...] = ()
     attempts: tuple[Attempted, ...] = ()
     units: dict[str, int] = {}
+    served_tier: str = ""
 
 
 def of_limit(limit_id: int) -> int:

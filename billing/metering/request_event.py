@@ -24,11 +24,12 @@ CONTEXT = "data.context_tokens"
 """How long the prompt was, in tokens, whatever their class."""
 
 SERVICE_TIER = "data.service_tier"
-"""With which priority it was served, as it was asked for: one of `ServiceTier`."""
+"""With which priority it was served: as its answer says, else as it was asked for. One of
+`ServiceTier`, or `UNLISTED_TIER`."""
 
 
 class ServiceTier(StrEnum):
-    """A priority that a client can ask for and a plan can price. Any other is `DEFAULT`.
+    """A priority that a plan can price.
 
     The list is closed, because a client's own words would make as many rows of rollups as it
     likes, and be usage that nobody priced.
@@ -41,10 +42,22 @@ class ServiceTier(StrEnum):
     BATCH = "batch"
 
 
-REQUESTED_TIERS: Mapping[str, ServiceTier] = MappingProxyType(
-    {tier.value: tier for tier in ServiceTier if tier is not ServiceTier.BATCH}
+UNLISTED_TIER = "unlisted"
+"""A tier that an answer names and no plan can: priced where a plan says `others`, else unrated."""
+
+UNREADABLE_TIER = "?"
+"""In place of the name of a tier that cannot be read; no name has this form."""
+
+_NAMED: Mapping[str, ServiceTier] = MappingProxyType(
+    {**{tier.value: tier for tier in ServiceTier}, "standard": ServiceTier.DEFAULT}
 )
-"""By what a request says. A batch is one by how it was sent, and not because it says so."""
+"""By what requests and answers call it: OpenAI `default`, Anthropic `standard`."""
+
+_NO_TIER = frozenset({"", "auto", "standard_only"})
+"""What leaves it to the engine, and so names none."""
+
+_CAN_BE_ASKED = (_NAMED.keys() | _NO_TIER) - {ServiceTier.BATCH.value}
+"""A batch is one by how it was sent, and not because it says so."""
 
 _VALUES = {token_class.meter: f"data.{token_class.value}_tokens" for token_class in TokenClass}
 _EXAMPLE = "see billing/planfiles/examples/meters/tokens-input.yaml"
@@ -55,11 +68,37 @@ def is_token_meter(code: str) -> bool:
     return code in _VALUES
 
 
+def asked_tier(name: str) -> ServiceTier:
+    """The tier that a request asks for; one that nobody can ask for is the engine's to refuse,
+    and counts as the default."""
+    return _NAMED.get(name, ServiceTier.DEFAULT) if name in _CAN_BE_ASKED else ServiceTier.DEFAULT
+
+
+def served_tier(named: str, *, asked: str) -> str:
+    """The tier that an answer names, as its event carries it.
+
+    One that is in no list is not the default, whose price may be lower. But where the request
+    asked for one that nobody can ask for, the answer may just repeat that word: a client could
+    keep its usage off its invoice by it, or have it for the price of a batch.
+
+    Args:
+        named: by the answer; '' for none, `UNREADABLE_TIER` where it is no name.
+        asked: the request's own word; '' for none.
+
+    Returns:
+        '' where the answer says nothing, so that the tier that was asked for counts.
+    """
+    if named in _NO_TIER or not (named in _CAN_BE_ASKED or asked in _CAN_BE_ASKED):
+        return ""
+    tier = _NAMED.get(named)
+    return UNLISTED_TIER if tier is None else tier.value
+
+
 def carried_by(counts: TokenCounts, tier: str) -> tuple[tuple[str, str], ...]:
     """(path, text) of what a request carries for dimensions of the meters of tokens.
 
     Args:
-        tier: of `ServiceTier`; '' for the default.
+        tier: of `ServiceTier`, or `UNLISTED_TIER`; '' for the default.
     """
     context = counts.input + counts.cached_input + counts.cache_write
     return ((CONTEXT, str(context)), (SERVICE_TIER, tier or ServiceTier.DEFAULT.value))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
+from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -24,6 +28,7 @@ from billing.store import invoices
 from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
 from billing.tenancy.api_key import Role as KeyRole
+from tests.fake_engine.scripted import Script, Seen, in_thread
 from tests.system import System, running_system
 
 BACKENDS = """
@@ -35,22 +40,20 @@ backends:
 """
 
 
+Opened = Callable[[str], AbstractContextManager[System]]
+
+
 @pytest.fixture
-def system(
+def open_system(
     database: Database, postgres: ServerAddress, database_name: str, tmp_path: Path
-) -> Iterator[System]:
-    """A data plane whose tenant is on the public price list."""
-    port, now = free_port(), datetime.now(UTC)
-    engine = Child(name="engine", module="api.simulated", arguments=("--port", str(port)))
-    engine.start()
-    try:
-        wait_until_ready(engine, f"http://127.0.0.1:{port}/v1/models")
+) -> Opened:
+    """Opens a data plane over backends, whose tenant is on the public price list."""
+
+    @contextmanager
+    def opened(backends: str) -> Iterator[System]:
+        now, owner_url = datetime.now(UTC), postgres.owner_url(database_name)
         with running_system(
-            database,
-            tmp_path,
-            BACKENDS.format(port=port),
-            owner_url=postgres.owner_url(database_name),
-            proxy=False,
+            database, tmp_path, backends, owner_url=owner_url, proxy=False
         ) as running:
             with database.transaction(Role.OPERATOR) as connection:
                 for path in sorted(EXAMPLES.glob("meters/tokens-*.yaml")):
@@ -75,6 +78,20 @@ def system(
                     now=now,
                 ).text
             running.start_proxy()
+            yield running
+
+    return opened
+
+
+@pytest.fixture
+def system(open_system: Opened) -> Iterator[System]:
+    """In front of an engine that says nothing of service tiers."""
+    port = free_port()
+    engine = Child(name="engine", module="api.simulated", arguments=("--port", str(port)))
+    engine.start()
+    try:
+        wait_until_ready(engine, f"http://127.0.0.1:{port}/v1/models")
+        with open_system(BACKENDS.format(port=port)) as running:
             yield running
     finally:
         engine.stop()
@@ -124,6 +141,11 @@ def test_each_request_is_billed_in_its_band_and_tier(system: System) -> None:
     client.close()
     system.wait_for_events(7)
 
+    require_billed(system, PER_MILLION)
+
+
+def require_billed(system: System, per_million: Mapping[str, Decimal]) -> None:
+    """The period's lines come to these amounts, from sums and from events, and are invoiced."""
     now = datetime.now(UTC)
     period = system.tenant.billing_period(now)
     with system.database.transaction(Role.OPERATOR) as connection:
@@ -137,7 +159,7 @@ def test_each_request_is_billed_in_its_band_and_tier(system: System) -> None:
     (contract,), (from_events,) = rated.contracts, again.contracts
     assert contract.rating == from_events.rating
     assert rated.unrated == ()
-    exact = {f"tokens/{key}": amount / 1_000_000 for key, amount in PER_MILLION.items()}
+    exact = {f"tokens/{key}": amount / 1_000_000 for key, amount in per_million.items()}
     assert {line.key: line.exact for line in contract.rating.lines} == exact
     # What comes to less than half a cent is no line: the residual keeps it.
     assert {line.key.partition("/")[2]: line.amount_minor for line in drafted} == {
@@ -145,3 +167,94 @@ def test_each_request_is_billed_in_its_band_and_tier(system: System) -> None:
         for key, amount in exact.items()
         if (minor := int((amount * 100).quantize(Decimal(1), rounding=ROUND_HALF_UP)))
     }
+
+
+TIERED_BACKENDS = """
+backends:
+  - name: first
+    url: http://127.0.0.1:{port}
+    engine: openai
+    models: [{{name: atlas-large}}]
+  - name: second
+    url: http://127.0.0.1:{port}
+    engine: anthropic
+    models: [{{name: atlas-small}}]
+"""
+TIERED_PER_MILLION = {
+    # Asked for a cheap tier, and served by another: twice by the default, once by one that is
+    # in no list, which the plan prices as one of the others.
+    "atlas-large/input/below-32000/others": (1 + 1_000 + 4_000) * Decimal("1.25"),
+    "atlas-large/output/below-32000/others": (2 + 2_000 + 8_000) * Decimal(10),
+    # Served cheaper than asked for, or nothing was said of it.
+    "atlas-large/input/below-32000/batch+flex": (10 + 100) * Decimal("0.625"),
+    "atlas-large/output/below-32000/batch+flex": (20 + 200) * Decimal(5),
+    "atlas-small/input/others/others": 5 * Decimal("0.10"),
+    "atlas-small/output/others/others": 6 * Decimal("0.40"),
+}
+
+
+def told(seen: Seen) -> Script:
+    """An answer with the tier and the counts that its request has in its metadata."""
+    asked = json.loads(seen.body)
+    said = asked["metadata"]
+    tier, prompt, output = json.loads(said["tier"]), int(said["prompt"]), int(said["output"])
+    counts = {"input_tokens": prompt, "output_tokens": output}
+    if seen.path == "/v1/messages":
+        answer: dict[str, Any] = {"content": [], "usage": {**counts, "service_tier": tier}}
+    elif seen.path == "/v1/responses":
+        counts["total_tokens"] = prompt + output
+        answer = {"id": "resp_1", "service_tier": tier, "usage": counts}
+    else:
+        usage = {"prompt_tokens": prompt, "completion_tokens": output}
+        usage["total_tokens"] = prompt + output
+        answer = {"id": "c", "choices": [], "service_tier": tier, "usage": usage}
+    if not asked.get("stream"):
+        return Script(pieces=(json.dumps(answer).encode(),))
+    if seen.path == "/v1/responses":
+        begun = {"type": "response.created", "response": {"id": "resp_1", "service_tier": "auto"}}
+        events = [begun, {"type": "response.completed", "response": answer}]
+    else:
+        choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
+        events = [{**answer, "choices": [choice], "usage": None}, answer]
+    pieces = [b"data: " + json.dumps(event).encode() + b"\n\n" for event in events]
+    if seen.path != "/v1/responses":
+        pieces.append(b"data: [DONE]\n\n")
+    return Script(pieces=tuple(pieces), content_type="text/event-stream", chunked=True)
+
+
+def test_each_request_is_billed_by_the_tier_that_served_it(open_system: Opened) -> None:
+    with in_thread() as engine:
+        engine.decide = told
+        with open_system(TIERED_BACKENDS.format(port=engine.port)) as system:
+            ask_for_tiers(system)
+            system.wait_for_events(6)
+            require_billed(system, TIERED_PER_MILLION)
+
+
+def ask_for_tiers(system: System) -> None:
+    """One request of each kind; the engine's words are in their metadata."""
+    head = {"authorization": f"Bearer {system.key}"}
+    with httpx.Client(base_url=system.proxy_url, headers=head, timeout=20) as client:
+
+        def ask(path: str, tier: str | None, prompt: int, output: int, **more: object) -> None:
+            said = {"tier": json.dumps(tier), "prompt": str(prompt), "output": str(output)}
+            body = {"model": "atlas-large", "metadata": said, **more}
+            client.post(path, json=body).raise_for_status()
+
+        chat = {"messages": [{"role": "user", "content": "hi"}]}
+        completions, responses = "/v1/chat/completions", "/v1/responses"
+        ask(completions, "default", 1, 2, service_tier="flex", **chat)
+        ask(completions, "flex", 10, 20, service_tier="priority", stream=True, **chat)
+        ask(completions, None, 100, 200, service_tier="flex", **chat)
+        ask(responses, "default", 1_000, 2_000, service_tier="flex", input="hi", stream=True)
+        ask(responses, "turbo", 4_000, 8_000, service_tier="flex", input="hi")
+        ask(
+            "/v1/messages",
+            "standard",
+            5,
+            6,
+            model="atlas-small",
+            max_tokens=9,
+            service_tier="auto",
+            **chat,
+        )

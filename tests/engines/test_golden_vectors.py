@@ -1,6 +1,7 @@
 """Every engine's answers, as they come over the wire, against what they cost.
 
-A vector's file is named by engine, version and case. `shown` is what a client gets; of a stream
+A vector's file is named by engine, version and case. An answer names no service tier that is
+billed where no `tier` is expected. `shown` is what a client gets; of a stream
 that is cut, what it has got until then.
 """
 
@@ -36,6 +37,7 @@ def test_streams(vector):
     assert reading.exact is expected["exact"]
     assert sorted(reading.anomalies) == expected["anomalies"]
     assert list(reading.object_ids) == expected["object_ids"]
+    assert reading.tier == expected.get("tier", "")
     assert shown == vector.shown
     assert (reading.ending and reading.ending.name) == expected["ending"]
 
@@ -56,6 +58,7 @@ def test_whole_answers(vector):
     assert reading.exact is expected["exact"]
     assert list(reading.anomalies) == expected["anomalies"]
     assert list(reading.object_ids) == expected["object_ids"]
+    assert reading.tier == expected.get("tier", "")
     assert (vector.wire if reading.shown is None else reading.shown) == vector.shown
 
 
@@ -82,6 +85,20 @@ def test_no_engine_is_without_its_four_cases():
         if engine == "anthropic":
             cases.discard("not-asked")  # its streams always say their usage
         assert not {case for case in cases if not found[engine, case]}, engine
+
+
+def test_of_every_engine_it_is_known_whether_its_answers_tell_the_tier_that_served():
+    named = {
+        vector.engine.engine: vector.expected["tier"]
+        for vector in VECTORS
+        if vector.name.endswith("-tier-named") and b'"priority"' in vector.wire
+    }
+    assert {engine for engine, tier in named.items() if tier == "priority"} == {
+        "generic",
+        "openai",
+        "anthropic",
+    }
+    assert named.keys() == ENGINES.keys()
 
 
 def test_classes_are_disjoint_and_sum_to_the_engines_totals():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -114,3 +116,24 @@ async def scripted_engine() -> AsyncIterator[ScriptedEngine]:
     finally:
         server.close()
         await engine.drop_connections()
+
+
+@contextmanager
+def in_thread() -> Iterator[ScriptedEngine]:
+    """Serve inside the block, for tests that run no loop."""
+    started: Future[tuple[ScriptedEngine, asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        async with scripted_engine() as engine:
+            over = asyncio.Event()
+            started.set_result((engine, asyncio.get_running_loop(), over))
+            await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    engine, loop, over = started.result(timeout=20)
+    try:
+        yield engine
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(timeout=20)

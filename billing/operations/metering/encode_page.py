@@ -272,7 +272,7 @@ def _stage(staged: StagedRows, usages: Iterable[Usage], names: Names) -> None:
             pack_counts([raw[path] for path in paths]),
         )
         if units_and_span[1] != PLAIN:
-            tier = usage.attribution.service_tier
+            tier = usage.served_tier or usage.attribution.service_tier
             staged.properties[usage.id] = carried_by(counts.tokens(), tier)
 
 

@@ -26,18 +26,20 @@ class Stage:
 
     def play(self, vector: Vector, *, upto: int | None = None, breaks: bool = False) -> None:
         """Play a stream up to some byte of it."""
+        self.use(self.player.base_url, vector)
+        self.player.wire = vector.wire if upto is None else vector.wire[:upto]
+        self.player.breaks = breaks
+        self.player.ends = upto is None
+
+    def use(self, base_url: str, vector: Vector) -> None:
+        """Have an engine of the vector's kind at an address serve the model."""
         snapshot = self.yard.control.snapshot
         backend = replace(
-            snapshot.models["tiny"].backends[0],
-            base_url=self.player.base_url,
-            engine=vector.engine.engine,
+            snapshot.models["tiny"].backends[0], base_url=base_url, engine=vector.engine.engine
         )
         model = replace(snapshot.models["tiny"], name="m", backends=(backend,), classes=ALL)
         terms = replace(snapshot.terms[TENANT], priced={"m": ALL})
         self.yard.control.snapshot = replace(snapshot, models={"m": model}, terms={TENANT: terms})
-        self.player.wire = vector.wire if upto is None else vector.wire[:upto]
-        self.player.breaks = breaks
-        self.player.ends = upto is None
 
     async def ask(self, vector: Vector) -> RawClient:
         """A client that has asked for the vector's stream."""
