@@ -7,6 +7,7 @@ cannot know is added here: that every refusal is a problem+json, and how a key i
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,9 @@ def document() -> dict[str, Any]:
     (_, schemas) = msgspec.json.schema_components(
         [Problem], ref_template="#/components/schemas/{name}"
     )
+    for schema in schemas.values():
+        # Python 3.13 and newer take the indent off docstrings themselves; 3.11 and 3.12 do not.
+        schema["description"] = inspect.cleandoc(schema["description"])
     made["components"]["schemas"].update(schemas)
     made["components"]["responses"] = {
         "Problem": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from api import openapi
@@ -26,6 +28,13 @@ def test_check_notices_a_difference(tmp_path, monkeypatch: pytest.MonkeyPatch):
     openapi.COMMITTED.write_text("{}")
     with pytest.raises(SystemExit):
         openapi.main(["--check"])
+
+
+def test_no_description_keeps_the_indent_of_its_docstring():
+    schemas = openapi.document()["components"]["schemas"]
+    texts = [schema["description"] for schema in schemas.values() if "description" in schema]
+    assert [text for text in texts if text != inspect.cleandoc(text)] == []
+    assert any("\n" in text for text in texts)
 
 
 def test_every_operation_says_how_it_refuses_and_which_key_it_wants():
