@@ -45,7 +45,7 @@ class Posting:
     line: LineRef | None = None
 
     def __post_init__(self) -> None:
-        if self.amount == 0:
+        if not self.amount:
             raise LedgerError("a posting must be non-zero", field="amount")
         if self.amount.copy_abs() >= LEDGER_LIMIT:
             raise AmountOutOfRange("the amount does not fit the ledger", field="amount")
@@ -86,11 +86,12 @@ class Transaction:
         if len(self.postings) < 2:
             raise LedgerError("a transaction needs two postings or more", field="postings")
         require_balanced(self.postings)
-        _require_exchange(self.postings, self.fx_rate)
-        for posting in self.postings:
-            if posting.account.legal_entity_id != self.legal_entity_id:
+        accounts = _accounts(self.postings)
+        _require_exchange(accounts, self.fx_rate)
+        for account in accounts:
+            if account.legal_entity_id != self.legal_entity_id:
                 raise LedgerError("a posting belongs to another legal entity", field="postings")
-            if posting.account.tenant_id not in (None, self.tenant_id):
+            if account.tenant_id not in (None, self.tenant_id):
                 raise LedgerError("a posting belongs to another tenant", field="postings")
 
 
@@ -134,12 +135,21 @@ def mirrored(transaction: Transaction, *, new_id: UUID, at: datetime) -> Transac
     )
 
 
-def _require_exchange(postings: tuple[Posting, ...], fx_rate: Decimal | None) -> None:
-    currencies = {posting.account.currency for posting in postings}
+def _accounts(postings: tuple[Posting, ...]) -> list[Account]:
+    """The accounts in order: one of each run, since lines follow each other on the same one."""
+    found: list[Account] = []
+    last = None
+    for posting in postings:
+        if posting.account is not last:
+            last = posting.account
+            found.append(last)
+    return found
+
+
+def _require_exchange(accounts: Sequence[Account], fx_rate: Decimal | None) -> None:
+    currencies = {account.currency for account in accounts}
     exchanged = {
-        posting.account.currency
-        for posting in postings
-        if posting.account.code is AccountCode.FX_POSITION
+        account.currency for account in accounts if account.code is AccountCode.FX_POSITION
     }
     crosses = len(currencies) == 2 and exchanged == currencies and fx_rate is not None
     stays = len(currencies) == 1 and not exchanged and fx_rate is None

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 
 import sqlalchemy as sa
 
@@ -124,8 +125,8 @@ def accrual_of(
         tenant_id=contract.tenant_id,
         kind="usage_accrued",
         idempotency_key=(
-            f"accrual/{contract.id}/{start:%Y%m%dT%H%M}/{watermark}/"
-            f"{until:%Y%m%dT%H%M%S.%f}/{_fingerprint(accruals)}"
+            f"accrual/{contract.id}/{_stamp(start, '%Y%m%dT%H%M')}/{watermark}/"
+            f"{_stamp(until, '%Y%m%dT%H%M%S.%f')}/{_fingerprint(accruals)}"
         ),
         effective_at=min(now, period.end - timedelta(microseconds=1)),
         postings=lines_accrued(books, lines),
@@ -157,6 +158,12 @@ def _new_accruals(
         for line in sorted(earned.keys() | before.keys())
     }
     return {line: amount for line, amount in amounts.items() if amount}
+
+
+@lru_cache(maxsize=256)
+def _stamp(at: datetime, shape: str) -> str:
+    """An instant in a key; those of a page are few."""
+    return at.strftime(shape)
 
 
 def _fingerprint(accruals: Mapping[EarnedOn, Decimal]) -> str:
