@@ -102,6 +102,7 @@ def read_charge(
                 split_by=tuple(document.split_by),
             )
         case _:
+            _require_whole_units(document)
             return Charge(
                 **head,
                 selector=_selector(document, windows),
@@ -178,6 +179,30 @@ def _percent_tiers(documents: Sequence[PercentTierDocument]) -> Iterator[Tier]:
                 flat=tier.flat,
                 cap=tier.cap,
                 minimum=tier.minimum,
+            )
+
+
+def _require_whole_units(document: UsageCharge) -> None:
+    """Where units are rounded, what is compared with them is whole ones from the start.
+
+    Rounded themselves, 500 included of a thousand would be a thousand or none, and a tier that
+    begins and ends within one unit would hold nothing.
+    """
+    if document.round_units is None or document.per < 1:
+        return
+    bounds = {"included": document.included}
+    if isinstance(document, GraduatedDocument | VolumeDocument):
+        bounds |= {
+            f"tiers[{position}].up_to": tier.up_to
+            for position, tier in enumerate(document.tiers)
+            if tier.up_to is not None
+        }
+    for field, bound in bounds.items():
+        if bound.is_finite() and EXACT.remainder(bound, document.per):
+            raise InvalidPlan(
+                "not a whole number of the units that `round_units` makes",
+                field=field,
+                remedy=f"use a multiple of {document.per}",
             )
 
 

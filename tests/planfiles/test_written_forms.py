@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.catalog.price import Graduated, PerUnit
+from billing.catalog.price import Graduated, PerUnit, Rounding
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.selector import Selector
 from billing.catalog.window import QUARTERS_OF_WEEK, Window
@@ -346,3 +346,27 @@ def test_a_meter_without_the_dimension_is_refused():
     with pytest.raises(InvalidPlan) as refused:
         read_matrix(text)
     assert (refused.value.line, refused.value.field) == (11, "charges[0].split_by")
+
+
+ROUNDED = "type: {}, key: a, description: A, meter: requests, per: 1000, round_units: up, {}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "written", "field"),
+    [
+        ("per_unit", "price: '1', included: 500", "included"),
+        ("per_unit", "price: '1', included: '1000.5'", "included"),
+        ("graduated", "tiers: [{up_to: 500, unit: 1}, {unit: 2}]", "tiers[0].up_to"),
+        ("volume", "tiers: [{up_to: 1000, unit: 1}, {up_to: 1900, unit: 2}, {unit: 3}]",
+         "tiers[1].up_to"),
+    ],
+)  # fmt: skip
+def test_parts_of_units_that_are_rounded_are_refused(kind: str, written: str, field: str):
+    # 600 of a thousand, rounded up, fell into the first of two tiers that ended at 500.
+    text = f"slug: s\nname: S\ncurrency: USD\ncharges:\n  - {{{ROUNDED.format(kind, written)}}}\n"
+    with pytest.raises(InvalidPlan) as refused:
+        read_plan(text)
+    assert refused.value.field == f"charges[0].{field}"
+    assert refused.value.remedy == "use a multiple of 1000"
+    whole = written.replace("500", "2000").replace("1000.5", "0").replace("1900", "3000")
+    assert read_plan(text.replace(written, whole)).charges[0].round_units is Rounding.UP

@@ -16,13 +16,6 @@ TENS = "type: graduated, meter: requests, tiers: [{up_to: 10, unit: 1}, {unit: 3
 TENTH = "coupons: [{key: tenth, description: A tenth, percent_off: '10'}]"
 FIVE = "coupons: [{key: five, description: Five, amount_off: '5'}]"
 ORDER = {
-    # Two whole units less one; the allowance first would leave 1,100, which are two.
-    "unit conversion, included usage": (
-        f"{UNITS}, per: 1000, round_units: up, included: 500",
-        "",
-        1600,
-        {"k": "1"},
-    ),
     # Five units of the first tier; at their price ten units of the second would be free.
     "included usage, price": (f"{TENS}, included: 10", "", 15, {"k": "5"}),
     # A tenth off what the tiers come to, not off the quantity.
