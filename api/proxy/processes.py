@@ -148,7 +148,8 @@ class _Watch:
         with theirs:
             try:
                 process.running = subprocess.Popen(
-                    [sys.executable, "-m", "billing.cli.child", "api.proxy", ONE_OF_SEVERAL],
+                    # -P: no module is taken from the folder that it was started in.
+                    [sys.executable, "-P", "-m", "billing.cli.child", "api.proxy", ONE_OF_SEVERAL],
                     stdin=theirs.fileno(),
                     env={**os.environ, **environment},
                     start_new_session=True,

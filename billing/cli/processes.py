@@ -48,7 +48,8 @@ class Child:
         """Start it in a session of its own, so that Ctrl-C reaches it through us, in order."""
         self._started_at.append(time.monotonic_ns())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "billing.cli.child", self.module, *self.arguments],
+            # -P: no module is taken from the folder that the operator happens to stand in.
+            [sys.executable, "-P", "-m", "billing.cli.child", self.module, *self.arguments],
             stdin=subprocess.PIPE,
             stdout=self.log,
             stderr=self.log and subprocess.STDOUT,
