@@ -134,7 +134,12 @@ class Holding:
     def headers(self, shape: ErrorShape) -> Headers:
         """What the answer says of the limits to clients of a shape."""
         now_us = self.clock()
-        shown = limit_headers((_standing(lease, now_us) for lease, _ in self._first), shape)
+        # Clients pace themselves by these: one that refuses nothing must not slow them down.
+        blocking = {each.limit.id for each in self.wanted if each.blocks}
+        shown = limit_headers(
+            (_standing(lease, now_us) for lease, _ in self._first if lease.limit.id in blocking),
+            shape,
+        )
         for limit in self.exceeded:
             told = f"{limit.name};{told_kind(limit)}"
             shown.append((b"x-steelyard-limit", told.encode()))

@@ -20,6 +20,7 @@ from billing.errors import SteelyardError
 from billing.metering.event_id import from_microseconds
 
 _SECOND_US = 1_000_000
+_CREDIT = "credit"
 
 
 class HoldsUnavailable(Unavailable):
@@ -65,9 +66,7 @@ class LimitReached(SteelyardError):
             f"The limit `{limit.name}` is reached."
             if fits
             else f"The request can come to more than the whole limit `{limit.name}`.",
-            remedy="Retry after it resets, or ask the operator to raise it."
-            if fits
-            else "Ask for less, such as fewer `max_tokens`, or ask the operator to raise it.",
+            remedy=_remedy(limit, fits=fits),
         )
         self.limit = limit
         self.used = used
@@ -87,11 +86,24 @@ class LimitReached(SteelyardError):
         return unit is Unit.MONEY or (unit is Unit.TOKENS and window is not Window.MINUTE)
 
 
+def _remedy(limit: Limit, *, fits: bool) -> str:
+    """What helps: only a limit with a window is whole again after a time."""
+    if limit.name == _CREDIT:
+        return "Add credit." if fits else "Ask for less, such as fewer `max_tokens`, or add credit."
+    if not fits:
+        return "Ask for less, such as fewer `max_tokens`, or ask the operator to raise it."
+    if limit.window is not Window.NONE:
+        return "Retry after it resets, or ask the operator to raise it."
+    if limit.unit is Unit.SLOTS:
+        return "Retry when a running request has ended, or ask the operator to raise it."
+    return "It does not reset: ask the operator to raise it."
+
+
 def credit_limit(limit_id: int, currency: str) -> Limit:
     """A tenant's credit, as the limit that prepaid requests are under."""
     return Limit(
         id=limit_id,
-        name="credit",
+        name=_CREDIT,
         unit=Unit.MONEY,
         window=Window.NONE,
         hard=True,

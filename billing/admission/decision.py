@@ -128,22 +128,22 @@ def priced_terms(
         UnpricedModel: there is no contract in force, or it lacks a price.
     """
     terms = snapshot.terms.get(grant.tenant_id)
-    if terms is None or not (
-        terms.policy.unpriced is Unpriced.FREE or _prices(terms, model, route)
-    ):
+    lacking = None if terms is None else _lacking(terms, model, route)
+    if terms is None or (lacking and terms.policy.unpriced is not Unpriced.FREE):
+        of = f"{', '.join(sorted(lacking))} of " if lacking else ""
         raise UnpricedModel(
-            "Your contract has no price for this model.",
+            f"Your contract has no price for {of}this model.",
             field="model",
-            remedy="Ask the operator to add the model to your price plan.",
+            remedy="Ask the operator to add it to your price plan.",
         )
     return terms
 
 
-def _prices(terms: TenantTerms, model: ServedModel, route: Route) -> bool:
-    classes, units = model.classes & route.classes, model.units & route.units
-    return classes <= terms.priced.get(model.name, _NO_CLASSES) and units <= terms.priced_units.get(
-        model.name, _NO_UNITS
-    )
+def _lacking(terms: TenantTerms, model: ServedModel, route: Route) -> set[str]:
+    """Meters that the model can yield on the route, and that have no price."""
+    classes = (model.classes & route.classes) - terms.priced.get(model.name, _NO_CLASSES)
+    units = (model.units & route.units) - terms.priced_units.get(model.name, _NO_UNITS)
+    return {each.meter for each in classes} | {each.value for each in units}
 
 
 def models_for(snapshot: Snapshot, grant: KeyGrant) -> tuple[ServedModel, ...]:

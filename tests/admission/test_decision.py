@@ -86,8 +86,9 @@ def test_a_key_is_valid_until_the_microsecond_it_expires():
 @pytest.mark.parametrize("missing", [INPUT, CACHED, OUTPUT])
 def test_every_class_that_the_route_can_yield_needs_a_price(missing):
     snapshot = world({"chat": ALL["chat"] - {missing}})
-    with pytest.raises(UnpricedModel):
+    with pytest.raises(UnpricedModel) as refused:
         admit(snapshot, KEY, "chat", CHAT, 5)
+    assert refused.value.message == f"Your contract has no price for {missing.meter} of this model."
 
 
 def test_only_classes_that_the_model_and_route_can_yield_need_one():

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 import openai
 import pytest
 
-from api.proxy.limit_errors import HoldsUnavailable, LimitReached
+from api.proxy.limit_errors import HoldsUnavailable, LimitReached, credit_limit
 from api.proxy.stream_errors import error_event
 from billing.admission.amounts import PICO
-from billing.admission.limit import Unit, Window
+from billing.admission.limit import Limit, Unit, Window
 from billing.admission.route import Dialect, ErrorShape, Route
 from billing.admission.terms import AdmissionPolicy, HoldSize
 from tests.api.proxy.conftest import KEY, until
@@ -71,6 +71,22 @@ async def test_429_and_402_in_the_words_of_every_route(limited_desk, ask: Ask) -
             }
         else:
             assert told == {}
+
+
+@pytest.mark.parametrize(
+    ("limit", "helps"),
+    [
+        (limit_of(1, Unit.TOKENS, Window.DAY), "Retry after it resets, or ask the operator"),
+        (limit_of(1, Unit.TOKENS), "It does not reset: ask the operator"),
+        (limit_of(1, Unit.SLOTS), "Retry when a running request has ended"),
+        (credit_limit(1, "USD"), "Add credit."),
+    ],
+)
+def test_only_what_begins_again_is_said_to_reset(limit: Limit, helps: str) -> None:
+    resets_us = None if limit.window is Window.NONE else RESETS_US
+    reached = LimitReached(limit, used=1, capacity=1, resets_us=resets_us, now_us=RESETS_US - 1)
+    assert reached.remedy is not None
+    assert reached.remedy.startswith(helps)
 
 
 async def test_what_can_never_fit_is_told_so_and_not_to_wait(limited_desk) -> None:

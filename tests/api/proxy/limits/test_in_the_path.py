@@ -11,7 +11,7 @@ from billing.admission.limit import Unit, Window
 from billing.admission.terms import AdmissionPolicy, HoldSize, OnLoss, Payment
 from billing.journal.records import of_limit
 from tests.api.proxy.conftest import until
-from tests.api.proxy.limits.conftest import LimitedYards, limit_of
+from tests.api.proxy.limits.conftest import LimitedYards, limit_of, numbered
 from tests.fake_engine.shapes import Behaviour
 
 ALL_UNITS = (Unit.MONEY, Unit.TOKENS, Unit.REQUESTS, Unit.SLOTS)
@@ -125,6 +125,19 @@ async def test_soft_and_shadow_limits_tell_and_refuse_nothing(
     told = [answer.headers.get("x-steelyard-limit") for answer in answers]
     assert told == [None, *["budget;shadow" if shadow else "budget;soft"] * 2]
     assert world.holds.held == {"budget": (0, 3)}
+
+
+@pytest.mark.parametrize(("hard", "shadow"), [(False, False), (True, True)])
+async def test_rates_that_refuse_nothing_do_not_pace_clients(
+    limited: LimitedYards, *, hard: bool, shadow: bool
+) -> None:
+    enforced = limit_of(9, Unit.REQUESTS, Window.MINUTE)
+    tried_out = limit_of(1, Unit.REQUESTS, Window.MINUTE, hard=hard, shadow=shadow)
+    world = await limited(*numbered([enforced, tried_out]))
+    answer = await world.yard.chat()
+    assert answer.headers["x-ratelimit-limit-requests"] == "9"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "8"
+    assert answer.headers.get_list("ratelimit-policy") == ['"budget";q=9;w=60']
 
 
 async def test_an_answer_without_a_bound_of_the_client_gets_the_one_that_is_held(
