@@ -55,6 +55,7 @@ from billing.planfiles.plan_document import (
     ShareOfValueDocument,
     SpendCommitmentDocument,
     TierDocument,
+    UsageDocument,
     VolumeDocument,
     Where,
 )
@@ -102,7 +103,6 @@ def read_charge(
                 split_by=tuple(document.split_by),
             )
         case _:
-            _require_whole_units(document)
             return Charge(
                 **head,
                 selector=_selector(document, windows),
@@ -182,15 +182,22 @@ def _percent_tiers(documents: Sequence[PercentTierDocument]) -> Iterator[Tier]:
             )
 
 
-def _require_whole_units(document: UsageCharge) -> None:
+def require_whole_units(document: SingleCharge) -> None:
     """Where units are rounded, what is compared with them is whole ones from the start.
 
-    Rounded themselves, 500 included of a thousand would be a thousand or none, and a tier that
-    begins and ends within one unit would hold nothing.
+    Rounded themselves, 500 included of a thousand would be a thousand or none, a tier that begins
+    and ends within one unit would hold nothing, and a package of less than one would be empty.
+
+    Raises:
+        InvalidPlan: `field` is below the charge.
     """
-    if document.round_units is None or document.per < 1:
+    if not isinstance(document, UsageDocument) or document.round_units is None:
         return
     bounds = {"included": document.included}
+    if isinstance(document, PackageDocument):
+        bounds["size"] = document.size
+    if isinstance(document, ReservedDocument):
+        bounds["committed"] = document.committed
     if isinstance(document, GraduatedDocument | VolumeDocument):
         bounds |= {
             f"tiers[{position}].up_to": tier.up_to
@@ -198,7 +205,7 @@ def _require_whole_units(document: UsageCharge) -> None:
             if tier.up_to is not None
         }
     for field, bound in bounds.items():
-        if bound.is_finite() and EXACT.remainder(bound, document.per):
+        if EXACT.remainder(bound, document.per):
             raise InvalidPlan(
                 "not a whole number of the units that `round_units` makes",
                 field=field,

@@ -37,6 +37,7 @@ from billing.planfiles.charge_file import (
     read_charge,
     read_commitment,
     read_coupon,
+    require_whole_units,
     unit_of,
     window_of,
 )
@@ -142,6 +143,9 @@ class Reading:
                         self._add(cell, origin, meter_at=origin, where_at=(*path, "by"))
                 else:
                     charge = read_charge(written, windows, units)
+                    if self.known is not None:
+                        # A stored plan is rated as it was sold.
+                        require_whole_units(written)
                     where_at = (*path, "where")
                     self._add(charge, path, meter_at=(*path, "meter"), where_at=where_at)
         if document.price_list is not None:

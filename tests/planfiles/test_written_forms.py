@@ -359,6 +359,8 @@ ROUNDED = "type: {}, key: a, description: A, meter: requests, per: 1000, round_u
         ("graduated", "tiers: [{up_to: 500, unit: 1}, {unit: 2}]", "tiers[0].up_to"),
         ("volume", "tiers: [{up_to: 1000, unit: 1}, {up_to: 1900, unit: 2}, {unit: 3}]",
          "tiers[1].up_to"),
+        ("package", "size: 500, price: '1'", "size"),
+        ("reserved", "committed: 500, window: hour, price: '1', overage: '2'", "committed"),
     ],
 )  # fmt: skip
 def test_parts_of_units_that_are_rounded_are_refused(kind: str, written: str, field: str):
@@ -369,4 +371,14 @@ def test_parts_of_units_that_are_rounded_are_refused(kind: str, written: str, fi
     assert refused.value.field == f"charges[0].{field}"
     assert refused.value.remedy == "use a multiple of 1000"
     whole = written.replace("500", "2000").replace("1000.5", "0").replace("1900", "3000")
-    assert read_plan(text.replace(written, whole)).charges[0].round_units is Rounding.UP
+    plan = read_plan(text.replace(written, whole))
+    assert plan.charges[0].round_units is Rounding.UP
+    assert load_document(dump(plan)) == plan
+
+
+def test_a_stored_plan_that_has_parts_of_rounded_units_is_rated_as_it_was_sold():
+    charge = ROUNDED.format("per_unit", "price: '1', included: 1000")
+    stored = dump(read_plan(f"{HEAD}charges:\n  - {{{charge}}}\n"))
+    stored["charges"][0]["included"] = "500"
+    used = MeteredQuantity(meter="requests", quantity=Decimal(3000))
+    assert total(load_document(stored), used) == 2
