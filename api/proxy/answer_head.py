@@ -14,7 +14,7 @@ REQUEST_ID = b"x-steelyard-request-id"
 SERVED_MODEL = b"x-steelyard-served-model"
 """Sent where a fallback has answered in place of the model that was asked for."""
 
-_OF_LIMITS = re.compile(rb"(?:x-|anthropic-)?ratelimit(?:-[a-z-]+)?:")
+_OF_LIMITS = re.compile(rb"(?:x-|anthropic-)?ratelimit(?:-[^:]*)?:")
 _OF_ONE_HOP = frozenset(
     {
         b"connection",

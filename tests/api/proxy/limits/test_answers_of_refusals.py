@@ -106,6 +106,7 @@ async def test_a_backends_own_limits_do_not_stand_beside_ours(limited_desk) -> N
     theirs = (
         ("X-RateLimit-Remaining-Requests", "3"),
         ("anthropic-ratelimit-tokens-limit", "3"),
+        ("anthropic-ratelimit-unified-5h-status", "allowed"),
         ("RateLimit", '"theirs";r=3'),
         ("x-other", "ratelimit: 3"),
     )
@@ -115,6 +116,7 @@ async def test_a_backends_own_limits_do_not_stand_beside_ours(limited_desk) -> N
     assert told.get_list("x-ratelimit-remaining-requests") == ["4"]
     assert told.get_list("ratelimit") == ['"budget";r=4;t=' + told["ratelimit"].rpartition("=")[2]]
     assert "anthropic-ratelimit-tokens-limit" not in told
+    assert "anthropic-ratelimit-unified-5h-status" not in told
     assert told["x-other"] == "ratelimit: 3"
     desk = await limited_desk(limit_of(5))
     told = (await desk.ask(replace(ask, script=script))).headers
