@@ -15,7 +15,7 @@ from typing import Any, TypeVar, assert_never
 
 import msgspec
 from msgspec import Raw
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from billing.admission.route import Dialect, Route
 from billing.engines.answer_usage import tier_named, usage_and_tier_of, usage_of
@@ -85,6 +85,9 @@ class _Refusal(msgspec.Struct, frozen=True):
     id: Raw = Raw(b"")
     choices: Raw = Raw(b"")
     usage: Raw = Raw(b"")
+    data: Raw = Raw(b"")
+    results: Raw = Raw(b"")
+    text: Raw = Raw(b"")
 
 
 class _Ranking(msgspec.Struct, frozen=True):
@@ -125,7 +128,7 @@ _TRANSCRIPT = msgspec.json.Decoder(_Transcript)
 _AUDIO = msgspec.json.Decoder(_AudioUsage)
 _PICTURES = msgspec.json.Decoder(_Pictures)
 _NOTHING_SAID = frozenset({b"", b"null"})
-_NO_ERROR = frozenset({b"", b"null", b'""', b"{}", b"false"})
+_NOTHING_IN_IT = frozenset({b"", b"null", b'""', b"{}", b"[]", b"false", b"0"})
 _Shape = TypeVar("_Shape")
 _Other = TypeVar("_Other")
 
@@ -179,9 +182,8 @@ def _is_refusal(body: bytes) -> bool:
     if not body.startswith(_OBJECT):
         return False
     answer = _decoded(_REFUSAL, body, _Refusal())
-    return bytes(answer.error) not in _NO_ERROR and not any(
-        bytes(member) for member in (answer.id, answer.choices, answer.usage)
-    )
+    error, *others = (bytes(member) for member in astuple(answer))
+    return error not in _NOTHING_IN_IT and _NOTHING_IN_IT.issuperset(others)
 
 
 def _read_events(

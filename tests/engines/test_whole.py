@@ -206,12 +206,21 @@ def test_pictures_are_counted_in_the_answer():
 @pytest.mark.parametrize("error", [{"message": "no", "code": 502}, "no"])
 def test_an_error_that_says_it_is_an_answer_is_a_refusal(route, error):
     assert read(route, {"error": error, "user_id": "u"}).refused
+    assert read(route, {"error": error, "id": None, "choices": [], "usage": None}).refused
 
 
 def test_what_was_counted_or_has_an_id_is_no_refusal():
     failed = {"id": "resp_1", "status": "failed", "error": {"message": "no"}, "usage": None}
     assert not read(Route.RESPONSES, failed).refused
     assert not read(Route.CHAT_COMPLETIONS, {"error": "no", "usage": USAGE}).refused
-    assert not read(Route.CHAT_COMPLETIONS, {"error": None}).refused
+    for none in (None, 0, [], "", False):
+        assert not read(Route.CHAT_COMPLETIONS, {"error": none}).refused
+    for route, said in (
+        (Route.EMBEDDINGS, "data"),
+        (Route.RERANK, "results"),
+        (Route.IMAGES, "data"),
+    ):
+        assert not read(route, {"error": "one failed", said: [{"index": 0}]}).refused
+    assert not read(Route.TRANSCRIPTIONS, {"error": "no times", "text": "hello"}).refused
     assert not read(Route.CHAT_COMPLETIONS, b"{").refused
     assert not read(Route.SPEECH, b"ID3{").refused
