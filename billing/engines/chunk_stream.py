@@ -33,7 +33,7 @@ class ChunkReading(SplitStream):
             the same.
     """
 
-    __slots__ = ("_engine", "_forms", "_meter", "_request", "_steady", "tier")
+    __slots__ = ("_engine", "_forms", "_meter", "_named", "_request", "_steady", "tier")
 
     object_ids: Sequence[str] = ()
 
@@ -46,6 +46,7 @@ class ChunkReading(SplitStream):
         self._meter = StreamMeter(engine, choices=request.choices, prompt_floor=prompt_floor)
         self._steady: SteadyChunk | None = None
         self.tier = ""
+        self._named = b""  # the newest tier, as it is written
         self._forms = _FORMS if request.choices == 1 else 0  # left to learn
 
     @property
@@ -114,7 +115,7 @@ class ChunkReading(SplitStream):
                 self._steady = None  # a form is known to go on where it went on so far
             event = read_event(text)
             if self._engine.answers_tier:
-                self.tier = tier_named(event.tier) or self.tier
+                self._name_tier(bytes(event.tier))
             if self._held and event.kind not in _GOES_ON:
                 # Nothing says that the stream goes on, so what is held may still be its end.
                 self._meter.observe(event)
@@ -141,6 +142,12 @@ class ChunkReading(SplitStream):
             if self.ending is Ending.DONE:
                 self._meter.conclude()
         return b"".join(passed)
+
+    def _name_tier(self, named: bytes) -> None:
+        """Take note of the tier that a chunk names, which is mostly that of the one before it."""
+        if named != self._named:
+            self._named = named
+            self.tier = tier_named(named) or self.tier
 
     def _learn(self, event: Event, shown: bytes) -> None:
         """Expect more chunks like this one."""
