@@ -32,7 +32,7 @@ INSTEAD: Final = MappingProxyType(
         "credits_paid_back": "grant the credit again with `steelyard credit grant`",
         "credits_broken": "grant the credit again with `steelyard credit grant`",
         "credits_used": "correct the usage that the credit paid for",
-        "credits_redeemed": "void or credit the invoice that the credit paid",
+        "credits_redeemed": _CORRECT,
         "credits_restored": "correct the usage again that the credit was given back for",
     }
 )
