@@ -8,16 +8,17 @@ from typing import Annotated
 import typer
 
 from billing.catalog.price_plan import PricePlan
-from billing.cli.documents import plan_summary
+from billing.cli.documents import Json, plan_summary
 from billing.cli.failure import refused_in
 from billing.cli.output import JsonFlag, show_json, show_table, show_text
 from billing.cli.plan_check import METERS, read_meters
 from billing.cli.plan_names import plan_and_version
 from billing.cli.sources import STDIN, read_bytes
 from billing.money import plain
-from billing.planfiles.meter_file import MeterFile, declared_by_code
-from billing.planfiles.plan_diff import Difference, plan_differences
-from billing.planfiles.plan_file import read_plan
+from billing.planfiles.meter_file import declared_by_code
+from billing.planfiles.plan_diff import Books, ComparedPlans, Difference, compare_books
+from billing.planfiles.plan_file import read_price_books
+from billing.planfiles.plan_reading import KnownMeters
 
 _SIDE = "FILE|SLUG[@VERSION]"
 
@@ -28,38 +29,39 @@ def diff(
     meters: Annotated[list[str] | None, METERS] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two plans: charges added and removed, prices changed and by how much, policies."""
-    known = read_meters(meters or ())
-    old, new = _plan(before, known), _plan(after, known)
-    differences = plan_differences(old, new)
+    """Compare two plans: charges added and removed, prices changed and by how much, policies.
+
+    Files of several currencies are compared in each; a stored plan with the file's in its currency.
+    """
+    known = declared_by_code(read_meters(meters or ()))
+    compared = compare_books(_plans(before, known), _plans(after, known))
     if as_json:
-        show_json(
-            {
-                "before": plan_summary(old),
-                "after": plan_summary(new),
-                "differences": [_document(each) for each in differences],
-            }
-        )
-    elif not differences:
+        documents = [_pair_document(each) for each in compared]
+        show_json(documents[0] if len(documents) == 1 else {"plans": documents})
+    elif not any(each.differences for each in compared):
         show_text("The two plans say the same.")
-    else:
-        show_table(
-            f"{_name(old)} to {_name(new)}",
-            ("change", "of", "key", "field", "before", "after", "#percent"),
-            [_row(each) for each in differences],
-        )
+    for each in () if as_json else compared:
+        if each.differences:
+            show_table(
+                f"{_name(each.before)} to {_name(each.after)}",
+                ("change", "of", "key", "field", "before", "after", "#percent"),
+                [_row(difference) for difference in each.differences],
+            )
 
 
-def _plan(text: str, known: tuple[MeterFile, ...]) -> PricePlan:
+def _plans(text: str, known: KnownMeters) -> Books:
     if text == STDIN or Path(text).is_file():
         with refused_in(text):
-            return read_plan(read_bytes(text), meters=declared_by_code(known))
+            plans, refusals = read_price_books(read_bytes(text), meters=known)
+            if refusals:
+                raise refusals[0]
+        return Books(plans=plans, whole=True)
     from billing.cli.connect import as_operator
     from billing.operations.catalog.plans import require_plan
 
     slug, version = plan_and_version(text)
     with as_operator() as connection:
-        return require_plan(connection, slug, version)
+        return Books(plans=(require_plan(connection, slug, version),), whole=False)
 
 
 def _name(plan: PricePlan) -> str:
@@ -77,6 +79,14 @@ def _row(each: Difference) -> tuple[object, ...]:
         each.after,
         percent,
     )
+
+
+def _pair_document(each: ComparedPlans) -> Json:
+    return {
+        "before": plan_summary(each.before),
+        "after": plan_summary(each.after),
+        "differences": [_document(difference) for difference in each.differences],
+    }
 
 
 def _document(each: Difference) -> dict[str, str | None]:

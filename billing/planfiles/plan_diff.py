@@ -52,6 +52,64 @@ class Difference:
     percent: Decimal | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """The plans of one side, one per currency.
+
+    Attributes:
+        whole: whether these are all that there are, as of a file; a stored plan may be one of more.
+    """
+
+    plans: Sequence[PricePlan]
+    whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedPlans:
+    """Two plans and what differs."""
+
+    before: PricePlan
+    after: PricePlan
+    differences: tuple[Difference, ...]
+
+
+def compare_books(before: Books, after: Books) -> tuple[ComparedPlans, ...]:
+    """Each plan beside that of its currency; the first two where no currency is on both sides.
+
+    Between whole sides, the currencies that one of them lacks are differences of the first plan.
+    """
+    old, new = ({plan.currency.code: plan for plan in side.plans} for side in (before, after))
+    pairs = [(plan, new[code]) for code, plan in old.items() if code in new]
+    changed: tuple[Difference, ...] = ()
+    if not pairs:
+        pairs = [(before.plans[0], after.plans[0])]
+    elif before.whole and after.whole:
+        changed = (
+            *(_currency(Change.REMOVED, code) for code in old if code not in new),
+            *(_currency(Change.ADDED, code) for code in new if code not in old),
+        )
+    return tuple(
+        ComparedPlans(
+            before=was,
+            after=now,
+            differences=(*(() if position else changed), *plan_differences(was, now)),
+        )
+        for position, (was, now) in enumerate(pairs)
+    )
+
+
+def _currency(change: Change, code: str) -> Difference:
+    removed = change is Change.REMOVED
+    return Difference(
+        change=change,
+        part="plan",
+        key="",
+        field="currencies",
+        before=code if removed else None,
+        after=None if removed else code,
+    )
+
+
 def plan_differences(before: PricePlan, after: PricePlan) -> tuple[Difference, ...]:
     """Every difference, those of the plan first; empty exactly for equal documents."""
     old, new = dump(before), dump(after)

@@ -164,6 +164,54 @@ def test_stored_versions_are_compared(steelyard: Run, plan: Path):
         assert [(each["key"], each["percent"]) for each in found] == [("fee", "20.41")]
 
 
+EUROS = PLAN.replace("currency: USD\n", "currency: USD\ncurrencies: [EUR]\n").replace(
+    '"49.00"', '{USD: "49.00", EUR: "45.00"}'
+)
+
+
+@pytest.fixture
+def books(plan: Path) -> Path:
+    """A file of the plan in two currencies, whose amounts are all in both."""
+    both = EUROS.replace('price: "0.10"', 'price: {USD: "0.10", EUR: "0.09"}')
+    both = both.replace('price: "0.40"', 'price: {USD: "0.40", EUR: "0.36"}')
+    both = both.replace("unit: 2}", "unit: {USD: 2, EUR: 2}}")
+    path = plan.with_name("books.yaml")
+    path.write_text(both.replace("unit: 1}", "unit: {USD: 1, EUR: 1}}"))
+    return path
+
+
+def test_a_diff_compares_a_file_in_each_of_its_currencies(run: Run, books: Path):
+    raised = books.with_name("raised.yaml")
+    raised.write_text(books.read_text().replace('EUR: "45.00"', 'EUR: "54.00"'))
+
+    dollars, euros = run("plan", "diff", str(books), str(raised), "--json").document["plans"]
+    assert (dollars["before"]["slug"], dollars["differences"]) == ("standard", [])
+    assert euros["before"]["slug"] == "standard-eur"
+    assert [(each["key"], each["percent"]) for each in euros["differences"]] == [("fee", "20")]
+    assert "+20.00 %" in run("plan", "diff", str(books), str(raised)).out
+
+
+def test_a_diff_says_that_a_file_gained_or_lost_a_currency(run: Run, plan: Path, books: Path):
+    for sides, expected in (
+        ((plan, books), ("added", None, "EUR")),
+        ((books, plan), ("removed", "EUR", None)),
+    ):
+        document = run("plan", "diff", *map(str, sides), "--json").document
+        (told,) = document["differences"]
+        assert (told["field"], (told["change"], told["before"], told["after"])) == (
+            "currencies",
+            expected,
+        )
+
+
+def test_a_stored_plan_is_compared_with_that_of_its_currency(steelyard: Run, books: Path):
+    steelyard("db", "migrate")
+    assert steelyard("plan", "apply", str(books)).status == 0
+    for stored in ("standard", "standard-eur"):
+        compared = steelyard("plan", "diff", stored, str(books), "--json").document
+        assert (compared["after"]["slug"], compared["differences"]) == (stored, [])
+
+
 def test_a_file_of_several_currencies_is_stored_as_a_plan_in_each(steelyard: Run):
     steelyard("db", "migrate")
     for path in sorted(EXAMPLES.glob("meters/tokens-*.yaml")):
