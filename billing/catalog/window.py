@@ -110,9 +110,16 @@ def weekly(
             is not behind the start is on the next day.
 
     Raises:
-        InvalidPlan: times off the grid.
+        InvalidPlan: times off the grid, or a start at 24:00.
     """
     first, last = _quarter(start, field="from"), _quarter(end, field="to")
+    if first == QUARTERS_OF_DAY:
+        # It would name hours of the day after the one that is written.
+        raise InvalidPlan(
+            "a window begins at the end of its day",
+            field="from",
+            remedy="write 00:00 and name the next day",
+        )
     if last <= first:
         last += QUARTERS_OF_DAY
     return Window(

@@ -107,6 +107,10 @@ def _named(name: str, document: WindowDocument) -> Window:
             raise InvalidPlan(
                 "hours are written twice", field=f"{name}.hours", remedy="write them in one place"
             )
+        if not document.hours and not document.open_on:
+            raise InvalidPlan(
+                "a window without time in it", field=f"{name}.hours", remedy="name days and hours"
+            )
         stretches = document.hours
     closed = _dates(document.closed_on, field=f"{name}.closed_on")
     opened = _dates(document.open_on, field=f"{name}.open_on")

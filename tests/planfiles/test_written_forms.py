@@ -118,6 +118,16 @@ def test_windows_in_several_stretches():
 
 REFUSED_WINDOWS = {
     "off the grid": (changed(WINDOWS, '"08:00"', '"08:10"') + BY_HOUR, 5, "windows.peak.from"),
+    "from the day's end": (changed(WINDOWS, '"08:00"', '"24:00"'), 5, "windows.peak.from"),
+    "no stretches": (
+        changed(
+            WINDOWS,
+            'days: [mon, tue, wed, thu, fri], from: "08:00", to: "20:00"',
+            "hours: []",
+        ),
+        5,
+        "windows.peak.hours",
+    ),
     "no such day": (changed(WINDOWS, "[mon,", "[moon,"), 5, "windows.peak.days[0]"),
     "no date": (changed(WINDOWS, "2026-12-25", "2026-13-25"), 5, "windows.peak.closed_on[0]"),
     "rest of nothing": (changed(WINDOWS, "rest_of: peak", "rest_of: pea"), 6, "windows.off_peak"),
