@@ -53,6 +53,10 @@ def backtest(
     tenant: Annotated[
         list[str] | None, typer.Option(help="Only this tenant; may be repeated.")
     ] = None,
+    currency: Annotated[
+        str | None,
+        typer.Option(metavar="CODE", help="Of a plan in several; left out: its first."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a report, .html or .csv.")
     ] = None,
@@ -69,7 +73,8 @@ def backtest(
     now = clock()
     with as_operator(snapshot=True) as connection:
         with refused_in(plan):
-            candidate = read_candidate(connection, read_bytes(plan, field="plan"))
+            text = read_bytes(plan, field="plan")
+            candidate = read_candidate(connection, text, currency=currency)
         with progress(hidden=as_json) as bar:
             task = bar.add_task("Rating", total=None)
             found = compare(

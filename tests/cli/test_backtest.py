@@ -16,6 +16,14 @@ from tests.world import PLAN, make_world
 
 NEW = PLAN.replace('"0.20"', '"0.40"').replace("name: Standard", "name: New & <better>")
 
+CALLS = """
+slug: calls
+name: Calls
+currency: USD
+charges:
+  - {type: per_unit, key: calls, description: Calls, meter: requests, price: "0.02"}
+"""
+
 
 @pytest.fixture
 def plan(database: Database, now, tmp_path, monkeypatch) -> str:
@@ -64,6 +72,32 @@ def test_it_says_who_pays_more_and_draws_it(plan: str, steelyard: Run, tmp_path)
     assert text.count("<svg") == text.count("</svg>") == 2
     assert re.findall(r'width="(\d+)" height="16" fill="#2f6fb0"', text)[0] == "380"
     assert "http" not in text
+
+
+def test_a_plan_in_several_currencies_is_tried_in_the_one_that_is_asked_for(
+    database: Database, now, tmp_path, monkeypatch, steelyard: Run
+) -> None:
+    monkeypatch.setattr("billing.cli.backtest.clock", lambda: now)
+    world = make_world(database, now)
+    world.plan(CALLS.replace("slug: calls", "slug: calls-eur").replace("USD", "EUR"))
+    world.use(world.tenant("acme", plan="calls-eur"), {"requests": 100})
+    path = tmp_path / "both.yaml"
+    path.write_text(
+        CALLS.replace("currency: USD", "currency: USD\ncurrencies: [EUR]").replace(
+            '"0.02"', '{USD: "0.02", EUR: "0.03"}'
+        )
+    )
+    asked = ("backtest", "--plan", str(path), "--period", "2026-11", "--json")
+
+    euros = steelyard(*asked, "--currency", "EUR").document
+    assert (euros["plan"], euros["currency"]) == ("calls-eur", "EUR")
+    assert (euros["total"]["before"], euros["total"]["after"]) == ("2.00", "3.00")
+    dollars = steelyard(*asked).document
+    assert (dollars["currency"], dollars["periods"]) == ("USD", [])
+    assert dollars["left_out"] == [{"tenant": "acme", "reason": "contracts in EUR"}]
+    refused = steelyard(*asked, "--currency", "GBP")
+    assert (refused.status, refused.error["field"]) == (1, "currency")
+    assert refused.error["remedy"] == "use USD or EUR"
 
 
 def test_what_cannot_be_read_or_written_is_refused(plan: str, steelyard: Run) -> None:
