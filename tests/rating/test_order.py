@@ -6,8 +6,9 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+import yaml
 
-from billing.planfiles.plan_file import read_plan
+from billing.planfiles.plan_file import load_document
 from billing.rating.pipeline import rate
 from billing.rating.quantity import MeteredQuantity
 
@@ -16,6 +17,13 @@ TENS = "type: graduated, meter: requests, tiers: [{up_to: 10, unit: 1}, {unit: 3
 TENTH = "coupons: [{key: tenth, description: A tenth, percent_off: '10'}]"
 FIVE = "coupons: [{key: five, description: Five, amount_off: '5'}]"
 ORDER = {
+    # Two whole units less one; the allowance first would leave 1,100, which are two.
+    "unit conversion, included usage": (
+        f"{UNITS}, per: 1000, round_units: up, included: 500",
+        "",
+        1600,
+        {"k": "1"},
+    ),
     # Five units of the first tier; at their price ten units of the second would be free.
     "included usage, price": (f"{TENS}, included: 10", "", 15, {"k": "5"}),
     # A tenth off what the tiers come to, not off the quantity.
@@ -81,10 +89,12 @@ ORDER = {
 @pytest.mark.parametrize("steps", ORDER)
 def test_each_step_stands_before_the_next(steps: str) -> None:
     charge, together, quantity, expected = ORDER[steps]
-    plan = read_plan(
+    text = (
         f"slug: order\nname: Order\ncurrency: USD\n{together}\n"
         f"charges:\n  - {{key: k, description: K, {charge}}}\n"
     )
+    # As stored: in a file, no part of a rounded unit may be included any more.
+    plan = load_document(yaml.safe_load(text))
     used = MeteredQuantity(meter="requests", quantity=Decimal(quantity))
     lines = {line.key: line.amount.major() for line in rate(plan, [used]).lines}
     assert lines == {key: Decimal(amount) for key, amount in expected.items()}
