@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 
@@ -12,6 +12,8 @@ from billing.catalog.contract_terms import NO_TERMS, ContractTerms
 from billing.metering.usage_event import EventKind, UsageReport, Verdict
 from billing.operations.catalog.contracts import bind_contract
 from billing.operations.catalog.plans import apply_plan
+from billing.operations.invoicing.issue_invoice import issue_invoice
+from billing.operations.invoicing.read_invoices import InvoiceView, require_invoice
 from billing.operations.metering.ingest_usage import ingest_usage
 from billing.operations.tenancy.tenants import create_legal_entity, create_tenant
 from billing.store.database import Database, Role
@@ -126,6 +128,15 @@ class World:
             ),
         )
         assert {verdict.kind for verdict in verdicts} == {"accepted"}, verdicts
+
+
+def issue(world: World, tenant: Tenant, end: datetime = MONTH_END) -> InvoiceView:
+    """Issue the invoice of the billing period that ends then, and read it back."""
+    period = tenant.billing_period(end - timedelta(days=1))
+    with world.database.transaction(Role.OPERATOR) as connection:
+        issued = issue_invoice(connection, tenant=tenant, period=period, now=end)
+    with world.database.transaction(Role.OPERATOR) as connection:
+        return require_invoice(connection, str(issued.id), tenant_id=None)
 
 
 def make_world(database: Database, now: datetime, *, plan: str = PLAN) -> World:

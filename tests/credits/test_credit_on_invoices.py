@@ -16,8 +16,7 @@ from billing.money import currency
 from billing.operations.credits.apply_credits import apply_credits
 from billing.operations.credits.grant_credit import require_grant
 from billing.operations.exports.export_csv import export_hledger, export_invoices
-from billing.operations.invoicing.issue_invoice import issue_invoice
-from billing.operations.invoicing.read_invoices import InvoiceView, require_invoice
+from billing.operations.invoicing.read_invoices import InvoiceView
 from billing.operations.payments.mirror_invoice import mirror_invoice
 from billing.payments import open_client
 from billing.period import Period
@@ -28,7 +27,7 @@ from billing.store.database import Database, Role, only
 from billing.tenancy.tenant import Tenant
 from tests.credits.grants import give, require_ties
 from tests.fake_stripe import FakeStripe
-from tests.world import MONTH_END, World, make_world
+from tests.world import MONTH_END, World, issue, make_world
 
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
 USD = currency("USD")
@@ -57,13 +56,6 @@ def grant(world: World, tenant: Tenant, amount: str, *, key: str, paid: bool = F
             paid=paid,
             starts_at=tenant.billing_period(world.now).start,
         )
-
-
-def issue(world: World, tenant: Tenant, end: datetime = MONTH_END) -> InvoiceView:
-    with world.database.transaction(Role.OPERATOR) as connection:
-        period = tenant.billing_period(end - timedelta(days=1))
-        row = issue_invoice(connection, tenant=tenant, period=period, now=end)
-        return require_invoice(connection, str(row.id), tenant_id=None)
 
 
 def balance(world: World, tenant: Tenant, code: AccountCode) -> Decimal:

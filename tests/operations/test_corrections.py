@@ -26,7 +26,6 @@ from billing.operations.catalog.contracts import end_contract, list_contracts
 from billing.operations.invoicing.draft_invoice import draft_invoice
 from billing.operations.invoicing.explain_line import explain_lines
 from billing.operations.invoicing.issue_corrections import issue_corrections
-from billing.operations.invoicing.issue_invoice import issue_invoice
 from billing.operations.invoicing.read_invoices import (
     InvoiceView,
     list_invoices,
@@ -41,7 +40,7 @@ from billing.tenancy.tenant import Tenant
 from tests.conftest import migrated_copy
 from tests.operations.crash_points import Crash, crash_before
 from tests.strategies import PATIENT
-from tests.world import MONTH_END, World, make_world, usage_report
+from tests.world import MONTH_END, World, issue, make_world, usage_report
 
 FULL = environ.get("STEELYARD_ROUNDS") == "full"
 NOVEMBER = datetime(2026, 11, 15, 12, 0, tzinfo=UTC)
@@ -101,13 +100,6 @@ def tenant(world: World, plan: str = "next-invoice", *, ends: bool = True) -> Te
             contract = list_contracts(connection, tenant_id=made.id)[0]
             end_contract(connection, contract.id, valid_until=MONTH_END)
     return made
-
-
-def issue(world: World, owner: Tenant, end: datetime = MONTH_END) -> InvoiceView:
-    period = owner.billing_period(end - timedelta(days=1))
-    with world.database.transaction(Role.OPERATOR) as connection:
-        issued = issue_invoice(connection, tenant=owner, period=period, now=end)
-        return require_invoice(connection, str(issued.id), tenant_id=None)
 
 
 def correct(world: World, owner: Tenant) -> list[InvoiceView]:

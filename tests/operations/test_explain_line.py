@@ -21,14 +21,12 @@ from billing.operations.invoicing.explain_line import (
     explain_lines,
     usage_of_line,
 )
-from billing.operations.invoicing.issue_invoice import issue_invoice
-from billing.operations.invoicing.read_invoices import InvoiceView, require_invoice
+from billing.operations.invoicing.read_invoices import InvoiceView
 from billing.operations.metering.correct_usage import correct_usage
 from billing.period import Period
 from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
-from billing.tenancy.tenant import Tenant
-from tests.world import MONTH_END, MONTH_START, World, make_world, usage_report
+from tests.world import MONTH_END, MONTH_START, World, issue, make_world, usage_report
 
 DECEMBER_END = datetime(2027, 1, 1, tzinfo=UTC)
 
@@ -36,14 +34,6 @@ DECEMBER_END = datetime(2027, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def world(database: Database, now: datetime) -> World:
     return make_world(database, now)
-
-
-def issue(world: World, tenant: Tenant, end: datetime = MONTH_END) -> InvoiceView:
-    period = tenant.billing_period(end - timedelta(days=1))
-    with world.database.transaction(Role.OPERATOR) as connection:
-        issued = issue_invoice(connection, tenant=tenant, period=period, now=end)
-    with world.database.transaction(Role.OPERATOR) as connection:
-        return require_invoice(connection, str(issued.id), tenant_id=None)
 
 
 def explained(world: World, view: InvoiceView) -> dict[str, LineExplanation]:

@@ -15,8 +15,7 @@ from billing.ledger.template import Books
 from billing.operations.exports.export_csv import export_invoices
 from billing.operations.invoicing.draft_invoice import draft_invoice
 from billing.operations.invoicing.explain_line import explain_lines
-from billing.operations.invoicing.issue_invoice import issue_invoice
-from billing.operations.invoicing.read_invoices import InvoiceView, require_invoice
+from billing.operations.invoicing.read_invoices import InvoiceView
 from billing.operations.invoicing.verify_invoice import verify_invoices
 from billing.operations.rating.accrue_usage import accrue_usage
 from billing.operations.rating.live_balance import live_balance
@@ -25,7 +24,7 @@ from billing.store import ledger
 from billing.store.database import Database, Role
 from billing.tenancy.tenant import Tenant
 from tests.credits.grants import give, require_ties
-from tests.world import MONTH_END, MONTH_START, World, make_world
+from tests.world import MONTH_END, MONTH_START, World, issue, make_world
 
 DECEMBER_END = MONTH_END + timedelta(days=31)
 # 720 hours of a million tokens at 2.00 each in November: 1,440.00 used or not.
@@ -53,14 +52,6 @@ def earned(world: World, tenant: Tenant) -> dict[str, Decimal]:
         return {
             name: -ledger.balance(connection, books.account(code)) for name, code in _EARNED.items()
         }
-
-
-def issue(world: World, tenant: Tenant, end: datetime = MONTH_END) -> InvoiceView:
-    period = tenant.billing_period(end - timedelta(days=1))
-    with world.database.transaction(Role.OPERATOR) as connection:
-        issued = issue_invoice(connection, tenant=tenant, period=period, now=end)
-    with world.database.transaction(Role.OPERATOR) as connection:
-        return require_invoice(connection, str(issued.id), tenant_id=None)
 
 
 def lines(view: InvoiceView) -> dict[str, tuple[str, int]]:
