@@ -17,7 +17,7 @@ from billing.cli.sources import STDIN, read_bytes
 from billing.money import plain
 from billing.planfiles.meter_file import declared_by_code
 from billing.planfiles.plan_diff import Books, ComparedPlans, Difference, compare_books
-from billing.planfiles.plan_file import read_price_books
+from billing.planfiles.plan_file import require_price_books
 from billing.planfiles.plan_reading import KnownMeters
 
 _SIDE = "FILE|SLUG[@VERSION]"
@@ -52,9 +52,7 @@ def diff(
 def _plans(text: str, known: KnownMeters) -> Books:
     if text == STDIN or Path(text).is_file():
         with refused_in(text):
-            plans, refusals = read_price_books(read_bytes(text), meters=known)
-            if refusals:
-                raise refusals[0]
+            plans = require_price_books(read_bytes(text), meters=known)
         return Books(plans=plans, whole=True)
     from billing.cli.connect import as_operator
     from billing.operations.catalog.plans import require_plan

@@ -11,7 +11,6 @@ from typing import IO, Annotated
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from billing.catalog.price_plan import PricePlan
 from billing.cli.documents import rated_line_document, unrated_document
 from billing.cli.failure import refused_in
 from billing.cli.output import (
@@ -32,7 +31,7 @@ from billing.exit_status import REFUSED
 from billing.money import EXACT
 from billing.period import parse_month, zone
 from billing.planfiles.meter_file import declared_by_code, units_by_code
-from billing.planfiles.plan_file import read_price_books
+from billing.planfiles.plan_file import book_of, require_price_books
 from billing.planfiles.usage_file import LINE_CHARACTERS_MAX
 from billing.planfiles.usage_tally import UsageTally, tally
 from billing.rating.line import Rating
@@ -86,10 +85,8 @@ def rate(
     covered = None if period is None else parse_month(period, clock)
     declared = declared_by_code(read_meters(meters or ()))
     with refused_in(plan):
-        plans, refusals = read_price_books(read_bytes(plan, field="plan"), meters=declared)
-        if refusals:
-            raise refusals[0]
-    price_plan = _in_currency(plans, in_currency)
+        plans = require_price_books(read_bytes(plan, field="plan"), meters=declared)
+    price_plan = book_of(plans, in_currency)
     counted = UsageTally(plan=price_plan, meters=declared, period=covered, zone=clock)
     with refused_in(usage), opened(usage, field="usage") as source:
         quantities = tally(_lines(source, quiet=as_json), counted)
@@ -113,16 +110,6 @@ def rate(
             show_note(f"{counted.outside:,} lines of usage are outside the period and left out.")
     if rating.unrated:
         raise typer.Exit(REFUSED)
-
-
-def _in_currency(plans: tuple[PricePlan, ...], code: str | None) -> PricePlan:
-    if code is None:
-        return plans[0]
-    for plan in plans:
-        if plan.currency.code == code:
-            return plan
-    codes = ", ".join(plan.currency.code for plan in plans)
-    raise InvalidInput("the plan has no such currency", field="currency", remedy=f"use {codes}")
 
 
 def _lines(source: IO[bytes], *, quiet: bool) -> Iterator[str]:

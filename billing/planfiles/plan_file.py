@@ -7,12 +7,12 @@ becomes one plan of each. What makes a plan valid is decided by the catalog; thi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from billing.catalog.price_plan import PricePlan
-from billing.errors import InvalidPlan
+from billing.errors import InvalidInput, InvalidPlan
 from billing.planfiles.plan_document import PlanDocument
 from billing.planfiles.plan_reading import KnownMeters, Reading
 from billing.planfiles.validation import read_document, validated
@@ -39,10 +39,36 @@ def read_plan(
     Raises:
         InvalidPlan: names the line and field of what is wrong, and what to do about it.
     """
+    return require_price_books(text, meters=meters)[0]
+
+
+def require_price_books(
+    text: str | bytes, *, meters: KnownMeters | None = None
+) -> tuple[PricePlan, ...]:
+    """A plan file as one plan for each currency; see `read_price_books`.
+
+    Raises:
+        InvalidPlan: the first thing that is wrong with it.
+    """
     plans, refusals = read_price_books(text, meters=meters)
     if refusals:
         raise refusals[0]
-    return plans[0]
+    return plans
+
+
+def book_of(plans: Sequence[PricePlan], code: str | None) -> PricePlan:
+    """Of a file's plans the one in a currency; the first, if none is named.
+
+    Raises:
+        InvalidInput: the file has no prices in this currency.
+    """
+    if code is None:
+        return plans[0]
+    for plan in plans:
+        if plan.currency.code == code:
+            return plan
+    codes = " or ".join(plan.currency.code for plan in plans)
+    raise InvalidInput("the plan has no such currency", field="currency", remedy=f"use {codes}")
 
 
 def read_price_books(

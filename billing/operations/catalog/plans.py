@@ -13,7 +13,7 @@ from billing.catalog.selector import OUTCOME_PREFIX
 from billing.errors import InvalidPlan, NotFound
 from billing.metering.meter import outcome_meter
 from billing.planfiles.plan_dump import digest, dump
-from billing.planfiles.plan_file import load_document, read_price_books
+from billing.planfiles.plan_file import load_document, require_price_books
 from billing.rating.meter_fit import DeclaredMeter, declared_meter
 from billing.store import catalog as store
 from billing.store import meters as meter_store
@@ -78,10 +78,7 @@ def declared_meters(
 
 
 def _read(connection: sa.Connection, text: str | bytes) -> tuple[PricePlan, ...]:
-    plans, refusals = read_price_books(text, meters=declared_meters(connection))
-    if refusals:
-        raise refusals[0]
-    return plans
+    return require_price_books(text, meters=declared_meters(connection))
 
 
 def _apply(connection: sa.Connection, plan: PricePlan, *, now: datetime) -> AppliedPlan:

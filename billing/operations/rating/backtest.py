@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from billing.catalog.contract import Contract
 from billing.catalog.price_plan import PricePlan
-from billing.errors import Conflict, InvalidInput
+from billing.errors import Conflict
 from billing.operations.catalog.contracts import BoundPlan, bound_plans
 from billing.operations.catalog.plans import declared_meters
 from billing.operations.rating.comparison import Comparison, LeftOut, PeriodChange
@@ -24,7 +24,7 @@ from billing.operations.rating.rate_period import RatedPeriod, rate_usage
 from billing.operations.rating.rate_tenants import TenantPeriod, read_usage, tenant_periods
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
 from billing.period import Period, month, zone
-from billing.planfiles.plan_file import read_price_books
+from billing.planfiles.plan_file import book_of, require_price_books
 from billing.store.usage.read import PeriodUsage
 from billing.tenancy.tenant import Tenant
 
@@ -41,18 +41,8 @@ def read_candidate(
         InvalidPlan: the file is refused; names line, field and remedy.
         InvalidInput: the file has no prices in this currency.
     """
-    plans, refusals = read_price_books(text, meters=declared_meters(connection))
-    if refusals:
-        raise refusals[0]
-    books = {plan.currency.code: plan for plan in plans}
-    code = plans[0].currency.code if currency is None else currency
-    if code not in books:
-        raise InvalidInput(
-            "the plan has no prices in this currency",
-            field="currency",
-            remedy=f"use {' or '.join(books)}",
-        )
-    return books[code]
+    plans = require_price_books(text, meters=declared_meters(connection))
+    return book_of(plans, currency)
 
 
 def backtest(
