@@ -131,11 +131,13 @@ class World:
 
 
 def issue(world: World, tenant: Tenant, end: datetime = MONTH_END) -> InvoiceView:
-    """Issue the invoice of the billing period that ends then, and read it back."""
+    """Issue the invoice of the billing period that ends then, and read it back.
+
+    In one transaction: tests that crash at any statement of it expect that nothing is left.
+    """
     period = tenant.billing_period(end - timedelta(days=1))
     with world.database.transaction(Role.OPERATOR) as connection:
         issued = issue_invoice(connection, tenant=tenant, period=period, now=end)
-    with world.database.transaction(Role.OPERATOR) as connection:
         return require_invoice(connection, str(issued.id), tenant_id=None)
 
 
