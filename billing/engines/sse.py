@@ -24,12 +24,15 @@ MAX_EVENT_BYTES = 8 << 20
 # Two line ends, from the last byte of the first on. A line may end with a carriage return alone;
 # whether it does shows with the next byte only.
 _END_OF_EVENT = re.compile(rb"[\n\r](?:(?<=\n)\n|\r(?:\n|(?=[^\n])))")
+_LOOK_BACK = 2  # how much of an end, with the byte that shows it, may have come before
+_JOINED_BYTES = 1024  # what is sooner copied than looked after
 
 
 class EventSplitter:
     """Cuts a byte stream into events; every event keeps its own bytes and blank line.
 
-    The concatenation of everything returned is the input.
+    The concatenation of everything returned is the input. An event of many reads costs what its
+    bytes cost, not their square: its end is looked for in what is new.
 
     Attributes:
         rest: an event whose end has not come yet.
@@ -38,7 +41,7 @@ class EventSplitter:
     __slots__ = ("rest",)
 
     def __init__(self) -> None:
-        self.rest = b""
+        self.rest: bytes | bytearray = b""
 
     def feed(self, received: bytes) -> list[bytes]:
         """The events that are complete now.
@@ -47,7 +50,10 @@ class EventSplitter:
             UpstreamUnavailable: an event grew past MAX_EVENT_BYTES without an end.
         """
         if self.rest:
-            received = self.rest + received
+            if len(self.rest) > _JOINED_BYTES and not self._ends_in(received):
+                self._keep(received)
+                return []
+            received = bytes(self.rest) + received
         if b"\r" in received:
             events: list[bytes] = []
             start = 0
@@ -59,14 +65,29 @@ class EventSplitter:
             parts = received.split(b"\n\n")
             self.rest = parts.pop()
             events = [part + b"\n\n" for part in parts]
-        if len(self.rest) > MAX_EVENT_BYTES:
-            raise UpstreamUnavailable("The inference backend sent an event without an end.")
+        _require_bounded(self.rest)
         return events
+
+    def _ends_in(self, received: bytes) -> bool:
+        text = bytes(self.rest[-_LOOK_BACK:]) + received
+        return b"\n\n" in text or (b"\r" in text and _END_OF_EVENT.search(text) is not None)
+
+    def _keep(self, received: bytes) -> None:
+        """Add to an event that goes on, without copying what came before."""
+        if isinstance(self.rest, bytes):
+            self.rest = bytearray(self.rest)
+        self.rest += received
+        _require_bounded(self.rest)
 
     def finish(self) -> bytes:
         """What is left when the stream has ended: an event without its blank line, or nothing."""
-        rest, self.rest = self.rest, b""
+        rest, self.rest = bytes(self.rest), b""
         return rest
+
+
+def _require_bounded(rest: bytes | bytearray) -> None:
+    if len(rest) > MAX_EVENT_BYTES:
+        raise UpstreamUnavailable("The inference backend sent an event without an end.")
 
 
 class EventKind(Enum):

@@ -39,10 +39,42 @@ def test_events_are_the_bytes_and_do_not_depend_on_the_tearing(parts, size):
     ]
 
 
+@PATIENT
+@given(st.lists(st.sampled_from([b"x", b"\n", b"\r", b"\r\n", b"y" * 1100])), st.integers(1, 1200))
+def test_the_same_events_come_out_of_any_reads(parts, size):
+    text = b"".join(parts)
+    whole, torn = EventSplitter(), EventSplitter()
+    expected = whole.feed(text)
+    reads = [text[start : start + size] for start in range(0, len(text), size)]
+    assert [event for read in reads for event in torn.feed(read)] == expected
+    assert torn.finish() == whole.finish()
+
+
+@pytest.mark.parametrize("end", [b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n", b"\r\n\n"])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_a_long_event_ends_wherever_its_end_is_torn(end, size):
+    text = b"data: " + b"x" * 3000 + end + b"data: y" + end
+    splitter = EventSplitter()
+    reads = [text[start : start + size] for start in range(0, len(text), size)]
+    got = [event for read in reads for event in splitter.feed(read)]
+    rest = splitter.finish()
+    assert b"".join(got) + rest == text
+    assert got[0] == b"data: " + b"x" * 3000 + end
+
+
 def test_an_event_without_an_end_is_not_kept_for_ever(monkeypatch):
     monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 100)
     splitter = EventSplitter()
     splitter.feed(b"x" * 100)
+    with pytest.raises(UpstreamUnavailable):
+        splitter.feed(b"x")
+
+
+def test_a_long_event_without_an_end_is_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr(sse, "MAX_EVENT_BYTES", 2000)
+    splitter = EventSplitter()
+    for _ in range(20):
+        assert splitter.feed(b"x" * 100) == []
     with pytest.raises(UpstreamUnavailable):
         splitter.feed(b"x")
 
