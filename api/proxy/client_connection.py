@@ -218,14 +218,14 @@ class ClientConnection(asyncio.Protocol):
         del exc
         self.lost = True
         self._host.connections.discard(self)
-        for request in (self._serving, self._receiving):
-            if request is not None:
-                request.refuse_body(ClientLeft("The client left."))
+        for request in filter(None, (self._serving, self._receiving)):
+            request.refuse_body(ClientLeft("The client left."))
         self._waiting.clear()
         self.resume_writing()
         if self._on_lost is not None:
             self._on_lost()
-        # The parser knows its connection: a circle that would wait for the garbage collector.
+        # What knows its connection is a circle, which would wait for the garbage collector.
+        self._serving = self._receiving = self._latest = None
         del self._parser
 
     def pause_writing(self) -> None:

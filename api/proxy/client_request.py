@@ -13,6 +13,7 @@ import time
 from http import HTTPStatus
 from typing import Protocol
 
+from api.proxy.failures import anew
 from api.proxy.headers import Fields, Headers, HeadFacts, lines_of
 from api.proxy.openai_errors import ClientLeft, TooLarge, TooSlow
 
@@ -161,7 +162,7 @@ class ClientRequest:
             since_us = time.monotonic_ns() // 1000
             while not self.body_complete and self._size <= limit_bytes:
                 if self._failure is not None:
-                    raise self._failure
+                    raise anew(self._failure)
                 self._waiter = asyncio.get_running_loop().create_future()
                 try:
                     await self._waiter
@@ -185,7 +186,7 @@ class ClientRequest:
         self._expects = False
         while not self._parts and not self.body_complete:
             if self._failure is not None:
-                raise self._failure
+                raise anew(self._failure)
             self._link.pause()  # its deadline begins anew with every part that is waited for
             self._link.resume()
             self._waiter = asyncio.get_running_loop().create_future()

@@ -289,6 +289,7 @@ class Inference:
             else:
                 await relay_whole(exchange, connection, client, limit_bytes=limit)
         finally:
+            intent = None  # its failure knows this frame
             exchange.detach()
             plant.upstream.release(backend, connection)
 

@@ -20,6 +20,7 @@ import asyncio
 from api.proxy.checkpoints import CheckpointSweep
 from api.proxy.client_request import ClientRequest
 from api.proxy.exchange import Exchange
+from api.proxy.failures import anew
 from api.proxy.limit_errors import HoldsUnavailable, LimitReached
 from api.proxy.prompt_bounds import floor_of, learn_from
 from api.proxy.stored_responses import bind_answer
@@ -127,6 +128,8 @@ class StreamRelay:
             raise
         finally:
             self._sweep.discard(self)
+            self._connection.tap = None  # knows the relay: a circle
+            del self._intent  # knows the frames in which it failed
 
     async def _relay(self) -> None:
         while received := await self._connection.read():
@@ -150,7 +153,7 @@ class StreamRelay:
                     self._connection.tap = self._pass_on
         self._connection.tap = None
         if self._failure is not None:
-            raise self._failure
+            raise anew(self._failure)
         passed = self._passed_last
         await self._finish(self._reading.finish() if passed is None else passed)
 

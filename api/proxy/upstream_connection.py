@@ -16,6 +16,7 @@ import httptools
 
 from api.proxy.answer_head import AnswerFacts
 from api.proxy.answer_memo import AnswerMemo
+from api.proxy.failures import anew
 from api.proxy.headers import Headers
 from api.proxy.whole_chunks import whole_chunks
 from billing.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
@@ -143,7 +144,7 @@ class UpstreamConnection(asyncio.Protocol):
         while self._writable is not None and self._failure is None:
             await self._writable.wait()
         if self._failure is not None:
-            raise self._failure
+            raise anew(self._failure)
         if self._transport is not None:
             self.quiet_since_us = time.monotonic_ns() // 1000
             self._transport.write(part)
@@ -227,7 +228,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     async def _wait(self) -> None:
         if self._failure is not None:
-            raise self._failure
+            raise anew(self._failure)
         self._waiter = self._loop.create_future()
         if not self._waits_since_us:
             self._waits_since_us = time.monotonic_ns() // 1000
@@ -236,7 +237,7 @@ class UpstreamConnection(asyncio.Protocol):
         finally:
             self._waiter = None
         if self._failure is not None and not self._body:
-            raise self._failure
+            raise anew(self._failure)
 
     def _end_waiting(self) -> None:
         if self._waits_since_us:

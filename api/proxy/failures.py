@@ -1,0 +1,17 @@
+"""Failures that are kept until somebody can be told.
+
+Decides: that what is kept is not what is raised. An exception knows the frames that it passed, and
+they know who keeps it: a circle that would wait for the garbage collector.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+Failure = TypeVar("Failure", bound=Exception)
+
+
+def anew(kept: Failure) -> Failure:
+    """The same failure, to be raised."""
+    return copy.copy(kept)
