@@ -130,3 +130,17 @@ class Coupon:
                 field="percent_off",
                 remedy="give one of percent_off and amount_off",
             )
+
+
+def require_charges(entry: SpendCommitment | Coupon) -> None:
+    """Refuse what is for no charge at all. Not asked of what was sold already.
+
+    Raises:
+        InvalidPlan: its list of charges is empty.
+    """
+    if entry.charges == frozenset():
+        raise InvalidPlan(
+            "the list of charges is empty",
+            field="charges",
+            remedy="name those that count, or leave it out for all",
+        )

@@ -17,7 +17,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import TypeVar
 
-from billing.catalog.adjustment import Coupon, SpendCommitment
+from billing.catalog.adjustment import Coupon, SpendCommitment, require_charges
 from billing.catalog.bounds import require_percent, require_price, require_quantity
 from billing.catalog.charge import Charge
 from billing.catalog.price import (
@@ -150,6 +150,28 @@ def require_fit(plan: PricePlan, terms: ContractTerms) -> None:
     apply_terms(plan, terms, begins=date.min)
     for phase in terms.phases:
         apply_terms(plan, terms, begins=phase.begins)
+
+
+def require_new_terms(plan: PricePlan, terms: ContractTerms) -> None:
+    """Refuse terms that cannot be agreed: for no charge at all, or as `require_fit`.
+
+    Raises:
+        InvalidPlan: `field` is a path like `phases[1].coupons[0].charges`.
+    """
+    _require_charges(terms.always, where="")
+    for position, phase in enumerate(terms.phases):
+        _require_charges(phase.layer, where=f"phases[{position}].")
+    require_fit(plan, terms)
+
+
+def _require_charges(layer: TermLayer, *, where: str) -> None:
+    for member, entries in {"commitments": layer.commitments, "coupons": layer.coupons}.items():
+        for position, entry in enumerate(entries):
+            try:
+                require_charges(entry)
+            except InvalidPlan as refused:
+                path = f"{where}{member}[{position}].{refused.field}"
+                raise InvalidPlan(refused.message, field=path, remedy=refused.remedy) from None
 
 
 def _on(plan: PricePlan, layer: TermLayer, *, where: str) -> PricePlan:

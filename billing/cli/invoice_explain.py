@@ -72,6 +72,9 @@ def explain(
     """
     if line is None and (usage is not None or events):
         raise InvalidInput("of which line?", field="line", remedy="name it with --line")
+    for name, given in {"from": since, "to": until, "after": after}.items():
+        if given is not None and not events:
+            raise InvalidInput("chooses among requests", field=name, remedy="add --events")
     with as_operator() as connection:
         view = require_invoice(connection, invoice, tenant_id=None)
         owner = require_tenant(connection, view.invoice.tenant)

@@ -6,12 +6,13 @@ plan valid: meters and dimensions that exist, windows that are used, input with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar, cast
 
 from billing.admission.terms import HoldSize, OnClientLeft, OnLoss, Payment, Unpriced
+from billing.catalog.adjustment import require_charges
 from billing.catalog.admission_policy import AdmissionPolicy
 from billing.catalog.charge import Charge
 from billing.catalog.price_list import token_charge
@@ -47,6 +48,7 @@ from billing.planfiles.plan_document import (
     PlanDocument,
     PoliciesDocument,
     PriceListDocument,
+    SelectingDocument,
 )
 from billing.planfiles.window_file import read_windows
 from billing.planfiles.yaml_source import YamlPath, YamlSource, field_name, field_path
@@ -129,6 +131,13 @@ class Reading:
     ) -> None:
         for position, written in enumerate(document.charges):
             path: YamlPath = ("charges", position)
+            during = None
+            if isinstance(written, SelectingDocument | MatrixDocument):
+                during = written.during
+            if _is_refused(during, document.windows, windows) or _is_refused(
+                written.unit, document.pricing_units, units
+            ):
+                continue  # that it is not there would be told beside why it is not
             with self._located(path):
                 if isinstance(written, MatrixDocument):
                     unit, window = unit_of(written.unit, units), window_of(written.during, windows)
@@ -224,14 +233,8 @@ class Reading:
                 )
         for member, entries in {"commitments": plan.commitments, "coupons": plan.coupons}.items():
             for position, entry in enumerate(entries):
-                if entry.charges == frozenset():
-                    self.refusals.append(
-                        self.source.refuse(
-                            "the list of charges is empty",
-                            path=(member, position, "charges"),
-                            remedy="name those that count, or leave it out for all",
-                        )
-                    )
+                with self._located((member, position)):
+                    require_charges(entry)
         if plan.policies.coverage is Coverage.ALONE:
             self._require_whole_classes(document, plan)
 
@@ -291,6 +294,10 @@ class Reading:
                 refused.message, path=path, field=field_name(path), remedy=refused.remedy
             )
         )
+
+
+def _is_refused(name: str | None, written: Collection[str], made: Collection[str]) -> bool:
+    return name is not None and name in written and name not in made
 
 
 def _policies(document: PoliciesDocument) -> Policies:

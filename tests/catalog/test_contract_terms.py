@@ -7,7 +7,13 @@ from decimal import Decimal
 
 import pytest
 
-from billing.catalog.contract_terms import NO_TERMS, ContractTerms, apply_terms, require_fit
+from billing.catalog.contract_terms import (
+    NO_TERMS,
+    ContractTerms,
+    apply_terms,
+    require_fit,
+    require_new_terms,
+)
 from billing.catalog.price import FlatFee, Graduated, PerUnit
 from billing.catalog.price_plan import PricePlan
 from billing.errors import InvalidPlan
@@ -144,3 +150,28 @@ def test_terms_that_do_not_fit_the_plan_name_their_place(
     plan: PricePlan, text: str, field: str
 ) -> None:
     assert _refused(plan, text).field == field
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("commitments: [{key: a, description: A, amount: 1, charges: []}]", "commitments[0]"),
+        (
+            """
+            phases:
+              - from: "2027-01-01"
+                coupons: [{key: a, description: A, amount_off: 1, charges: []}]
+            """,
+            "phases[0].coupons[0]",
+        ),
+    ],
+)
+def test_terms_for_no_charge_are_refused_when_they_are_agreed_and_stay_readable(
+    text: str, field: str
+) -> None:
+    terms = read_terms(text)
+    assert load_terms(dump_terms(terms)) == terms
+    with pytest.raises(InvalidPlan, match="the list of charges is empty") as refused:
+        require_new_terms(read_plan(PLAN), terms)
+    assert refused.value.field == f"{field}.charges"
+    assert refused.value.remedy

@@ -55,6 +55,16 @@ def test_a_line_is_followed_to_its_requests(issued: Run):
     assert issued(*LINE, *one_day).document["quantity"] == "900000"
 
 
+@pytest.mark.parametrize(
+    "option", [("--from", "2026-11-15"), ("--to", "2026-11-16"), ("--after", "req_1")]
+)
+def test_what_chooses_among_requests_is_not_ignored_without_them(issued: Run, option: list[str]):
+    told = issued(*LINE, *option)
+    assert told.status != 0
+    assert option[0][2:] in told.err
+    assert "--events" in told.err
+
+
 def test_a_correction_shows_what_was_billed_before(issued: Run):
     told = issued("invoice", "explain", "INV-000002")
     assert "1.16 since the period began, less 1.10 that was billed before" in told.out

@@ -123,3 +123,31 @@ def test_a_reservation_is_priced_in_the_currency():
     with pytest.raises(InvalidPlan) as refused:
         read_plan(text)
     assert refused.value.field == "charges[0].unit"
+
+
+BASIC = "slug: plan\nname: A plan\ncurrency: USD\n"
+NO_WINDOW = """\
+windows: {peak: {from: "08:00", to: "20:00"}, off_peak: {rest_of: pea}}
+charges:
+  - {type: per_unit, key: peak, description: Peak, meter: requests, during: peak, price: 3}
+  - {type: per_unit, key: rest, description: Rest, meter: requests, during: off_peak, price: 1}
+"""
+NO_UNIT = """\
+pricing_units: {Credit: {rate: 1}}
+charges:
+  - {type: per_unit, key: a, description: A, meter: requests, price: 1, unit: Credit}
+  - {type: per_unit, key: b, description: B, meter: tokens.input, price: 1, unit: token}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        (NO_WINDOW, ["windows.off_peak.rest_of"]),
+        (NO_UNIT, ["pricing_units.Credit", "charges[1].unit"]),
+    ],
+)
+def test_what_is_for_a_refused_window_or_unit_is_not_refused_for_its_lack(
+    text: str, fields: list[str]
+) -> None:
+    assert [refusal.field for refusal in read_price_books(BASIC + text)[1]] == fields

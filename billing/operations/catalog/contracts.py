@@ -10,7 +10,12 @@ import sqlalchemy as sa
 
 from billing.catalog.charge import Charge, find_overlaps
 from billing.catalog.contract import Contract
-from billing.catalog.contract_terms import NO_TERMS, ContractTerms, apply_terms, require_fit
+from billing.catalog.contract_terms import (
+    NO_TERMS,
+    ContractTerms,
+    apply_terms,
+    require_new_terms,
+)
 from billing.catalog.price_plan import Coverage, PricePlan
 from billing.errors import Conflict, InvalidInput, InvalidPlan, NotFound, OverlappingCharges
 from billing.operations.catalog.approve_plan import require_approved
@@ -86,7 +91,7 @@ def bind_contract(
         require_approved(connection, row)
     store.lock_contracts(connection, owner.id)
     new_plan = plan_of(row)
-    require_fit(new_plan, terms)
+    require_new_terms(new_plan, terms)
     _require_meters(declared := declared_meters(connection), new_plan)
     _require_whole_periods(owner, terms)
     others = bound_plans(connection, tenant_id=owner.id)
