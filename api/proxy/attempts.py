@@ -20,6 +20,7 @@ from typing import NamedTuple
 from api.proxy.answer_head import retry_after_us
 from api.proxy.backend_body import body_for
 from api.proxy.exchange import Exchange
+from api.proxy.failures import anew
 from api.proxy.headers import lines_of
 from api.proxy.openai_errors import Unavailable
 from api.proxy.pools import Seat
@@ -285,12 +286,12 @@ class Attempts:
                 try:
                     content = body_for(self._exchange, backend, model)
                 except InvalidInput as refusal:
-                    self._refused_by_engine = refusal
+                    self._refused_by_engine = anew(refusal)
                     self._failed.add(backend.name)
                     continue
                 return _Placement(model, backend, engine_named(backend.engine), content)
             if self._refused_by_engine is not None and not self._at_us:
-                raise self._refused_by_engine
+                raise anew(self._refused_by_engine)
             if self._position + 1 == len(self._models):
                 return None
             self._position += 1

@@ -6,12 +6,14 @@ they know who keeps it: a circle that would wait for the garbage collector.
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar
 
 Failure = TypeVar("Failure", bound=Exception)
 
 
 def anew(kept: Failure) -> Failure:
-    """The same failure, to be raised."""
-    return copy.copy(kept)
+    """The same failure, to be raised. Its constructor is not asked: what it was given is gone."""
+    kind = type(kept)
+    again = kind.__new__(kind, *kept.args)
+    again.__dict__.update(kept.__dict__)
+    return again

@@ -180,7 +180,7 @@ class StreamRelay:
         if not self._started and not exchange.left:
             self._settled = True
             exchange.void("limit_reached")
-            raise refusal
+            raise anew(refusal)
         exchange.plant.tally.add_refusal(refusal)
         await self._until_delivered()
         await self._settle_cut(exchange.cause("drained"))

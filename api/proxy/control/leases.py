@@ -19,6 +19,7 @@ import structlog
 
 from api.proxy.control.lease_calls import LeaseCalls, Now, monotonic_us
 from api.proxy.control.listening import heard, listening
+from api.proxy.failures import anew
 from api.proxy.limit_errors import HoldsUnavailable, LimitReached, LimitsCrowded
 from api.proxy.telemetry.counted import LeaseCounts
 from billing.admission.lease_book import Held, Lease, LeaseBook, Wanted
@@ -141,6 +142,8 @@ class LeaseKeeper:
             except LimitReached:
                 if ours:
                     raise
+            finally:
+                del flight  # its failure knows this frame: a circle
             held = self.take(wanted, now_us)
             if held is not None:
                 return held
@@ -181,7 +184,7 @@ class LeaseKeeper:
                     return
                 short = self._note(wanted, refused, now_us, last=monotonic_us() > deadline_us)
             if short is not None:
-                raise short
+                raise anew(short)
             await asyncio.sleep(RECALL_PAUSE_SECONDS)
 
     def _suffices(self, wanted: Sequence[Wanted], now_us: int) -> bool:

@@ -113,6 +113,9 @@ ENDINGS: dict[str, Callable[[Yard], Awaitable[None]]] = {
     "no route": lambda yard: _is_refused(yard, WHOLE.replace(b"chat", b"chats"), b"404"),
     "no JSON": lambda yard: _is_refused(yard, WHOLE.replace(b'{"', b'("'), b"400"),
     "no model": lambda yard: _is_refused(yard, WHOLE.replace(b"tiny", b"huge"), b"404"),
+    "no such member": lambda yard: _is_refused(
+        yard, WHOLE.replace(b'"messages"', b'"massages"'), b"400"
+    ),
     "no HTTP": lambda yard: _is_refused(yard, b"GET / HTTP/9.9\r\n\r\n", b"400"),
     "no HTTP behind one": lambda yard: _is_refused(yard, WHOLE + b"nonsense\r\n\r\n", b"200"),
     "too large": lambda yard: _is_refused(yard, HEAD + b"content-length: 9999\r\n\r\n", b"413"),

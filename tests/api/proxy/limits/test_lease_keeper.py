@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -113,6 +114,22 @@ async def test_L6_five_hundred_at_a_limit_of_ten_admit_ten(
     )
     assert sum(held is not None for held in answers) == 10
     require_leases_tie(world.database)
+
+
+async def test_a_refusal_is_free_once_it_was_told(
+    world: World, acme: Tenant, keepers: Keepers
+) -> None:
+    """In a circle it would keep the request that it was told to, under a storm of refusals each."""
+    limit = requests_limit(world, acme, 10)
+    keeper = keepers("p-1")
+    gc.collect()
+    gc.disable()
+    try:
+        for amount in (20, 20, 11):
+            assert await keepers.tries(keeper, [Wanted(limit=limit, amount=amount)]) is None
+        await until(lambda: not any(isinstance(each, LimitReached) for each in gc.get_objects()))
+    finally:
+        gc.enable()
 
 
 async def test_a_request_that_comes_as_a_call_lands_waits_for_a_call_of_its_own(
