@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from api.proxy.hold_port import HoldPort
 from api.proxy.holding import Holding
 from api.proxy.likely_output import LikelyOutput
@@ -32,8 +30,6 @@ SCOPES: Final = 100_000
 """How many pairs of key and model are remembered with the limits that apply to them."""
 
 _ONE_REQUEST: Final = {Unit.MONEY: 0, Unit.TOKENS: 0, Unit.REQUESTS: 1, Unit.SLOTS: 1}
-
-_PROMPTS = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,7 +147,7 @@ def size_of(request: InferenceRequest) -> RequestSize:
         prompt_bytes=request.prompt_bytes,
         media_parts=request.media_parts,
         max_tokens=request.max_tokens,
-        choices=max(request.choices, request.best_of) * _prompts(request),
+        choices=max(request.choices, request.best_of) * request.prompts,
         generates=request.route.generates,
         stored_prompt=request.references.previous_response_id is not None
         or bool(request.references.file_ids),
@@ -207,16 +203,3 @@ def _amounts(
         Unit.REQUESTS: 1,
         Unit.SLOTS: 1,
     }
-
-
-def _prompts(request: InferenceRequest) -> int:
-    """How many prompts a body has: each of a list of texts or of lists gets its own answers."""
-    raw = request.members.values.get("prompt")
-    if raw is None or not bytes(raw).startswith(b"["):
-        return 1
-    try:
-        prompts = _PROMPTS.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return 1
-    single = not prompts or bytes(prompts[0])[:1] not in (b'"', b"[")
-    return 1 if single else len(prompts)

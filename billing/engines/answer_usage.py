@@ -16,6 +16,7 @@ from billing.metering.request_event import UNREADABLE_TIER
 
 _TIER = re.compile(rb'"([A-Za-z0-9_.-]{1,64})"')
 _NO_TIER = frozenset({b"", b"null", b'""'})
+_SAYS_CACHED = re.compile(rb'"cached_tokens": ?[0-9]')
 _HAS_MEMBERS = re.compile(rb'\{\s*"')
 
 Figure = int | None | UnsetType
@@ -47,7 +48,7 @@ def with_timings(usage: msgspec.Raw, timings: msgspec.Raw | UnsetType) -> msgspe
 
     Since b6400; later ones say them in the usage object too, and then that counts.
     """
-    if timings is UNSET or b'"prompt_tokens_details"' in bytes(usage):
+    if timings is UNSET or _SAYS_CACHED.search(bytes(usage)):
         return usage
     try:
         cached = _TIMINGS.decode(timings).cache_n

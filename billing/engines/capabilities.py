@@ -30,6 +30,7 @@ class Capabilities:
             billed by the engine's own counts.
         counts_per_choice: its continuous counts are of the chunk's choice, not of the request,
             so that `n` choices are summed.
+        totals_per_prompt: a completion of several prompts has a total behind each of them.
         done_marker: every complete stream ends with `[DONE]`. Where it may not, the event that
             carries a finish_reason is held until the next one comes or the body ends, because
             a client may take it for the end.
@@ -51,6 +52,7 @@ class Capabilities:
     include_usage: bool = True
     continuous_usage: bool = False
     counts_per_choice: bool = False
+    totals_per_prompt: bool = False
     done_marker: bool = True
     stream_options_rejected: bool = False
     max_tokens_member: str = "max_tokens"
@@ -112,12 +114,15 @@ ENGINES = {
             cache_salt=True,
             request_members=COMMON_SAMPLING | SGLANG,
         ),
-        # Its request model forbids extra members and says so itself (400).
+        # Its request model forbids extra members and says so itself (400). Counts: as
+        # serve/postprocess_handlers.py writes them.
         Capabilities(
             engine="tensorrt_llm",
             seen="1.1, serve/openai_protocol.py",
             dialects=_OPENAI,
             continuous_usage=True,
+            counts_per_choice=True,
+            totals_per_prompt=True,
         ),
         # Continuous counts depend on the worker behind the frontend. With
         # DYN_ENABLE_FORCE_INCLUDE_USAGE it reports whatever is asked; some builds put usage on

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from billing.engines.answer_usage import tier_named
 from billing.engines.capabilities import Capabilities
+from billing.engines.engine_request import asks_for_usage
 from billing.engines.mark import Ending, Mark
 from billing.engines.read_request import InferenceRequest
 from billing.engines.split_stream import SplitStream
@@ -33,7 +34,16 @@ class ChunkReading(SplitStream):
             the same.
     """
 
-    __slots__ = ("_engine", "_forms", "_meter", "_named", "_request", "_steady", "tier")
+    __slots__ = (
+        "_engine",
+        "_forms",
+        "_injected",
+        "_meter",
+        "_named",
+        "_request",
+        "_steady",
+        "tier",
+    )
 
     object_ids: Sequence[str] = ()
 
@@ -43,11 +53,12 @@ class ChunkReading(SplitStream):
         super().__init__()
         self._engine = engine
         self._request = request
-        self._meter = StreamMeter(engine, choices=request.choices, prompt_floor=prompt_floor)
+        self._injected = asks_for_usage(request, engine)
+        self._meter = StreamMeter(engine, request, prompt_floor=prompt_floor)
         self._steady: SteadyChunk | None = None
         self.tier = ""
         self._named = b""  # the newest tier, as it is written
-        self._forms = _FORMS if request.choices == 1 else 0  # left to learn
+        self._forms = _FORMS if request.choices * request.prompts == 1 else 0  # left to learn
 
     @property
     def mark(self) -> Mark:
@@ -135,7 +146,7 @@ class ChunkReading(SplitStream):
                 continue
             passed.append(shown)
             self.passed = self._meter.mark
-            if self._forms and (event.has_content or event.cut) and not event.finished:
+            if self._forms and not event.finished and self._is_usual(event):
                 self._learn(event, shown)
         if self.ending is not None:
             self._held.append(self._splitter.finish())
@@ -149,6 +160,10 @@ class ChunkReading(SplitStream):
             self._named = named
             self.tier = tier_named(named) or self.tier
 
+    def _is_usual(self, event: Event) -> bool:
+        """Whether more chunks like it may come, of which nothing else need be known."""
+        return event.has_content if event.usage is None else self._engine.continuous_usage
+
     def _learn(self, event: Event, shown: bytes) -> None:
         """Expect more chunks like this one."""
         if self._meter.follows_one:
@@ -157,11 +172,9 @@ class ChunkReading(SplitStream):
 
     def _shown(self, event: Event) -> bytes:
         """What the client gets of an event: what it would get if the meter had not asked."""
-        request = self._request
+        asked = self._request.wants_usage
+        if not (self._injected and event.usage_member):
+            return event.text
         if event.kind is EventKind.USAGE_ONLY:
-            return event.text if request.wants_usage else b""
-        if not event.usage_member or request.wants_continuous:
-            return event.text
-        if request.wants_usage and (event.usage is None or not self._engine.continuous_usage):
-            return event.text
-        return without_usage(event)
+            return event.text if asked else b""
+        return event.text if asked and event.usage is None else without_usage(event)

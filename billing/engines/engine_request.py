@@ -82,7 +82,7 @@ def upstream_body(
     if request.route in _MEDIA_ROUTES:
         require_media(request.members, hosts=media_hosts, by_name=engine.media_by_name)
     put: dict[str, bytes] = {}
-    if _asks_for_usage(request, engine):
+    if asks_for_usage(request, engine):
         put["stream_options"] = _stream_options(request, engine)
     _bound(request, engine, cover, put)
     if cache_salt is not None and engine.cache_salt and request.route in _SALTED_ROUTES:
@@ -106,7 +106,7 @@ def without_injection(body: bytes, request: InferenceRequest, engine: Capabiliti
     Returns:
         None where nothing was injected, so that the refusal is the client's own.
     """
-    if not _asks_for_usage(request, engine):
+    if not asks_for_usage(request, engine):
         return None
     own = request.members.values.get("stream_options")
     if own is None:
@@ -153,7 +153,7 @@ def _require_template(raw: msgspec.Raw, allowed: frozenset[str]) -> None:
         )
 
 
-def _asks_for_usage(request: InferenceRequest, engine: Capabilities) -> bool:
+def asks_for_usage(request: InferenceRequest, engine: Capabilities) -> bool:
     """Whether the meter has to ask for more usage than the client did."""
     if not request.stream or not engine.include_usage:
         return False

@@ -32,6 +32,7 @@ class EventReading(SplitStream):
         "_first",
         "_floor",
         "_newest",
+        "_said",
         "anomalies",
         "exact",
         "mark",
@@ -43,6 +44,7 @@ class EventReading(SplitStream):
         super().__init__()
         self._events = 0
         self._floor = prompt_floor  # 0 once the engine has said what the prompt is
+        self._said = 0  # the most tokens generated that the engine has said
         self._first: Raw | None = None
         self._newest: Raw | None = None
         self.mark = NOTHING
@@ -102,6 +104,7 @@ class EventReading(SplitStream):
             return
         self._first = self._first or usage
         self._newest = usage
+        self._said = max(self._said, figures.completion)
         self.anomalies.update(figures.anomalies)
         if self._floor and figures.prompt:
             # What it says counts, be it less than was supposed.
@@ -123,4 +126,10 @@ class EventReading(SplitStream):
         else:
             if said.completion < seen.completion and said.completion:
                 self.anomalies.add("counts_fell")
-            self.mark = Mark(*map(max, seen, said))
+            self.mark = seen.raised(said)
+
+    def _conclude(self) -> None:
+        """What the engine has said is of the whole answer, be it less than the events that came."""
+        self.exact = True
+        reasoning = min(self.mark.reasoning, self._said)
+        self.mark = self.mark._replace(completion=self._said, reasoning=reasoning)

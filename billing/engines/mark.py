@@ -30,6 +30,18 @@ class Mark(NamedTuple):
             reasoning=self.reasoning,
         )
 
+    def raised(self, said: Mark) -> Mark:
+        """The higher of each count; the parts of the prompt never exceed it.
+
+        Where engines say the prompt again with other parts, the higher of each can be more than
+        all of it: then both parts are those of the longer prompt, the newer of equal ones.
+        """
+        high = Mark(*map(max, self, said))
+        if high.cached + high.cache_write <= high.prompt:
+            return high
+        whole = said if said.prompt >= self.prompt else self
+        return high._replace(cached=whole.cached, cache_write=whole.cache_write)
+
 
 NOTHING = Mark()
 

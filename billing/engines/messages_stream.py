@@ -7,11 +7,14 @@ on every event; the highest figure counts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec import Raw
 
 from billing.engines.event_stream import EventReading
 from billing.engines.mark import Ending
+from billing.engines.odd_json import read_odd
 from billing.engines.usage import OF_MESSAGES, read_named_figures
 
 _EMPTY = frozenset({b"", b"null", b'""', b"{}", b"[]"})
@@ -28,13 +31,16 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class _Event(msgspec.Struct, frozen=True):
-    type: str = ""
+    type: Any = None
     delta: Raw = Raw(b"")
-    message: _Message | None = None
+    message: Raw = Raw(b"")
     usage: Raw = Raw(b"")
+    error: Raw = Raw(b"")
 
 
 _EVENT = msgspec.json.Decoder(_Event)
+_MESSAGE = msgspec.json.Decoder(_Message)
+_NO_MESSAGE = _Message()
 _DELTA = msgspec.json.Decoder(_Delta)
 
 
@@ -53,9 +59,8 @@ class MessagesReading(EventReading):
         self._tiered = tiered
 
     def _read(self, payload: bytes) -> Ending | None:
-        try:
-            event = _EVENT.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        event = read_odd(_EVENT, payload)
+        if event is None:
             broken = payload.startswith((b'{"error"', b'{"type":"error"', b'{"type": "error"'))
             return Ending.ERROR if broken else None
         match event.type:
@@ -63,12 +68,15 @@ class MessagesReading(EventReading):
                 return Ending.DONE
             case "error":
                 return Ending.ERROR
+            case None if bytes(event.error) not in _EMPTY:
+                return Ending.ERROR
             case "content_block_delta":
                 if _carries(event.delta):
                     self._content()
                 self._report(event.usage)
             case "message_start":
-                self._report(event.message.usage if event.message else Raw(b""), first=True)
+                message = read_odd(_MESSAGE, event.message) or _NO_MESSAGE
+                self._report(message.usage, first=True)
             case "message_delta":
                 self._report(event.usage, last=True)
             case _:
@@ -80,7 +88,7 @@ class MessagesReading(EventReading):
             return
         figures = read_named_figures(usage, OF_MESSAGES, generates=True, tiered=self._tiered)
         if first and figures is not None:
-            figures.completion = 0  # generated, but not delivered with this event
+            figures.completion = figures.reasoning = 0  # generated, not delivered with this event
         self._reported(usage, figures, whole=False)
         if figures is not None:
             self.tier = figures.tier or self.tier
@@ -88,7 +96,9 @@ class MessagesReading(EventReading):
             counted = figures.completion_said and (
                 figures.completion > 0 or not self.mark.completion
             )
-            self.exact = last and counted and self._prompt_said
+            self.exact = False
+            if last and counted and self._prompt_said:
+                self._conclude()
 
 
 def _carries(delta: Raw) -> bool:

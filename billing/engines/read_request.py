@@ -50,6 +50,7 @@ class _Metadata(msgspec.Struct, frozen=True):
 _OPTIONS = msgspec.json.Decoder(_StreamOptions | None)
 _NO_OPTIONS = _StreamOptions()
 _METADATA = msgspec.json.Decoder(_Metadata)
+_PROMPTS = msgspec.json.Decoder(list[msgspec.Raw])
 NO_RUN = RunIds()
 _NO_UNITS: Mapping[UnitMeter, int] = MappingProxyType({})
 _NO_REFERENCES = StoredReferences(previous_response_id=None, file_ids=(), store=None)
@@ -136,6 +137,24 @@ class InferenceRequest(msgspec.Struct, frozen=True, kw_only=True):
         """The member that bounds generated tokens, as the route documents it."""
         names = _OUTPUT_MEMBERS.get(self.route)
         return None if names is None else names[0]
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts it has: each of a list of texts or of lists gets its own answers."""
+        raw = self.members.values.get("prompt")
+        if raw is None or not bytes(raw).startswith(b"["):
+            return 1
+        try:
+            prompts = _PROMPTS.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return 1
+        single = not prompts or bytes(prompts[0])[:1] not in (b'"', b"[")
+        return 1 if single else len(prompts)
+
+    @property
+    def echoes(self) -> bool:
+        """Whether its answers begin with the prompt."""
+        return bytes(self.members.values.get("echo", b"")) == b"true"
 
     @property
     def tier_word(self) -> str:

@@ -8,12 +8,16 @@ same form, with the usage on its last event.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import Raw
 
 from billing.engines.answer_usage import tier_named
 from billing.engines.event_stream import EventReading
 from billing.engines.mark import Ending
+from billing.engines.odd_json import read_odd
+from billing.engines.sse import ends_stream
 from billing.engines.usage import OF_RESPONSES, read_named_figures
 
 _ENDS = frozenset(
@@ -30,20 +34,21 @@ _EMPTY = frozenset({b"", b"null", b'""', b"{}"})
 
 
 class _Response(msgspec.Struct, frozen=True):
-    id: str = ""
+    id: Any = None
     usage: Raw = Raw(b"")
     service_tier: Raw = Raw(b"")
 
 
 class _Event(msgspec.Struct, frozen=True):
-    type: str = ""
+    type: Any = None
     delta: Raw = Raw(b"")
-    response: _Response | None = None
+    response: Raw = Raw(b"")
     usage: Raw = Raw(b"")
-    error: Raw | UnsetType = UNSET
+    error: Raw = Raw(b"")
 
 
 _EVENT = msgspec.json.Decoder(_Event)
+_RESPONSE = msgspec.json.Decoder(_Response)
 
 
 class ResponsesReading(EventReading):
@@ -60,21 +65,20 @@ class ResponsesReading(EventReading):
         self._tiered = tiered
 
     def _read(self, payload: bytes) -> Ending | None:
-        if payload == b"[DONE]":
+        if ends_stream(payload):
             return Ending.DONE
-        try:
-            event = _EVENT.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        event = read_odd(_EVENT, payload)
+        if event is None:
             broken = payload.startswith((b'{"error"', b'{"type":"error"', b'{"type": "error"'))
             return Ending.ERROR if broken else None
-        kind = event.type
-        if kind == "error" or (not kind and event.error is not UNSET):
+        kind = event.type if isinstance(event.type, str) else ""
+        if kind == "error" or (not kind and bytes(event.error) not in _EMPTY):
             return Ending.ERROR
         if kind.endswith(".delta"):
             if bytes(event.delta) not in _EMPTY:
                 self._content()
             return None
-        response = event.response
+        response = read_odd(_RESPONSE, event.response) if bytes(event.response) else None
         if response is not None:
             self._note_id(response.id)
             if self._tiered:
@@ -88,6 +92,6 @@ class ResponsesReading(EventReading):
             return None
         return Ending.ERROR if kind in _FAILS and not self.exact else Ending.DONE
 
-    def _note_id(self, object_id: str) -> None:
-        if object_id and object_id not in self.object_ids:
+    def _note_id(self, object_id: Any) -> None:
+        if object_id and isinstance(object_id, str) and object_id not in self.object_ids:
             self.object_ids.append(object_id)

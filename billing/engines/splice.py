@@ -182,6 +182,18 @@ def splice(members: Members, *, put: Mapping[str, bytes], drop: Collection[str] 
     return b"".join([*pieces, body[position:]])
 
 
+def without_member(members: Members, key: str) -> bytes:
+    """The object's text without one member and the comma that came with it; all else is kept."""
+    spans = list(members.spans.values())
+    at = list(members.spans).index(key)
+    start, end = spans[at].start, spans[at].end
+    if at:
+        start = spans[at - 1].end
+    elif len(spans) > 1:
+        end = spans[1].start
+    return members.body[:start] + members.body[end:]
+
+
 def _rebuild(members: Members, put: Mapping[str, bytes], drop: frozenset[str]) -> bytes:
     """Join the members that stay: only the blanks between members are lost."""
     body, spans = members.body, members.spans

@@ -16,7 +16,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from billing.engines.answer_usage import with_timings
 from billing.engines.odd_json import read_odd
-from billing.engines.splice import locate, splice
+from billing.engines.splice import locate, without_member
 from billing.errors import InvalidInput, UpstreamUnavailable
 
 MAX_EVENT_BYTES = 8 << 20
@@ -110,6 +110,7 @@ class _Delta(msgspec.Struct, frozen=True):
     reasoning_content: Raw = Raw(b"")
     reasoning: Raw = Raw(b"")
     refusal: Raw = Raw(b"")
+    audio: Raw = Raw(b"")
     tool_calls: Raw = Raw(b"")
     function_call: Raw = Raw(b"")
 
@@ -139,6 +140,7 @@ class _Progress(msgspec.Struct, frozen=True):
 
     choices: list[_Step] | None = None
     error: Raw | UnsetType = UNSET
+    timings: Raw | UnsetType = UNSET
     service_tier: Raw = Raw(b"")
 
 
@@ -149,6 +151,9 @@ _ANY = msgspec.json.Decoder()
 _USAGE_KEY = b'"usage"'
 _LAST_USAGE = b',"usage":{'
 _EMPTY = frozenset({b"", b"null", b'""', b"[]", b"{}"})
+_NO_ERROR = _EMPTY | {b"false", b"0"}
+_END_MARK = b"[DONE]"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _INDEX_DIGITS = 10
 
 
@@ -185,10 +190,24 @@ def read_event(text: bytes) -> Event:
         event = _read_plain(text)
         if event is not None:
             return event
+    return _read_any(text)
+
+
+def carries_content(event: Event) -> bool:
+    """As `Event.has_content`, and looked for where it was not."""
+    return _read_any(event.text).has_content if event.cut else event.has_content
+
+
+def ends_stream(payload: bytes) -> bool:
+    """Whether it is the end mark, as clients look for it: they do not mind what stands behind."""
+    return payload.startswith(_END_MARK)
+
+
+def _read_any(text: bytes) -> Event:
     payload = payload_of(text)
     if not payload:
         return Event(EventKind.OTHER, text)
-    if payload == b"[DONE]":
+    if ends_stream(payload):
         return Event(EventKind.DONE, text)
     try:
         chunk = _CHUNK.decode(payload)
@@ -198,7 +217,7 @@ def read_event(text: bytes) -> Event:
         # Some engines put an exception's text into the error event without escaping it.
         broken = payload.startswith((b'{"error"', b'{ "error"'))
         return Event(EventKind.ERROR if broken else EventKind.OTHER, text)
-    if chunk.error is not UNSET and bytes(chunk.error) not in _EMPTY:
+    if chunk.error is not UNSET and bytes(chunk.error) not in _NO_ERROR:
         return Event(EventKind.ERROR, text)
     member = chunk.usage is not UNSET
     usage = None
@@ -226,7 +245,7 @@ def _read_plain(text: bytes) -> Event | None:
     None where it is anything else. Such an event comes for every token of every stream, so its
     first half is decoded once, and nothing is built that nobody reads. The key stands in the text
     once, after a comma, and one object follows up to the closing brace: so it is a member of the
-    outermost object, and its last (llama.cpp's final chunk has `timings` behind it).
+    outermost object, and its last (where llama.cpp has `timings` too, they say more of it).
     """
     at = text.rfind(_LAST_USAGE)
     if at < 0 or text.find(_USAGE_KEY) != at + 1:
@@ -237,7 +256,7 @@ def _read_plain(text: bytes) -> Event | None:
         _ONE_VALUE.decode(usage)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    if chunk.error is not UNSET:
+    if chunk.error is not UNSET or chunk.timings is not UNSET:
         return None
     choices = chunk.choices
     if not choices:
@@ -285,6 +304,7 @@ def _has_content(choice: _Choice) -> bool:
         or bytes(delta.tool_calls) not in _EMPTY
         or bytes(delta.reasoning) not in _EMPTY
         or bytes(delta.refusal) not in _EMPTY
+        or bytes(delta.audio) not in _EMPTY
         or bytes(delta.function_call) not in _EMPTY
     )
 
@@ -295,7 +315,7 @@ def payload_of(text: bytes) -> bytes:
         return text[6:-2].rstrip(b"\r")
     lines = [
         line[6:] if line.startswith(b"data: ") else line[5:]
-        for line in text.splitlines()
+        for line in text.removeprefix(_BYTE_ORDER_MARK).splitlines()
         if line.startswith(b"data:")
     ]
     return b"\n".join(lines)
@@ -314,7 +334,7 @@ def without_usage(event: Event) -> bytes:
         cut = payload[: -len(tail)] + b"}"
     else:
         try:
-            cut = splice(locate(payload), put={}, drop=("usage",))
+            cut = without_member(locate(payload), "usage")
         except InvalidInput:
             return event.text
     before, found, after = event.text.partition(payload)

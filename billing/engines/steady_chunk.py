@@ -90,6 +90,7 @@ class SteadyChunk:
         if (
             counts[2] == counts[4]
             or not figures.prompt
+            or not completion
             or (int(counts[1]), completion) != (figures.prompt, figures.completion)
             or total != figures.prompt + completion
             or any(word in fixed for word in _COUNTED_ONCE)

@@ -40,7 +40,7 @@ from billing.metering.token_class import TokenCounts
 from billing.metering.unit_meter import UnitMeter
 
 MAX_SEARCHES = 1 << 31
-_EVENTS = re.compile(rb"\s*(?:data|event|id):|\s*:[^\n]*\n\s*(?:data|event|id):")
+_EVENTS = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?::[^\r\n]*[\r\n]\s*)*+(?:data|event|id|retry):")
 _OBJECT = b"{"
 _SECONDS = re.compile(rb'"?([0-9]{1,9}(?:\.[0-9]{1,18})?)"?\Z')
 _NO_TOKENS = TokenCounts()

@@ -67,6 +67,43 @@ def test_messages_prompt_is_said_at_the_start_and_output_at_the_end():
     }
 
 
+def test_what_a_message_says_in_the_end_counts_though_more_events_came():
+    """Events may be pieces of a token; only until the engine has counted do they stand for one."""
+    reading = MessagesReading(prompt_floor=0)
+    reading.feed(start(input_tokens=10, output_tokens=1) + event(TEXT) * 3)
+    assert reading.passed.completion == 3
+    reading.feed(delta(output_tokens=2))
+    assert (reading.passed, reading.exact) == (Mark(prompt=10, completion=2), True)
+    reading.feed(event(TEXT))
+    assert (reading.passed.completion, reading.exact) == (4, False)
+
+
+@PATIENT
+@given(st.lists(st.tuples(*[st.integers(0, 90)] * 3), min_size=1, max_size=6))
+def test_parts_of_a_prompt_never_exceed_it_however_they_are_said_again(said):
+    reading = MessagesReading(prompt_floor=0)
+    most = 0
+    for fresh, read, new in said:
+        usage = {"cache_read_input_tokens": read, "cache_creation_input_tokens": new}
+        reading.feed(delta(input_tokens=fresh, output_tokens=1, **usage))
+        most = max(most, fresh + read + new)
+        assert reading.mark.prompt == most
+        assert min(classes_of(reading.mark)) >= 0
+
+
+def classes_of(mark: Mark) -> tuple[int, ...]:
+    counts = mark.counts()
+    return counts.input, counts.cached_input, counts.cache_write, counts.output
+
+
+def test_a_message_that_counts_its_cache_otherwise_in_the_end_is_split_as_it_says_there():
+    reading = MessagesReading(prompt_floor=0)
+    reading.feed(start(input_tokens=10, cache_creation_input_tokens=100))
+    usage = {"cache_read_input_tokens": 90, "cache_creation_input_tokens": 15}
+    reading.feed(delta(input_tokens=5, output_tokens=2, **usage))
+    assert reading.mark == Mark(prompt=110, cached=90, cache_write=15, completion=2)
+
+
 def test_the_floor_stands_for_a_prompt_that_was_not_said():
     reading = MessagesReading(prompt_floor=4)
     reading.feed(start())

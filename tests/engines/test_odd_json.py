@@ -76,6 +76,59 @@ def test_a_response_and_a_message_are_read_too():
     assert (reading.counts, reading.exact) == (TokenCounts(input=9, output=2), True)
 
 
+ODD_EVENTS = (
+    rb'"output":[{"logprob":NaN}]',
+    rb'"output":[{"text":"\ud83d"}]',
+    rb'"output":["NaN","\udc00",-Infinity]',
+)
+
+
+def typed(route: Route) -> StreamReading:
+    members = b"" if route is Route.RESPONSES else b',"max_tokens":9,"messages":[]'
+    body = b'{"model":"m","input":"x"%b,"stream":true}' % members
+    return stream_reading(route, engine_named("vllm"), read_request(body, route), prompt_floor=0)
+
+
+@pytest.mark.parametrize("odd", [*ODD_EVENTS, b'"id":null', b'"id":7', b'"created_at":"x"'])
+def test_so_is_the_event_that_ends_a_response_and_it_waits_for_its_record(odd):
+    usage = b'{"input_tokens":9,"output_tokens":2,"total_tokens":11}'
+    text = b'data: {"type":"response.completed","response":{%b,"usage":%b}}\n\n' % (odd, usage)
+    reading = typed(Route.RESPONSES)
+    assert reading.feed(text) == b""
+    assert (reading.mark, reading.exact) == (Mark(prompt=9, completion=2), True)
+    assert (reading.ending, reading.held()) == (Ending.DONE, text)
+
+
+@pytest.mark.parametrize("odd", ODD_EVENTS)
+def test_so_are_events_of_a_message(odd):
+    reading = typed(Route.MESSAGES)
+    reading.feed(
+        b'data: {"type":"message_start","message":{"usage":{"input_tokens":9},%b}}\n\n' % odd
+    )
+    delta = b'data: {"type":"content_block_delta","delta":{"text":"a"},%b}\n\n' % odd
+    reading.feed(delta)
+    assert reading.passed == Mark(prompt=9, completion=1)
+    reading.feed(b'data: {"type":"message_delta","usage":{"output_tokens":2},%b}\n\n' % odd)
+    assert (reading.mark, reading.exact) == (Mark(prompt=9, completion=2), True)
+    assert reading.feed(b'data: {"type":"message_stop",%b}\n\n' % odd) == b""
+    assert reading.ending is Ending.DONE
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        b'{"message":"x","type":"error"}',
+        b'{"request_id":null,"error":{"message":"x"},"type":"error"}',
+        b'{"code":500,"error":{"message":"x"}}',
+    ],
+)
+@pytest.mark.parametrize("route", [Route.MESSAGES, Route.RESPONSES])
+def test_an_error_is_told_by_what_it_says_wherever_it_says_it(route, error):
+    reading = typed(route)
+    assert reading.feed(b"data: " + error + b"\n\n") == b""
+    assert reading.ending is Ending.ERROR
+
+
 def test_what_is_no_json_stays_unread():
     reading = whole(b'{"usage":' + WRITTEN + b',"logprob":nan}')
     assert (reading.counts, reading.anomalies) == (TokenCounts(), ("usage_missing",))

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billing.admission.route import Route
 from billing.engines.answer_usage import usage_of
 from billing.engines.capabilities import engine_named
+from billing.engines.read_request import read_request
 from billing.engines.sse import read_event
 from billing.engines.stream_meter import StreamMeter
 from billing.engines.usage import (
@@ -133,6 +135,11 @@ def test_usage_of_whole_answers():
         assert usage_of(answer) is None
 
 
+def meter_of(engine: str, *, n: int = 1) -> StreamMeter:
+    body = json.dumps({"model": "m", "stream": True, "n": n}).encode()
+    return StreamMeter(engine_named(engine), read_request(body, Route.CHAT_COMPLETIONS))
+
+
 def chunk(index: int, completion: int | None, *, finish: str | None = None, text: str = "x"):
     body: dict[str, object] = {
         "choices": [{"index": index, "delta": {"content": text}, "finish_reason": finish}]
@@ -145,7 +152,7 @@ def chunk(index: int, completion: int | None, *, finish: str | None = None, text
 @PATIENT
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 50)), max_size=30))
 def test_continuous_counts_never_fall_and_sum_the_choices(steps):
-    meter = StreamMeter(engine_named("vllm"), choices=3)
+    meter = meter_of("vllm", n=3)
     highest: dict[int, int] = {}
     before = 0
     for index, completion in steps:
@@ -157,7 +164,7 @@ def test_continuous_counts_never_fall_and_sum_the_choices(steps):
 
 
 def test_engines_without_counts_per_choice_are_never_summed():
-    meter = StreamMeter(engine_named("tensorrt_llm"), choices=2)
+    meter = meter_of("dynamo", n=2)
     for index in (0, 1):
         meter.observe(chunk(index, 9))
     assert meter.mark.completion == 9
@@ -165,7 +172,7 @@ def test_engines_without_counts_per_choice_are_never_summed():
 
 def test_usage_on_the_finish_chunk_is_exact_for_one_choice_only():
     for choices, exact in ((1, True), (2, False)):
-        meter = StreamMeter(engine_named("transformers"), choices=choices)
+        meter = meter_of("transformers", n=choices)
         meter.observe(chunk(0, None))
         meter.observe(chunk(0, 4, finish="stop", text=""))
         meter.conclude()
@@ -174,7 +181,7 @@ def test_usage_on_the_finish_chunk_is_exact_for_one_choice_only():
 
 
 def test_a_continuous_engines_finish_chunk_settles_only_at_the_end():
-    meter = StreamMeter(engine_named("vllm"), choices=1)
+    meter = meter_of("vllm")
     meter.observe(chunk(0, 4, finish="stop"))
     assert not meter.exact  # cached tokens come with the last event
     meter.conclude()
@@ -182,10 +189,10 @@ def test_a_continuous_engines_finish_chunk_settles_only_at_the_end():
 
 
 def test_unreadable_usage_falls_back_to_counted_events():
-    meter = StreamMeter(engine_named("generic"), choices=1)
+    meter = meter_of("generic")
     meter.observe(chunk(0, None))
     meter.observe(chunk(0, -5))
-    assert meter.mark.completion == 1
+    assert meter.mark.completion == 2
     assert meter.anomalies == {"usage_unreadable"}
 
 
@@ -202,7 +209,7 @@ def usage_only(usage: dict[str, int]):
     ],
 )
 def test_last_usage_that_leaves_out_what_was_seen_takes_nothing_back(usage, prompt):
-    meter = StreamMeter(engine_named("generic"), choices=1)
+    meter = meter_of("generic")
     for _ in range(3):
         meter.observe(chunk(0, None))
     meter.observe(usage_only(usage))
@@ -211,7 +218,7 @@ def test_last_usage_that_leaves_out_what_was_seen_takes_nothing_back(usage, prom
 
 
 def test_usage_said_before_the_last_content_is_not_the_whole_answers():
-    meter = StreamMeter(engine_named("generic"), choices=1)
+    meter = meter_of("generic")
     meter.observe(usage_only({"prompt_tokens": 7, "completion_tokens": 0}))
     assert meter.exact
     meter.observe(chunk(0, None))

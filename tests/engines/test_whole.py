@@ -95,7 +95,18 @@ LAST = b'data: {"choices":[],"usage":%b}\n\n' % json.dumps(USAGE).encode()
 DONE = b"data: [DONE]\n\n"
 
 
-@pytest.mark.parametrize("before", [b"", b"\r\n", b": ping\n\n", b"id: 1\n"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"",
+        b"\r\n",
+        b": ping\n\n",
+        b": a\r\n\r\n: b\n\n",
+        b"id: 1\n",
+        b"retry: 9\n",
+        b"\xef\xbb\xbf",
+    ],
+)
 def test_a_stream_sent_as_json_is_billed(before):
     reading = read(Route.CHAT_COMPLETIONS, before + WORD * 2 + LAST + DONE, stream=True)
     assert (reading.counts, reading.exact) == (TokenCounts(input=9, output=4), True)
