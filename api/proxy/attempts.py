@@ -191,6 +191,7 @@ class Attempts:
         if plain is None:
             return False
         self._content, self._plain = plain, True
+        exchange.engine = exchange.engine.unasked
         exchange.plant.upstream.release(exchange.backend, connection)
         exchange.attach(None)
         return True
@@ -304,7 +305,9 @@ class Attempts:
         self._content, self._plain = content, False
         if backend.name in self._exchange.plant.refuse_injection:
             plain = without_injection(content, self._exchange.request, engine)
-            self._content, self._plain = plain or content, True
+            self._plain = True
+            if plain is not None:
+                self._content, engine = plain, engine.unasked
         if not self._deadline_us:
             self._deadline_us = at_us + 1000 * (backend.first_byte_ms or self._first_byte_ms)
         self._exchange.place(model, backend, engine)

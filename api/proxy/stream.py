@@ -60,7 +60,6 @@ class StreamRelay:
         "_sweep",
         "_write_lost",
         "_written",
-        "_written_mark",
         "_written_us",
         "flushed",
     )
@@ -90,9 +89,8 @@ class StreamRelay:
         self._passed_last: bytes | None = None  # what left with the ending, if `_pass_on` saw it
         self._written = 0
         self._written_us = 0  # monotonic; 0 before anything was written
-        self._written_mark = NOTHING
         self._marks: list[tuple[int, Mark]] = []  # written, not yet taken by the kernel
-        self._write_lost = False  # something was written to a client that had gone
+        self._write_lost = False  # something that may leave does not reach the client
         self._checkpointed = NOTHING
         self._stalled_since: int | None = None
         self.flushed = NOTHING
@@ -183,6 +181,7 @@ class StreamRelay:
             raise anew(refusal)
         exchange.plant.tally.add_refusal(refusal)
         await self._until_delivered()
+        self._write_lost = True  # the refusal takes its place
         await self._settle_cut(exchange.cause("drained"))
         route = exchange.request.route
         event = error_event(refusal, route, exchange.shown_id, instead=passed)
@@ -213,7 +212,7 @@ class StreamRelay:
             if self._client.push(passed) and not self._marks:  # as nearly always: it has left
                 self._written += len(passed)
                 self._written_us = self._connection.heard_us
-                self._written_mark = self.flushed = reading.passed
+                self.flushed = reading.passed
             else:
                 self._note_written(len(passed))
         return True
@@ -222,10 +221,10 @@ class StreamRelay:
         """The end has come: make the usage durable, then let the end leave."""
         if passed:
             await self._write(passed)
+        await self._until_delivered()
         if self._reading.ending is Ending.ERROR:
             await self._settle_cut(self._exchange.cause("upstream_broke"))
         elif self._reading.holding or self._started or self._write_lost:
-            await self._until_delivered()
             await self._settle_complete()
         else:
             self._settled = True
@@ -293,13 +292,12 @@ class StreamRelay:
             return
         self._written += size
         self._written_us = now_us()
-        self._written_mark = passing = self._reading.passed
         if exchange.client.unsent_bytes():
-            self._marks.append((self._written, passing))
+            self._marks.append((self._written, self._reading.passed))
             self.measure()
         else:
             self._marks.clear()
-            self.flushed = passing
+            self.flushed = self._reading.passed
 
     def measure(self) -> None:
         """Bring `flushed` up to date with what the kernel has taken meanwhile.
@@ -359,10 +357,12 @@ class StreamRelay:
     async def _settle_cut(self, cause: Cause) -> None:
         """Bill what was delivered; nothing, if that is nothing that has a price."""
         self.measure()
-        mark, estimated = self.flushed, True
-        everything_left = self.flushed == self._written_mark and not self._reading.holding
-        if self._reading.exact and (everything_left or self._exchange.left):
-            mark, estimated = self._reading.mark, False
+        mark, estimated, reading = self.flushed, True, self._reading
+        # Behind an error nothing is metered; what else is held may carry some of the answer.
+        held = reading.holding and reading.ending is not Ending.ERROR
+        everything_left = not (self._marks or self._write_lost or held)
+        if reading.exact and (everything_left or self._exchange.left):
+            mark, estimated = reading.mark, False
         if not mark.prompt and not mark.completion:
             self._settled = True
             self._exchange.void(cause)

@@ -19,7 +19,7 @@ from billing.engines.capabilities import Capabilities
 from billing.engines.media import require_media
 from billing.engines.read_request import InferenceRequest
 from billing.engines.request_members import OPENAI_MEMBERS, OPERATOR_CONTROLLED
-from billing.engines.splice import locate, splice
+from billing.engines.splice import locate, splice, without_member
 from billing.engines.unsupported import UnsupportedParameter
 
 _MEDIA_ROUTES = frozenset(
@@ -110,7 +110,7 @@ def without_injection(body: bytes, request: InferenceRequest, engine: Capabiliti
         return None
     own = request.members.values.get("stream_options")
     if own is None:
-        return splice(locate(body), put={}, drop=("stream_options",))
+        return without_member(locate(body), "stream_options")
     return splice(locate(body), put={"stream_options": bytes(own)})
 
 

@@ -82,8 +82,8 @@ def response(rng: random.Random, floor: int) -> list[Told]:
         return [*told, Told(failed, cost, Ending.ERROR)]
     prompt, output = rng.randint(1, 300), rng.randint(1, 12)
     cached = rng.randint(0, prompt)
-    usage = {"input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output}
-    usage["input_tokens_details"] = {"cached_tokens": cached}
+    counts = {"input_tokens": prompt, "output_tokens": output, "total_tokens": prompt + output}
+    usage = {**counts, "input_tokens_details": {"cached_tokens": cached}}
     outcome = rng.choice(["completed", "incomplete", "failed", "cancelled"])
     name, odd = rng.choice(['"r"', "null"]), rng.choice(ODD)
     body = f'{{"id":{name},"usage":{json.dumps(usage)}{odd}}}'

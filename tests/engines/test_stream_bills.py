@@ -13,7 +13,7 @@ from billing.engines.mark import Ending, Mark
 from billing.engines.read_request import read_request
 from billing.engines.reading import StreamReading, stream_reading
 
-ASKED = {"stream_options": {"include_usage": True}}
+ASKED: dict[str, Any] = {"stream_options": {"include_usage": True}}
 DONE = b"data: [DONE]\n\n"
 FLOOR = 4
 

@@ -165,9 +165,24 @@ async def test_what_the_proxy_asks_it_passes_as_it_is(desk, ask: Ask, engine: st
     desk.engine.script = ask.script
     members = {} if ask.content_type != JSON else json.loads(ask.body)
     if "stream_options" in members:
-        # To an engine that sends usage unasked a client says that it wants it; others are asked.
-        members["stream_options"] = {"include_usage": not ENGINES[engine].include_usage}
+        members["stream_options"] = {"include_usage": False}
     await asked(desk.port, ask, json.dumps(members).encode() if members else ask.body)
     answer = await require_same(desk, ask, desk.engine.seen[0].body)
     assert answer.complete
     assert answer.body == ask.script.body
+
+
+@pytest.mark.parametrize(
+    "engine", [name for name, one in ENGINES.items() if one.stream_options_rejected]
+)
+async def test_an_engine_that_refuses_to_be_asked_answers_as_it_would_directly(desk, engine: str):
+    """Then nothing was asked of it, and what it says of usage is its own."""
+    refused = Script(pieces=(REFUSAL,), status=400)
+    configure(desk, engine=engine)
+    desk.engine.decide = lambda seen: refused if b"stream_options" in seen.body else CHAT_STREAM
+    ask = next(one for one in ASKS if one.script is CHAT_STREAM)
+    members = json.loads(ask.body)
+    del members["stream_options"]
+    for _ in range(2):  # the second time it is known to refuse
+        answer = await require_same(desk, ask, json.dumps(members).encode())
+        assert answer.body == CHAT_STREAM.body
