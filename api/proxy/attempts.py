@@ -120,6 +120,8 @@ class Attempts:
         """
         exchange = self._exchange
         while True:
+            if exchange.model is not exchange.admission.model:
+                await self._hold_for_fallback()
             try:
                 connection = await self._send()
             except UpstreamError as failure:
@@ -147,6 +149,30 @@ class Attempts:
         seat = self._exchange.seat
         assert seat is not None
         return seat
+
+    async def _hold_for_fallback(self) -> None:
+        """Hold what limits on a fallback alone want, or go on to the next one.
+
+        Raises:
+            Unavailable: there is none whose limits have that much left; a void is journaled.
+        """
+        exchange = self._exchange
+        while exchange.holding is not None and await exchange.holding.hold_for_serving():
+            if not self._skipped():
+                self._give_up(UNREACHED)
+                raise Unavailable("The model is at its capacity; please retry.")
+
+    def _skipped(self) -> bool:
+        """Go on to the next model without having tried this one; whether there is one."""
+        at_us = self._deadline_us = now_us()
+        placement = self._next(at_us)
+        if placement is None:
+            return False
+        self._left += 1
+        self._place(placement, at_us)
+        if self._exchange.billed:
+            self._exchange.plant.write_soon(self._exchange.intent())
+        return True
 
     async def _send(self) -> UpstreamConnection:
         """One attempt, up to the first byte of the answer's body."""

@@ -233,6 +233,8 @@ class Exchange(msgspec.Struct, kw_only=True, eq=False):
         if self.seat is not None:
             self.seat.leave()
         self.model, self.backend, self.engine = model, backend, engine
+        if self.holding is not None:
+            self.holding.serving = model
         self.seat = self.plant.pools.begin(backend)
 
     def close(self) -> None:

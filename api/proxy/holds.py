@@ -10,19 +10,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 from api.proxy.hold_port import HoldPort
 from api.proxy.holding import Holding
 from api.proxy.likely_output import LikelyOutput
-from api.proxy.limit_errors import HoldsUnavailable, LimitsCrowded, credit_limit
+from api.proxy.limit_errors import (
+    HoldsUnavailable,
+    LimitReached,
+    LimitsCrowded,
+    credit_limit,
+)
 from api.proxy.ports import Clock
 from billing.admission.amounts import Rates
+from billing.admission.backend import ServedModel
 from billing.admission.bound import Bound, RequestSize, bound_of, cost_of
-from billing.admission.lease_book import Wanted
+from billing.admission.lease_book import Held, Wanted
 from billing.admission.limit import Limit, Unit
 from billing.admission.route import Serving
-from billing.admission.snapshot import Admission
+from billing.admission.snapshot import Admission, KeyGrant
 from billing.admission.terms import HoldSize, OnLoss, Payment, TenantTerms
 from billing.engines.read_request import InferenceRequest
 
@@ -30,6 +38,8 @@ SCOPES: Final = 100_000
 """How many pairs of key and model are remembered with the limits that apply to them."""
 
 _ONE_REQUEST: Final = {Unit.MONEY: 0, Unit.TOKENS: 0, Unit.REQUESTS: 1, Unit.SLOTS: 1}
+
+_NO_OTHERS: Mapping[int, Sequence[tuple[Limit, bool]]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +59,18 @@ class Holds:
         self._clock = clock
         self._likely = LikelyOutput()
         self._scopes: dict[tuple[int, int], _Scope] = {}
-        self._exposed: Counter[int] = Counter()
-        self._exposed_since = 0
+        self._exposed: Counter[int] = Counter()  # by tenant, since its limits last answered
 
-    async def hold(self, admission: Admission, request: InferenceRequest) -> Holding | None:
+    async def hold(
+        self,
+        admission: Admission,
+        request: InferenceRequest,
+        fallbacks: Sequence[ServedModel] = (),
+    ) -> Holding | None:
         """Set aside what a request can come to; None where no limit applies.
+
+        Args:
+            fallbacks: models that may answer in place of the one that was asked for.
 
         Raises:
             LimitReached: a limit has not that much left.
@@ -63,38 +80,64 @@ class Holds:
         if not terms.limits and terms.prepaid is None:
             return None
         scope = self._scope(admission)
-        if not scope.limits:
+        others = _limits_of_others(admission, fallbacks) if fallbacks else _NO_OTHERS
+        if not scope.limits and not others:
             return None
-        bound = bound_of(scope.rates, admission.model, size_of(request))
+        bound = bound_of(scope.rates, admission.model, size_of(request), fallbacks)
         lengths, likely = None, bound.choice_tokens
         if terms.policy.hold_size is HoldSize.LIKELY and likely:
             route = request.route.value
             lengths = self._likely.of(terms.tenant_id, admission.model.id, route)
             likely = min(likely, lengths.likely)
         covered = likely * bound.choices
-        wanted = _wanted(scope, bound, covered, request)
+        amounts = _Amounts(scope.rates, bound, covered, request)
+        wanted = amounts.wanted(scope.limits)
+        if not wanted and not others:
+            return None  # it costs nothing that is counted
         holding = Holding(
             port=self._port,
             clock=self._clock,
             rates=scope.rates,
+            prices=terms.rates,
+            serving=admission.model,
             bound=bound,
             covered=covered,
             wanted=wanted,
+            others={model_id: amounts.wanted(limits) for model_id, limits in others.items()},
+            expose=partial(self._expose, terms),
             lengths=lengths,
         )
+        held = await self._held(terms, wanted, bound) if wanted else Held(parts=())
+        if held is None:
+            holding.unasked, holding.covered = True, bound.choice_tokens * bound.choices
+        else:
+            holding.held.append(held)
+        return holding
+
+    async def _held(
+        self, terms: TenantTerms, wanted: Sequence[Wanted], bound: Bound
+    ) -> Held | None:
+        """Set amounts aside; None where limits cannot be asked and it is admitted without.
+
+        Raises:
+            LimitReached, HoldsUnavailable: it is not admitted.
+        """
         now_us = self._clock()
         held = self._port.take(wanted, now_us)
-        if held is None:
-            try:
-                held = await self._port.obtain(wanted, now_us)
-            except LimitsCrowded:
-                raise
-            except HoldsUnavailable:
-                self._admit_unasked(admission, wanted, bound)
-                holding.unasked, holding.covered = True, bound.choice_tokens * bound.choices
-                return holding
-        holding.held.append(held)
-        return holding
+        if held is not None:
+            return held
+        try:
+            held = await self._port.obtain(wanted, now_us)
+        except LimitsCrowded:
+            raise
+        except HoldsUnavailable:
+            self._expose(terms, wanted, bound.money)
+            return None
+        except LimitReached:
+            self._exposed.pop(terms.tenant_id, None)
+            raise
+        self._exposed.pop(terms.tenant_id, None)
+        return held
 
     def _scope(self, admission: Admission) -> _Scope:
         terms, grant, model = admission.terms, admission.grant, admission.model
@@ -102,11 +145,7 @@ class Holds:
         scope = self._scopes.get(whose)
         if scope is not None and scope.terms is terms:
             return scope
-        limits = [
-            (limit, limit.hard and not limit.shadow and not terms.policy.shadow)
-            for limit in terms.limits
-            if limit.applies(project_id=grant.project_id, key_id=grant.key_id, model_id=model.id)
-        ]
+        limits = _applying(terms, grant, model)
         if terms.prepaid is not None:
             limits.append((credit_limit(terms.prepaid, terms.currency), not terms.policy.shadow))
         scope = _Scope(
@@ -121,20 +160,17 @@ class Holds:
         self._scopes[whose] = scope
         return scope
 
-    def _admit_unasked(self, admission: Admission, wanted: Sequence[Wanted], bound: Bound) -> None:
-        """Admit without a hold, as far as the tenant's policy goes.
+    def _expose(self, terms: TenantTerms, wanted: Sequence[Wanted], money: int) -> None:
+        """Admit without a hold what comes to so much, as far as the tenant's policy goes.
 
         Raises:
             HoldsUnavailable: not so far.
         """
-        policy = admission.terms.policy
+        policy = terms.policy
         if not any(each.blocks for each in wanted):
             return
-        if self._port.contacts != self._exposed_since:
-            self._exposed.clear()
-            self._exposed_since = self._port.contacts
-        tenant_id = admission.terms.tenant_id
-        exposed = self._exposed[tenant_id] + bound.money
+        tenant_id = terms.tenant_id
+        exposed = self._exposed[tenant_id] + money
         closed = policy.payment is Payment.PREPAID or policy.on_database_loss is OnLoss.CLOSED
         if closed or exposed > policy.max_exposure // self._port.processes:
             raise HoldsUnavailable("Limits cannot be asked at the moment; please retry.")
@@ -173,21 +209,49 @@ def highest(rates: Iterable[Rates]) -> Rates:
     )
 
 
-def _wanted(scope: _Scope, bound: Bound, covered: int, request: InferenceRequest) -> list[Wanted]:
-    """What a request needs of each limit.
+def _applying(terms: TenantTerms, grant: KeyGrant, model: ServedModel) -> list[tuple[Limit, bool]]:
+    """The limits that count requests of a key for a model, and which of them refuse."""
+    return [
+        (limit, limit.hard and not limit.shadow and not terms.policy.shadow)
+        for limit in terms.limits
+        if limit.applies(project_id=grant.project_id, key_id=grant.key_id, model_id=model.id)
+    ]
+
+
+def _limits_of_others(
+    admission: Admission, fallbacks: Sequence[ServedModel]
+) -> Mapping[int, Sequence[tuple[Limit, bool]]]:
+    """By fallback, the limits on that model alone: they count what it answers for another."""
+    terms, grant = admission.terms, admission.grant
+    found = {
+        model.id: [entry for entry in _applying(terms, grant, model) if entry[0].model_id]
+        for model in fallbacks
+    }
+    return {model_id: limits for model_id, limits in found.items() if limits}
+
+
+class _Amounts:
+    """What a request needs of limits.
 
     Only a stream can be ended where its hold ends: an answer in one piece that came out longer
     than was likely would exceed a hard limit, so there it holds all that it can come to.
     """
-    likely = most = _amounts(scope.rates, bound, covered, request)
-    longest = bound.choice_tokens * bound.choices
-    if covered < longest and not request.stream:
-        most = _amounts(scope.rates, bound, longest, request)
-    return [
-        Wanted(limit=limit, amount=amount, blocks=blocks)
-        for limit, blocks in scope.limits
-        if (amount := (most if blocks else likely)[limit.unit])
-    ]
+
+    __slots__ = ("_likely", "_most")
+
+    def __init__(self, rates: Rates, bound: Bound, covered: int, request: InferenceRequest) -> None:
+        self._likely = self._most = _amounts(rates, bound, covered, request)
+        longest = bound.choice_tokens * bound.choices
+        if covered < longest and not request.stream:
+            self._most = _amounts(rates, bound, longest, request)
+
+    def wanted(self, limits: Sequence[tuple[Limit, bool]]) -> list[Wanted]:
+        """Of each limit; nothing of those that it leaves as they are."""
+        return [
+            Wanted(limit=limit, amount=amount, blocks=blocks)
+            for limit, blocks in limits
+            if (amount := (self._most if blocks else self._likely)[limit.unit])
+        ]
 
 
 def _amounts(

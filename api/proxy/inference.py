@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 
 from api.proxy.answer_head import REQUEST_ID
@@ -222,11 +223,12 @@ class Inference:
         try:
             if client.lost:
                 return
+            fallbacks = self._fallbacks(exchange)
             if self._holds is not None:
-                exchange.holding = await self._hold(exchange, self._holds)
+                exchange.holding = await self._hold(exchange, self._holds, fallbacks)
                 if client.lost:
                     return
-            attempts = self._attempts(exchange, request)
+            attempts = self._attempts(exchange, request, fallbacks)
             attempts.begin()
             await self._dispatch(exchange, attempts, request)
         except UpstreamError:
@@ -238,21 +240,26 @@ class Inference:
             self._live.discard(exchange)
             exchange.close()
 
-    async def _hold(self, exchange: Exchange, holds: Holds) -> Holding | None:
+    async def _hold(
+        self, exchange: Exchange, holds: Holds, fallbacks: Sequence[ServedModel]
+    ) -> Holding | None:
         """What the tenant's limits have to leave for it; nobody has to wait if none applies."""
-        holding = await holds.hold(exchange.admission, exchange.request)
+        holding = await holds.hold(exchange.admission, exchange.request, fallbacks)
         if holding is not None:
             for limit in holding.exceeded:
                 self._tally.limits_reached[limit.unit.value, told_kind(limit)] += 1
         return holding
 
-    def _attempts(self, exchange: Exchange, client: ClientRequest) -> Attempts:
+    def _fallbacks(self, exchange: Exchange) -> Sequence[ServedModel]:
+        if not exchange.admission.model.fallbacks:
+            return ()
+        return fallbacks_for(self._control.snapshot, exchange.admission, exchange.request.route)
+
+    def _attempts(
+        self, exchange: Exchange, client: ClientRequest, fallbacks: Sequence[ServedModel]
+    ) -> Attempts:
         route = exchange.request.route
         lines = b"%bx-request-id: %b\r\n" % (forwarded_lines(client, route), exchange.shown_id)
-        fallbacks: tuple[ServedModel, ...] = ()
-        if exchange.admission.model.fallbacks:
-            snapshot = self._control.snapshot
-            fallbacks = fallbacks_for(snapshot, exchange.admission, route)
         return Attempts(
             exchange,
             lines=lines,

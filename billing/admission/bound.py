@@ -7,7 +7,7 @@ much is left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -82,18 +82,20 @@ class Bound:
         return self.prompt_tokens + self.choice_tokens * self.choices
 
 
-def bound_of(rates: Rates, model: ServedModel, size: RequestSize) -> Bound:
+def bound_of(
+    rates: Rates, model: ServedModel, size: RequestSize, fallbacks: Sequence[ServedModel] = ()
+) -> Bound:
     """The bound of a request.
 
     Args:
         rates: the highest prices that can apply.
+        fallbacks: models that may answer in its place: what the context of the one cuts short,
+            another one takes whole.
     """
-    prompt = size.prompt_bytes + TEMPLATE_TOKENS + MEDIA_TOKENS * size.media_parts
-    if size.stored_prompt:
-        prompt = model.context or max(prompt, STORED_TOKENS)
-    elif model.context is not None:
-        prompt = min(prompt, model.context)
-    choice, cover = _answer(model, size, prompt)
+    prompt = max(_prompt(each, size) for each in (model, *fallbacks))
+    choice, cover = _answer(model, size, _prompt(model, size))
+    if size.generates and cover is None:
+        choice = max(choice, *(_unspliced(each, size) for each in fallbacks), 0)
     return Bound(
         prompt_tokens=prompt,
         choice_tokens=choice,
@@ -110,12 +112,25 @@ def cost_of(rates: Rates, *, prompt: int, output: int, units: Mapping[UnitMeter,
     return pico(rates.request + highest * prompt + rates.output * output + beside)
 
 
+def _prompt(model: ServedModel, size: RequestSize) -> int:
+    prompt = size.prompt_bytes + TEMPLATE_TOKENS + MEDIA_TOKENS * size.media_parts
+    if size.stored_prompt:
+        return model.context or max(prompt, STORED_TOKENS)
+    return prompt if model.context is None else min(prompt, model.context)
+
+
+def _unspliced(model: ServedModel, size: RequestSize) -> int:
+    """What a choice has at most by the client's bound, or by none."""
+    if size.max_tokens is None:
+        return model.context or model.max_output
+    return size.max_tokens if model.context is None else min(size.max_tokens, model.context)
+
+
 def _answer(model: ServedModel, size: RequestSize, prompt: int) -> tuple[int, int | None]:
     if not size.generates:
         return 0, None
     if size.max_tokens is not None:
-        within = size.max_tokens if model.context is None else min(size.max_tokens, model.context)
-        return within, None
+        return _unspliced(model, size), None
     if model.context is None:
         return model.max_output, model.max_output
     room = model.context - prompt

@@ -85,6 +85,19 @@ def test_an_engine_that_is_given_the_cover_stays_in_its_context(
         assert bound.prompt_tokens + bound.cover <= model.context
 
 
+@given(models(), models(), sizes)
+def test_a_fallback_is_covered_as_if_it_had_been_asked(
+    model: ServedModel, fallback: ServedModel, size: RequestSize
+) -> None:
+    """Its context can be longer: what the one model cuts short, it takes whole."""
+    bound = bound_of(Rates(), model, size, [fallback])
+    alone = bound_of(Rates(), fallback, size)
+    assert bound.cover == bound_of(Rates(), model, size).cover
+    assert bound.prompt_tokens >= alone.prompt_tokens
+    if bound.cover is None:  # else its engine is given that
+        assert bound.choice_tokens >= alone.choice_tokens
+
+
 @given(st.integers(0, 10**40))
 def test_rounding_is_up(atto: int) -> None:
     assert pico(atto) * (ATTO // PICO) - atto in range(ATTO // PICO)

@@ -217,6 +217,26 @@ async def test_what_is_admitted_unasked_draws_on_the_limits_themselves(
     }
 
 
+@pytest.mark.parametrize(("on_loss", "ends"), [(OnLoss.OPEN, True), (OnLoss.CLOSED, False)])
+async def test_while_limits_cannot_be_asked_a_stream_grows_as_a_request_is_admitted(
+    limited: LimitedYards, on_loss: OnLoss, *, ends: bool
+) -> None:
+    policy = AdmissionPolicy(hold_size=HoldSize.LIKELY, on_database_loss=on_loss)
+    world = await limited(limit_of(1200, Unit.TOKENS), policy=policy)
+    world.holds.away = True
+    world.yard.engine.behaviour = Behaviour(tokens=1500, pace_ms=1)
+    client = await world.yard.stream(max_tokens=2000)
+    answer = await client.until(b"[DONE]" if ends else b"\r\n0\r\n\r\n")
+    await world.yard.settled()
+    assert (b"service_unavailable" in answer) == (not ends)
+    usage = world.yard.journal.usage
+    assert usage.counts.output == 1500 if ends else usage.counts.output <= 512
+    # It has a lease: all of it counts there.
+    (draw,) = usage.draws
+    assert world.holds.held == {"budget": (0, draw.units)}
+    assert (draw.units > 1200) == ends
+
+
 async def test_exposure_ends(limited: LimitedYards) -> None:
     """While limits cannot be asked, no more is admitted than the operator exposes itself to."""
     each = 10**6 * (5 + 256 + len('[{"role": "user", "content": "hi"}]'))
