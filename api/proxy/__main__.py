@@ -48,6 +48,7 @@ async def run(settings: Settings, database: Database, *, shared: bool) -> None:
     leases = LeaseKeeper(
         database, database.conninfo(), instance, now=utc_now, lease_ms=settings.lease_ms
     )
+    leases.begin()
     bindings = Bindings(database, now=utc_now)
     limits = Limits(
         drain_ms=settings.proxy_drain_ms,

@@ -16,11 +16,6 @@ class HoldPort(Protocol):
     """Where amounts are set aside. Every method belongs to the event loop."""
 
     @property
-    def contacts(self) -> int:
-        """How often limits were asked and answered."""
-        ...
-
-    @property
     def processes(self) -> int:
         """How many processes lease, this one included, as far as is known; at least 1."""
         ...

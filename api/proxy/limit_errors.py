@@ -62,17 +62,18 @@ class LimitReached(SteelyardError):
             needed: what the request can come to.
         """
         fits = capacity <= 0 or needed <= capacity  # where nothing is, less does not help
+        ever = fits and capacity > 0
         super().__init__(
             f"The limit `{limit.name}` is reached."
             if fits
             else f"The request can come to more than the whole limit `{limit.name}`.",
-            remedy=_remedy(limit, fits=fits),
+            remedy=_remedy(limit, fits=fits, ever=ever),
         )
         self.limit = limit
         self.used = used
         self.capacity = capacity
         self.resets_us = resets_us
-        if not fits:
+        if not ever:
             self.wait_us: int | None = None
         elif resets_us is not None:
             self.wait_us = max(0, resets_us - now_us)
@@ -86,12 +87,14 @@ class LimitReached(SteelyardError):
         return unit is Unit.MONEY or (unit is Unit.TOKENS and window is not Window.MINUTE)
 
 
-def _remedy(limit: Limit, *, fits: bool) -> str:
+def _remedy(limit: Limit, *, fits: bool, ever: bool) -> str:
     """What helps: only a limit with a window is whole again after a time."""
     if limit.name == _CREDIT:
         return "Add credit." if fits else "Ask for less, such as fewer `max_tokens`, or add credit."
     if not fits:
         return "Ask for less, such as fewer `max_tokens`, or ask the operator to raise it."
+    if not ever:
+        return "Nothing is allowed by it: ask the operator to raise it."
     if limit.window is not Window.NONE:
         return "Retry after it resets, or ask the operator to raise it."
     if limit.unit is Unit.SLOTS:

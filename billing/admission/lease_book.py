@@ -39,7 +39,8 @@ class Lease:
     Attributes:
         id: row in the database.
         granted: in all, of which `held` is set aside by requests that run and `drawn` was used.
-        window_end_us: from when on it is void, in µs since 1970 UTC; None: never.
+        window_end_us: from when on nothing can be taken of it, in µs since 1970 UTC: its window,
+            or credit that it counts on, is over; None: never.
         taken_us: when a request last took from it.
         left: what was left of the limit beside all leases when it was granted.
         asked_us: when more was last asked for.

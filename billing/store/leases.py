@@ -86,6 +86,8 @@ class LeaseRow:
         used: spent, held and leased, of all processes.
         capacity: of the window; of credit, all that is there.
         elsewhere: leased to other processes and not drawn by them; 0 where a lease was granted.
+        ends_us: when some of the credit that it counts on expires, in µs since 1970 UTC: more may
+            be leased then than is left; None: never.
     """
 
     limit_id: int
@@ -94,6 +96,7 @@ class LeaseRow:
     used: int
     capacity: int
     elsewhere: int
+    ends_us: int | None = None
 
 
 def limits_of(connection: sa.Connection, *, now: datetime) -> dict[int, tuple[Limit, ...]]:
@@ -193,6 +196,11 @@ def lease(
         now=now,
     )
     units = {ask.limit_id: ask.unit for ask in asks}
+    ends = _credit_ends(
+        connection,
+        [ask.limit_id for ask in asks if ask.unit is Unit.MONEY and ask.window is None],
+        now=now,
+    )
     return [
         LeaseRow(
             limit_id=row.limit_id,
@@ -201,9 +209,30 @@ def lease(
             used=_counted(row.used, units[row.limit_id]),
             capacity=_counted(row.capacity, units[row.limit_id]),
             elsewhere=_counted(row.elsewhere, units[row.limit_id]),
+            ends_us=ends.get(row.limit_id),
         )
         for row in rows
     ]
+
+
+def _credit_ends(
+    connection: sa.Connection, limit_ids: Sequence[int], *, now: datetime
+) -> dict[int, int]:
+    """When the next grant that backs holds expires, in µs since 1970 UTC; of limits that are no
+    credit, and where none expires, nothing."""
+    if not limit_ids:
+        return {}
+    rows = query(
+        connection,
+        "SELECT l.id, min(g.expires_at) AS ends FROM spend_limit l "
+        "JOIN credit_balance b ON b.tenant_id = l.tenant_id AND b.remaining > 0 "
+        "JOIN credit_grant g ON g.id = b.grant_id AND g.currency = l.currency "
+        "WHERE l.id = ANY(:limits) AND l.capacity IS NULL AND g.starts_at <= :now "
+        "AND g.expires_at > :now AND num_nonnulls(g.meters, g.models, g.plans) = 0 GROUP BY l.id",
+        limits=list(limit_ids),
+        now=now,
+    )
+    return {row.id: microseconds(row.ends) for row in rows}
 
 
 def give_back(
@@ -234,6 +263,28 @@ def recall(connection: sa.Connection, limit_id: int, *, asker: str) -> None:
         "SELECT pg_notify('steelyard_recall', :asker || ' ' || :limit)",
         asker=asker,
         limit=str(limit_id),
+    )
+
+
+CHANGED = "*"
+"""In the place of an asker: a limit is another one than it was."""
+
+
+def tell_changed(connection: sa.Connection, limit_id: int) -> None:
+    """Have every process ask anew about a limit, at commit: what it has leased and does not use
+    may be more than there is now, and what was refused may be there."""
+    recall(connection, limit_id, asker=CHANGED)
+
+
+def tell_credit_changed(connection: sa.Connection, *, tenant_id: int, currency: str) -> None:
+    """As `tell_changed`, of a tenant's credit."""
+    query(
+        connection,
+        "SELECT pg_notify('steelyard_recall', :asker || ' ' || id) FROM spend_limit "
+        "WHERE tenant_id = :tenant AND currency = :currency AND capacity IS NULL",
+        asker=CHANGED,
+        tenant=tenant_id,
+        currency=currency,
     )
 
 

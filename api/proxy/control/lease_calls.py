@@ -51,7 +51,6 @@ class LeaseCalls:
 
     Attributes:
         lock: held by whoever calls.
-        contacts: calls that were answered.
         processes: how many processes lease, as far as is known.
         counts: what is told of them in metrics.
         forget: called when the leases were swept: none of them stands any more.
@@ -70,7 +69,6 @@ class LeaseCalls:
         # A thread of its own: calls that hang must not keep look-ups of keys from theirs.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leases")
         self.lock = asyncio.Lock()
-        self.contacts = 0
         self.processes = 1
         self.counts = LeaseCounts()
         self.forget: Callable[[], None] = lambda: None
@@ -166,7 +164,6 @@ class LeaseCalls:
             self._pausing_until_us = monotonic_us() + PAUSE_US
             raise HoldsUnavailable("Limits cannot be asked at the moment; please retry.") from None
         self.counts.calls[what, "answered"] += 1
-        self.contacts += 1
         return answer
 
 

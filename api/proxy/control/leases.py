@@ -23,9 +23,10 @@ from api.proxy.failures import anew
 from api.proxy.limit_errors import HoldsUnavailable, LimitReached, LimitsCrowded
 from api.proxy.telemetry.counted import LeaseCounts
 from billing.admission.lease_book import Held, Lease, LeaseBook, Wanted
+from billing.admission.limit import Window
 from billing.metering.event_id import microseconds
 from billing.store.database import Database
-from billing.store.leases import LeaseAsk, LeaseRow
+from billing.store.leases import CHANGED, LeaseAsk, LeaseRow
 
 log = structlog.get_logger("steelyard.leases")
 
@@ -91,11 +92,6 @@ class LeaseKeeper:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
-    def contacts(self) -> int:
-        """How often the database has answered."""
-        return self._calls.contacts
-
-    @property
     def counts(self) -> LeaseCounts:
         """What became of the leases since the process started."""
         return self._calls.counts
@@ -153,6 +149,13 @@ class LeaseKeeper:
         """Give back what was held, less what was drawn by lease id. A second time: nothing."""
         self._book.release(held, draws)
 
+    def begin(self) -> None:
+        """Keep in touch from now on, in a running loop, whether or not anything is leased: while
+        limits cannot be asked, a process is exposed to its share among those that were heard of.
+        """
+        if not self._tasks:
+            self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._listen())]
+
     async def stop(self) -> None:
         """Give back everything; no request runs any more."""
         tasks = (*self._tasks, *self._flights.values(), *self._top_ups.values())
@@ -176,8 +179,8 @@ class LeaseKeeper:
                 now_us = microseconds(self._now())
                 if self._suffices(wanted, now_us):
                     return
-                self._begin()
-                rows = await self._calls.lease(partial(self._asks, wanted, now_us))
+                self.begin()
+                rows = await self._lease(wanted, now_us)
                 refused = [row for row in rows if row.lease_id is None]
                 if not refused:
                     self._grant(wanted, rows, now_us)
@@ -186,6 +189,20 @@ class LeaseKeeper:
             if short is not None:
                 raise anew(short)
             await asyncio.sleep(RECALL_PAUSE_SECONDS)
+
+    async def _lease(self, wanted: Sequence[Wanted], now_us: int) -> list[LeaseRow]:
+        """Lease what is wanted. What counted on credit that has expired goes back before: it may
+        be more than there is now."""
+        ended = [
+            each.limit.id
+            for each in wanted
+            if each.limit.window is Window.NONE
+            and (lease := self._book.leases.get(each.limit.id)) is not None
+            and lease.over(now_us)
+        ]
+        if ended:
+            await self._return(ended)
+        return await self._calls.lease(partial(self._asks, wanted, now_us))
 
     def _suffices(self, wanted: Sequence[Wanted], now_us: int) -> bool:
         """Whether another call has brought meanwhile what is wanted."""
@@ -233,7 +250,7 @@ class LeaseKeeper:
                     limit,
                     lease_id=row.lease_id,
                     granted=row.granted,
-                    window_end_us=None if window is None else window[1],
+                    window_end_us=row.ends_us if window is None else window[1],
                     left=row.capacity - row.used,
                     now_us=now_us,
                 )
@@ -244,6 +261,7 @@ class LeaseKeeper:
     ) -> LimitReached | None:
         """Remember what was refused for good: nobody can give it back, or nobody has by now."""
         by_id = {each.limit.id: each for each in wanted}
+        reached: list[LimitReached] = []
         for row in refused:
             each = by_id[row.limit_id]
             free = self._book.free_of(row.limit_id)
@@ -260,10 +278,11 @@ class LeaseKeeper:
                     capacity=row.capacity,
                     ends_us=None if window is None else window[1],
                 )
-                return _reached(each, refusal, now_us)
-        return None
+                reached.append(_reached(each, refusal, now_us))
+        return max(reached, key=_lasts, default=None)
 
     def _refuse_again(self, wanted: Sequence[Wanted], now_us: int) -> None:
+        reached: list[LimitReached] = []
         for each in wanted:
             refusal = self._refusals.get(each.limit.id)
             if (
@@ -274,7 +293,9 @@ class LeaseKeeper:
                 and each.amount >= refusal.amount
                 and self._book.free_of(each.limit.id) <= refusal.free
             ):
-                raise _reached(each, refusal, now_us)
+                reached.append(_reached(each, refusal, now_us))
+        if reached:
+            raise anew(max(reached, key=_lasts))
 
     def _top_up(self, lease: Lease, now_us: int) -> None:
         """Ask for more ahead of need, unless hardly anything is left to be had."""
@@ -287,7 +308,7 @@ class LeaseKeeper:
             with suppress(HoldsUnavailable):
                 async with self._calls.lock:
                     asked_us = microseconds(self._now())
-                    rows = await self._calls.lease(partial(self._asks, [more], asked_us))
+                    rows = await self._lease([more], asked_us)
                     self._grant([more], rows, asked_us)
 
         task = asyncio.create_task(ask())
@@ -295,31 +316,29 @@ class LeaseKeeper:
         task.add_done_callback(lambda _: self._top_ups.pop(limit.id, None))
 
     async def _give_back(self, limit_ids: Iterable[int]) -> None:
+        async with self._calls.lock:
+            await self._return(limit_ids)
+
+    async def _return(self, limit_ids: Iterable[int]) -> None:
         """Give back what is free of some limits, and what could not be given back before.
 
         Nothing of that is free here any more: unless it is asked again, nobody could use it.
         """
         leases = self._book.leases
-        async with self._calls.lock:
-            for lease in self._book.give_back(limit_ids):
-                self._owed[lease.limit.id] = lease
-            owed = [lease for each, lease in self._owed.items() if leases.get(each) is lease]
-            if owed:
-                keep = {
-                    lease.id: (lease.limit.unit, max(lease.granted, lease.drawn + lease.held))
-                    for lease in owed
-                }
-                await self._calls.give_back(keep)
-            self._owed.clear()
+        for lease in self._book.give_back(limit_ids):
+            self._owed[lease.limit.id] = lease
+        owed = [lease for each, lease in self._owed.items() if leases.get(each) is lease]
+        if owed:
+            keep = {
+                lease.id: (lease.limit.unit, max(lease.granted, lease.drawn + lease.held))
+                for lease in owed
+            }
+            await self._calls.give_back(keep)
+        self._owed.clear()
 
     def _forget(self) -> None:
         self._calls.counts.lost += len(self._book.leases)
         self._book.leases.clear()
-
-    def _begin(self) -> None:
-        """Keep in touch from the first lease on: a process without any costs nothing."""
-        if not self._tasks:
-            self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._listen())]
 
     async def _beat(self) -> None:
         while True:
@@ -345,6 +364,9 @@ class LeaseKeeper:
                     who, _, limits = recall.partition(" ")
                     if who != self._instance:
                         recalled = [int(text) for text in limits.split(",") if text.isdecimal()]
+                        if who == CHANGED:
+                            for limit_id in recalled:
+                                self._refusals.pop(limit_id, None)
                         with suppress(HoldsUnavailable):
                             await self._give_back(recalled)
 
@@ -357,6 +379,12 @@ async def _tried(work: Awaitable[None]) -> None:
         return
     except Exception as error:  # noqa: BLE001  # a task that has died is missed by nobody
         log.error("leases are not kept as they should be", reason=type(error).__name__)  # noqa: TRY400  # a message could carry values
+
+
+def _lasts(reached: LimitReached) -> tuple[bool, int]:
+    """Of several limits that are reached a client is told the one that it has to wait for longest:
+    after any other wait it would be refused again."""
+    return reached.wait_us is None, reached.wait_us or 0
 
 
 def _reached(wanted: Wanted, refusal: _Refusal, now_us: int) -> LimitReached:

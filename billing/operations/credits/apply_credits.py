@@ -35,7 +35,7 @@ from billing.operations.credits.charges import (
 from billing.operations.credits.grant_credit import books_of, post_credit, require_grant
 from billing.operations.minting import mint_id
 from billing.period import Period
-from billing.store import credit_lines, reservations
+from billing.store import credit_lines, leases, reservations
 from billing.store import credits as store
 from billing.store import holds as hold_store
 from billing.store import invoices as invoice_store
@@ -79,6 +79,12 @@ def apply_credits(
         for application in drawn[code].applications:
             _apply(connection, application, now=now)
         _reserve(connection, drawn[code], tenant=tenant, period=period, currency=code)
+        if (
+            drawn[code].applications
+            and hold_store.credit_standing(connection, credit, now=now)[0] < 0
+        ):
+            # A fee, say, took what processes have leased: what they do not use of it, they return.
+            leases.tell_changed(connection, credit)
         if settled_through is not None:
             hold_store.settle(connection, credit, through=settled_through)
     return drawn

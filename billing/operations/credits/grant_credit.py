@@ -33,7 +33,7 @@ from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import local_midnight, zone
 from billing.store import credits as store
 from billing.store import holds as hold_store
-from billing.store import ledger, reservations
+from billing.store import leases, ledger, reservations
 from billing.store.credits import GrantRow
 from billing.tenancy.tenant import Tenant
 
@@ -119,6 +119,7 @@ def store_grant(connection: sa.Connection, grant: CreditGrant, *, now: datetime)
         idempotency_key="granted",
         now=now,
     )
+    leases.tell_credit_changed(connection, tenant_id=grant.tenant_id, currency=grant.currency)
     if grant.rolled_from is None and grant.paid_from is not None:
         bought = credits_bought(books_of(grant), amount=grant.cost_basis, paid_from=grant.paid_from)
         post_credit(connection, grant, "credits_bought", bought, effective_at=now, now=now)
@@ -157,6 +158,7 @@ def void_grant(connection: sa.Connection, *, grant_id: UUID, now: datetime) -> G
         idempotency_key=f"voided/{row.version}",
         now=now,
     )
+    leases.tell_credit_changed(connection, tenant_id=grant.tenant_id, currency=grant.currency)
     released = grant.released(before=remaining, after=Decimal(0))
     if released and grant.paid_from is not None:
         back = credits_paid_back(books_of(grant), amount=released, paid_from=grant.paid_from)

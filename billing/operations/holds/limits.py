@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from billing.admission.limit import Unit, Window
 from billing.errors import NotFound
 from billing.store import holds as store
-from billing.store import tenancy
+from billing.store import leases, tenancy
 from billing.tenancy.tenant import Tenant
 
 
@@ -47,7 +47,7 @@ def set_limit(
         for row in (tenancy.keys(connection, tenant_id=tenant.id) if key is not None else [])
         if row.revoked_at is None and (row.expires_at is None or row.expires_at > now)
     }
-    return store.define_limit(
+    limit_id = store.define_limit(
         connection,
         tenant_id=tenant.id,
         name=name,
@@ -61,6 +61,8 @@ def set_limit(
         hard=hard,
         shadow=shadow,
     )
+    leases.tell_changed(connection, limit_id)
+    return limit_id
 
 
 def _found(name: str | None, ids: dict[str, int], field: str) -> int | None:

@@ -70,7 +70,6 @@ class BookedHolds:
     """
 
     book: LeaseBook = field(default_factory=LeaseBook)
-    contacts: int = 1
     processes: int = 1
     away: bool = False
 

@@ -25,9 +25,9 @@ BY_NAME = pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.name)
 RATE = ("requests", "rate_limit_error"), "rate_limit_exceeded"
 QUOTA = ("insufficient_quota", "billing_error"), "insufficient_quota"
 LIMITS = (
-    (limit_of(0, Unit.REQUESTS, Window.MINUTE), 429, *RATE),
-    (limit_of(0, Unit.REQUESTS, Window.DAY), 429, *RATE),
-    (limit_of(0, Unit.MONEY, Window.MONTH), 402, *QUOTA),
+    (limit_of(10**15, Unit.REQUESTS, Window.MINUTE), 429, *RATE),
+    (limit_of(10**15, Unit.REQUESTS, Window.DAY), 429, *RATE),
+    (limit_of(10**21, Unit.MONEY, Window.MONTH), 402, *QUOTA),
 )
 RESETS_US = 1_800_000_000_000_000
 
@@ -38,6 +38,8 @@ async def test_429_and_402_in_the_words_of_every_route(limited_desk, ask: Ask) -
         if limit.unit is Unit.MONEY and ask.route is Route.COUNT_TOKENS:
             continue  # it costs nothing
         desk = await limited_desk(limit)
+        (lease,) = desk.holds.book.leases.values()
+        lease.drawn = lease.granted
         answer = await desk.ask(ask)
         assert answer.status_code == status, answer.text
         assert desk.engine.seen == []
@@ -53,7 +55,7 @@ async def test_429_and_402_in_the_words_of_every_route(limited_desk, ask: Ask) -
         assert error["limit"]["name"] == "budget"
         assert error["limit"]["unit"] == limit.unit.value
         assert error["limit"]["window"] == limit.window.value
-        assert error["limit"]["used"] in {"0", "0.00"}
+        assert error["limit"]["used"] in {str(10**15), "1000000000.00"}
         assert error["limit"]["limit"] == error["limit"]["used"]
         assert error["limit"]["resets_at"].endswith("Z")
         assert int(answer.headers["retry-after"]) >= 1
@@ -65,7 +67,7 @@ async def test_429_and_402_in_the_words_of_every_route(limited_desk, ask: Ask) -
         told = anthropic_headers(answer)
         if minute and ask.route.spec.errors is ErrorShape.ANTHROPIC:
             assert told == {
-                "requests-limit": "0",
+                "requests-limit": str(10**15),
                 "requests-remaining": "0",
                 "requests-reset": error["limit"]["resets_at"],
             }
@@ -99,6 +101,20 @@ async def test_what_can_never_fit_is_told_so_and_not_to_wait(limited_desk) -> No
     assert answer.json()["error"]["limit"]["limit"] == "1000"
     assert "retry-after" not in answer.headers
     assert desk.engine.seen == []
+
+
+@pytest.mark.parametrize("unit", [Unit.REQUESTS, Unit.TOKENS, Unit.MONEY])
+async def test_what_is_not_allowed_at_all_is_not_told_to_wait(limited_desk, unit: Unit) -> None:
+    """Its window ends and nothing is there again: a client that waited would do so for ever."""
+    ask = next(ask for ask in ASKS if ask.route is Route.CHAT_COMPLETIONS)
+    desk = await limited_desk(limit_of(0, unit, Window.MINUTE))
+    answer = await desk.ask(ask)
+    assert answer.status_code == (402 if unit is Unit.MONEY else 429)
+    assert "retry-after" not in answer.headers
+    message = answer.json()["error"]["message"]
+    assert message == (
+        "The limit `budget` is reached. Nothing is allowed by it: ask the operator to raise it."
+    )
 
 
 async def test_a_backends_own_limits_do_not_stand_beside_ours(limited_desk) -> None:

@@ -192,10 +192,10 @@ async def test_a_refusal_says_how_it_stands_and_is_not_asked_twice(
     assert (refused.value.used, refused.value.capacity) == (8, 10)
     assert refused.value.resets_us is not None
     assert not refused.value.is_quota
-    asked = keeper.contacts
+    asked = keeper.counts.calls["lease", "answered"]
     for _ in range(50):
         assert await keepers.tries(keeper, three) is None
-    assert keeper.contacts == asked
+    assert keeper.counts.calls["lease", "answered"] == asked
     assert await keepers.tries(keeper, [Wanted(limit=limit, amount=2)]) is not None
 
 
