@@ -16,7 +16,7 @@ from billing.catalog.charge import Charge
 from billing.catalog.price import Graduated, Percentage
 from billing.catalog.price_plan import PricePlan
 from billing.catalog.rates import proxy_rates, rates_of
-from billing.catalog.selector import Selector
+from billing.catalog.selector import Condition, Selector
 from billing.catalog.tier import Tier
 from billing.metering.unit_meter import UnitMeter
 from billing.money import currency
@@ -102,6 +102,27 @@ def test_the_highest_over_several_contracts_is_taken():
             "tokens.input": Decimal(2),
             "tokens.output": Decimal(7),
         }
+
+
+@pytest.mark.parametrize("dear", range(3))
+def test_the_highest_of_all_bands_and_tiers_is_taken(dear: int):
+    """A client chooses how long its prompt is, and which tier it asks for."""
+    bands = [
+        (Condition(dimension="context", values=frozenset({"below-272000"})),),
+        (Condition(dimension="context", values=frozenset({"from-272000"})),),
+        (Condition(dimension="service_tier", values=frozenset({"flex"}), others=True),),
+    ]
+    charges = [
+        per_unit(
+            key=f"band-{number}",
+            description="Output",
+            selector=replace(OUTPUT, where=where),
+            price=Decimal(9 if number == dear else 4),
+        )
+        for number, where in enumerate(bands)
+    ]
+    plans = [plan_of(*charges[:2]), plan_of(charges[2])]
+    assert rates_of(plans, "small") == {"tokens.output": Decimal(9)}
 
 
 def test_included_usage_does_not_lower_a_rate():

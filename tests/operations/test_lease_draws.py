@@ -23,7 +23,7 @@ from billing.operations.restore.replay_journal import replay_journals
 from billing.store.database import Database, Role
 from billing.store.usage.parked import unshipped
 from billing.tenancy.tenant import Tenant
-from tests.credits.grants import give, require_ties
+from tests.credits.grants import require_ties
 from tests.operations.crash_points import (
     Crash,
     attribution_of,
@@ -162,18 +162,28 @@ def paid(world: World) -> Decimal:
         return connection.execute(sa.text("SELECT sum(used) FROM credit_balance")).scalar_one()
 
 
-def test_restart_of_n_processes_leaves_balances(world: World, acme: Tenant, tmp_path: Path) -> None:
-    with world.database.transaction(Role.OPERATOR) as connection:
-        give(connection, acme, "10.00", key="first", now=world.now)
+def test_restart_of_n_processes_leaves_balances(
+    world: World, acme: Tenant, whose: Attribution, tmp_path: Path
+) -> None:
     limit = make_limit(world.database, acme, "tokens", "1000", now=world.now, unit=Unit.TOKENS)
-    before = standing(world.database, limit, world.now)
+    credit = credit_of(world, acme, "10.00")
+    for number, (each, amount) in enumerate(((limit, 40), (credit, PICO))):
+        lease = leased(world, each, amount, f"proxy-{number}")
+        used = msgspec.structs.replace(
+            usage_record(world, whose, number), draws=(Draw.of(lease, amount),)
+        )
+        killed_proxy(tmp_path / "used" / str(number), [used])
+        ship(world, tmp_path / "used" / str(number))
+    before = [standing(world.database, each, world.now) for each in (limit, credit)]
+    assert [spent for spent, _, _ in before] == [40, 1]
     for generation in range(5):
         for number in range(4):
-            folder = write_journal(tmp_path, [])
+            folder = write_journal(tmp_path / "restarted", [])
             leased(world, limit, 50 + generation * number, folder.name)
         assert standing(world.database, limit, world.now)[1] > 0
-        ship(world, tmp_path)
-        assert standing(world.database, limit, world.now) == before
+        ship(world, tmp_path / "restarted")
+        after = [standing(world.database, each, world.now) for each in (limit, credit)]
+        assert after == before
         require_leases_tie(world.database)
 
 

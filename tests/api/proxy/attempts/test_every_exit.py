@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from api.proxy.holds import Holds
+from billing.admission.amounts import PICO
+from billing.admission.limit import Unit
 from billing.journal.records import Record, Usage, Void
 from tests.api.proxy.attempts.conftest import Fleet
-from tests.api.proxy.conftest import MemoryJournal, until
+from tests.api.proxy.conftest import TENANT, MemoryJournal, until
+from tests.api.proxy.limits.conftest import RATES, BookedHolds, limit_of, numbered
 from tests.fake_engine.shapes import Behaviour
 
 
@@ -56,6 +61,20 @@ class QueueingJournal(MemoryJournal):
         await asyncio.sleep(0)
 
 
+def limit_everything(fleet: Fleet) -> BookedHolds:
+    """Limits of every unit, each wide; what is held and drawn of them."""
+    units = (Unit.MONEY, Unit.TOKENS, Unit.REQUESTS, Unit.SLOTS)
+    port, limits = BookedHolds(), numbered([limit_of(10**9 * PICO, unit) for unit in units])
+    for limit in limits:
+        port.lease(limit)
+    fleet.yard.app._inference._holds = Holds(port, fleet.yard.app._clock)
+    snapshot = fleet.yard.control.snapshot
+    terms = snapshot.terms[TENANT]
+    limited = replace(terms, limits=limits, rates=dict.fromkeys(snapshot.models, RATES))
+    fleet.yard.control.snapshot = replace(snapshot, terms={TENANT: limited})
+    return port
+
+
 async def interrupted(fleet: Fleet, *, at: int, error: BaseException, stream: bool) -> bool:
     """Send one request and interrupt it; whether it had so many waits."""
     app = fleet.yard.app
@@ -87,10 +106,12 @@ async def test_every_exit_releases_and_records_once(open_fleet, stream, error):
     journal = QueueingJournal()
     app, inference = fleet.yard.app, fleet.yard.app._inference
     app._journal = inference._journal = journal
+    port = limit_everything(fleet)
     fleet.behave(Behaviour(status=429, answer=b"{}"), Behaviour(tokens=6, pace_ms=4, silent_ms=4))
     at, reached = 0, 0
     while await interrupted(fleet, at=at, error=error(), stream=stream):
         await until(lambda: not app.tally.in_flight)
+        assert {held for held, _ in port.held.values()} == {0}, at
         assert not inference._live
         assert {state.in_flight for state in inference._pools.states()} <= {0}
         assert inference._plant is None or not inference._plant.upstream._busy

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
+from api.proxy.holds import Holds
 from billing.admission.binding import ObjectKind
 from billing.admission.route import ROUTES, Serving
-from tests.api.proxy.conftest import until
+from tests.api.proxy.conftest import TENANT, until
+from tests.api.proxy.limits.conftest import BookedHolds, limit_of
 from tests.fake_engine.files_shapes import KeepingEngine
 
 UNKNOWN = ("resp_1", "file-1", "batch_1", "resp_" + "0" * 48)
@@ -270,13 +273,19 @@ async def test_objects_at_two_backends_cannot_be_named_together(keep):
     assert answer.status_code == 400
 
 
-async def test_looking_a_hundred_times_bills_nothing(keep):
+async def test_looking_a_hundred_times_bills_nothing_and_counts_in_no_limit(keep):
     made = (await keep.respond()).json()["id"]
     file_id = (await keep.upload()).json()["id"]
     batch_id = (await keep.submit(file_id)).json()["id"]
     ids = {"response": made, "file": file_id, "batch": batch_id}
     await keep.settled()
     records = list(keep.journal.records)
+    port, limit = BookedHolds(), limit_of(2)
+    port.lease(limit)
+    keep.app._inference._holds = keep.app._stored._holds = Holds(port, keep.app._clock)
+    snapshot = keep.control.snapshot
+    limited = replace(snapshot.terms[TENANT], limits=(limit,))
+    keep.control.snapshot = replace(snapshot, terms={TENANT: limited})
     for spec in ROUTES:
         if spec.serving is Serving.STORED and spec.method == "GET":
             for _ in range(100):
@@ -285,6 +294,7 @@ async def test_looking_a_hundred_times_bills_nothing(keep):
     await keep.settled()
     assert keep.journal.records == records
     assert [*keep.bindings.batches] == [batch_id]
+    assert port.held == {"budget": (0, 0)}
 
 
 async def test_a_query_reaches_a_backend_only_as_it_is_known(keep):
