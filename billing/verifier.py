@@ -115,7 +115,7 @@ def verify_document(
         found.append("the file is not a bundle of a version that this verifier knows")
         return result
     head = bundle.closing["head"]
-    kept_head = None if kept is None else _head_of(kept)
+    kept_head = None if kept is None else head_of(kept)
     if public_key is None and kept_head is not None:
         public_key = kept_head["signed"]["public_key"]
     found += verify_head(head, public_key=public_key)
@@ -194,7 +194,7 @@ def _verify_totals(bundle: Document, result: Verified) -> list[str]:
 
 def _verify_kept(bundle: Document, kept: Document, root: bytes | None) -> list[str]:
     """What contradicts the kept head; `root` is that of the bundle's first events of its size."""
-    head, newest = _head_of(kept), bundle.closing["head"]
+    head, newest = head_of(kept), bundle.closing["head"]
     found = [f"kept file: {problem}" for problem in verify_head(head)]
     if json.loads(head["record"])[1] != bundle.opening["tree"]:
         return [*found, "the kept head is that of another tenant"]
@@ -233,7 +233,8 @@ def _missing_since(bundle: Document, kept: Document) -> list[str]:
     return found
 
 
-def _head_of(document: Document) -> dict[str, Any]:
+def head_of(document: Document) -> dict[str, Any]:
+    """The newest head of a bundle, or the head itself."""
     head: dict[str, Any] = document.closing.get("head", document.closing)
     return head
 
@@ -375,14 +376,13 @@ def main() -> int:
     parser.add_argument("bundle")
     parser.add_argument("--kept", help="a head or a bundle that you kept from before")
     parser.add_argument("--public-key", help="the operator's key as you know it, hexadecimal")
-    options = parser.parse_args()
+    asked = parser.parse_args()
     try:
-        kept = None if options.kept is None else BundleFile(options.kept)
-        result = verify_document(
-            BundleFile(options.bundle), kept=kept, public_key=options.public_key
-        )
+        kept = None if asked.kept is None else BundleFile(asked.kept)
+        result = verify_document(BundleFile(asked.bundle), kept=kept, public_key=asked.public_key)
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        print(f"not a bundle that can be read: {type(error).__name__}", file=sys.stderr)
+        reason = error if isinstance(error, OSError) else type(error).__name__
+        print(f"not a bundle that can be read: {reason}", file=sys.stderr)
         return 2
     for problem in result.problems:
         print(f"PROBLEM  {problem}")
@@ -390,7 +390,7 @@ def main() -> int:
         print(f"All {result.entries} sealed events hold. Usage of the month:")
         for meter, quantity in sorted(result.totals.items()):
             print(f"  {meter}  {quantity:f}")
-        if options.kept is None and options.public_key is None:
+        if asked.kept is None and asked.public_key is None:
             print("Not checked: that the key is your operator's, and that nothing is missing since")
             print("an earlier head. Keep this file, and pass it as --kept the next time.")
     return 1 if result.problems else 0

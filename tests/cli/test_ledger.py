@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+import billing.verifier
 from billing.store.database import Database
 from billing.store.embedded.address import ServerAddress
 from tests.cli.conftest import Run
@@ -82,3 +83,21 @@ def test_what_is_no_bundle_is_refused(run: Run, tmp_path: Path) -> None:
         ran = run("verify-bundle", str(path), "--json")
         assert ran.status == 1
         assert ran.error["code"] == "invalid_input"
+
+
+def test_what_cannot_be_verified_names_the_file_at_fault(sealed: Run, tmp_path: Path) -> None:
+    made, other = tmp_path / "acme.json", tmp_path / "other.json"
+    assert sealed("ledger", "bundle", "acme", "--month", "2026-11", "-o", str(made)).status == 0
+    gone = sealed("verify-bundle", str(other), "--json").error
+    assert (gone["file"], "no such file" in gone["message"]) == (str(other), True)
+    for content, said in ((None, "no such file"), ("{}", "neither a head nor a bundle")):
+        if content is not None:
+            other.write_text(content)
+        refused = sealed("verify-bundle", str(made), "--kept", str(other), "--json").error
+        assert (refused["field"], refused["file"]) == ("kept", str(other))
+        assert said in refused["message"]
+    verifier = str(billing.verifier.__file__)
+    command = [sys.executable, "-I", "-S", verifier, str(tmp_path / "nobody.json")]
+    alone = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert alone.returncode == 2
+    assert "nobody.json" in alone.stderr
