@@ -26,7 +26,7 @@ from billing.cli.output import (
     show_text,
 )
 from billing.cli.when import billing_month, clock
-from billing.errors import Conflict, InvalidInput, SteelyardError
+from billing.errors import InvalidInput, SteelyardError
 from billing.exit_status import REFUSED
 from billing.ledger.account import AccountCode
 from billing.money import currency, exact_decimal, to_minor
@@ -42,7 +42,7 @@ from billing.operations.invoicing.read_invoices import (
     require_invoice,
 )
 from billing.operations.payments.mirror_invoice import enqueue_mirror
-from billing.operations.payments.receive_payment import paid_minor, receive_payment
+from billing.operations.payments.receive_payment import open_minor, receive_payment
 from billing.operations.tenancy.tenants import list_tenants, require_tenant
 from billing.period import parse_month, zone
 from billing.settings import read_settings
@@ -236,28 +236,25 @@ def pay(
         row = receive_payment(
             connection,
             invoice=str(head.id),
-            amount_minor=_paid_minor(connection, head, paid),
+            amount_minor=_paid_minor(head, paid),
             into=_ACCOUNTS[into],
             idempotency_key=f"{head.number}/{reference}",
             now=clock(),
         )
-        open_minor = row.total_minor - paid_minor(connection, row)
+        left = major(row, open_minor(connection, row))
     if as_json:
-        show_json({**invoice_document(row), "open": f"{major(row, open_minor):f}"})
+        show_json({**invoice_document(row), "open": f"{left:f}"})
     else:
-        still_open = amount(major(row, open_minor), row.currency)
+        still_open = amount(left, row.currency)
         show_text(f"Invoice {row.number} is {row.state}; {still_open} is open.")
 
 
-def _paid_minor(connection: sa.Connection, head: InvoiceRow, text: str | None) -> int:
+def _paid_minor(head: InvoiceRow, text: str | None) -> int | None:
+    if text is None:
+        return None
     in_currency = currency(head.currency)
-    if text is not None:
-        exact = exact_decimal(text, field="amount", decimals_max=in_currency.decimals)
-        return to_minor(exact, in_currency)
-    open_minor = head.total_minor - paid_minor(connection, head)
-    if head.number is not None and open_minor == 0:
-        raise Conflict("nothing is open on this invoice", field="invoice")
-    return open_minor
+    exact = exact_decimal(text, field="amount", decimals_max=in_currency.decimals)
+    return to_minor(exact, in_currency)
 
 
 def _issue(

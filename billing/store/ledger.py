@@ -329,6 +329,18 @@ def _identity(account: Account) -> dict[str, int | str | None]:
     }
 
 
+def is_posted(connection: sa.Connection, legal_entity_id: int, idempotency_key: str) -> bool:
+    """Whether a transaction was posted under a key."""
+    found = query(
+        connection,
+        "SELECT 1 FROM ledger_transaction WHERE legal_entity_id = :entity "
+        "AND idempotency_key = :key",
+        entity=legal_entity_id,
+        key=idempotency_key,
+    )
+    return bool(found)
+
+
 def require_same(connection: sa.Connection, transaction: Transaction, digest: bytes) -> None:
     """Check that what was posted under a transaction's key is this (L3).
 

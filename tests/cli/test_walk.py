@@ -116,6 +116,7 @@ def test_a_month_from_usage_to_payment_and_export(used):
     assert pay("--amount", "20.01", reference="wire 2").error["field"] == "amount"
     rest = pay(reference="wire 3").document
     assert (rest["state"], rest["open"]) == ("paid", "0.00")
+    assert pay(reference="wire 3").document == rest
     assert pay(reference="wire 4").error["code"] == "conflict"
 
     listed = used("invoice", "list", "--tenant", "acme", "--period", MONTH, "--json").document

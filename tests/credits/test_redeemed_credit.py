@@ -19,7 +19,7 @@ from billing.operations.credits.read_credits import read_credit
 from billing.operations.invoicing.draft_invoice import draft_invoice
 from billing.operations.invoicing.read_invoices import InvoiceView, list_invoices
 from billing.operations.payments.mirror_invoice import mirror_invoice
-from billing.operations.payments.receive_payment import receive_payment
+from billing.operations.payments.receive_payment import open_minor, receive_payment
 from billing.operations.rating.accrue_usage import accrue_usage
 from billing.payments import open_client
 from billing.store import payments as payment_store
@@ -101,7 +101,10 @@ def require_paid_by_credit(world: World, tenant: Tenant, view: InvoiceView, mino
     assert balance(world, tenant, AccountCode.UNBILLED) == head.residual_after
 
 
-def test_R1_a_part_is_paid_and_the_rest_is_due(world: World, acme: Tenant) -> None:
+@pytest.mark.parametrize("amount_minor", [2300, None])
+def test_R1_a_part_is_paid_and_the_rest_is_due(
+    world: World, acme: Tenant, amount_minor: int | None
+) -> None:
     row = buy(world, acme, "7.00")
     view = issue(world, acme)
     assert view.invoice.total_minor == 3000
@@ -114,11 +117,13 @@ def test_R1_a_part_is_paid_and_the_rest_is_due(world: World, acme: Tenant) -> No
         paid = receive_payment(
             connection,
             invoice=str(view.invoice.id),
-            amount_minor=2300,
+            amount_minor=amount_minor,
             into=AccountCode.BANK,
             idempotency_key="p",
             now=MONTH_END,
         )
+        # What credit paid is not open any more.
+        assert open_minor(connection, paid) == 0
     assert paid.state == "paid"
     assert balance(world, acme, AccountCode.RECEIVABLE) == 0
 
