@@ -9,7 +9,7 @@ import typer
 
 from billing.admission.limit import Unit, Window
 from billing.cli.connect import as_operator
-from billing.cli.output import JsonFlag, amount, show_document, show_json, show_nothing, show_table
+from billing.cli.output import JsonFlag, show_document, show_json, show_nothing, show_table
 from billing.cli.when import clock
 from billing.errors import InvalidInput
 from billing.money import LEDGER_DECIMALS, exact_decimal, plain
@@ -97,10 +97,10 @@ def list_all(*, tenant: TenantArgument, as_json: JsonFlag = False) -> None:
                 row.name,
                 row.currency or row.unit.value,
                 row.window.value,
-                amount(row.capacity),
-                amount(row.used),
-                amount(row.leased),
-                amount(row.left),
+                row.capacity,
+                row.used,
+                row.leased,
+                row.left,
                 view.resets_at,
                 _scope(row),
                 _manner(row),

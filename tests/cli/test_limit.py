@@ -57,7 +57,16 @@ def test_a_budget_is_set_listed_raised_and_ended(operator):
     raised = operator(*budget, "--amount", "750.25", "--soft", "--json").document
     assert (raised["capacity"], raised["left"], raised["hard"]) == ("750.25", "750.25", False)
     assert operator("limit", "list", "acme", "--json").document == {"limits": [raised]}
-    assert "monthly-budget" in operator("limit", "list", "acme").out
+    (shown,) = [
+        row for row in operator("limit", "list", "acme").out.splitlines() if "monthly-budget" in row
+    ]
+    # As `limit set` shows them: twelve decimals of nothing tore the figures over two lines.
+    assert [cell.strip() for cell in shown.split("│")[4:8]] == [
+        raised["capacity"],
+        "0",
+        "0",
+        raised["left"],
+    ]
 
     ended = operator("limit", "end", "acme", "monthly-budget", "--json").document
     assert ended["ended_at"] is not None

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from billing.errors import Conflict, TieOutFailed
-from billing.ledger.account import AccountCode
+from billing.ledger.account import Account, AccountCode
 from billing.ledger.posting import Transaction
 from billing.ledger.template import Books, invoice_issued
 from billing.operations.ledger.accounting_periods import close_period, verify_closed_periods
@@ -24,6 +24,7 @@ from billing.operations.tenancy.tenants import require_legal_entity
 from billing.period import Period, month, zone
 from billing.store import books as store
 from billing.store import ledger
+from billing.store.books import Balance
 from billing.store.database import Database, Role
 from billing.store.embedded.address import ServerAddress
 from billing.tenancy.tenant import LegalEntity, Tenant
@@ -258,3 +259,15 @@ def test_a_statement_opens_with_what_was_and_closes_with_what_is(
         (AccountCode.RECEIVABLE, Decimal(71), Decimal(0)),
         (AccountCode.UNBILLED, Decimal(0), Decimal(71)),
     ]
+
+
+def test_a_trial_balance_has_no_zero_below_zero() -> None:
+    account = Account(legal_entity_id=1, code=AccountCode.BANK, tenant_id=None, currency="USD")
+    balances = [
+        Balance(account=account, version=1, amount=Decimal(amount).quantize(Decimal("1E-12")))
+        for amount in ("5", "-5")
+    ]
+    (row,) = trial_balance(balances)
+    assert (row.debit, row.credit) == (0, 0)
+    assert not row.debit.is_signed()
+    assert not row.credit.is_signed()

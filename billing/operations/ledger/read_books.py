@@ -78,7 +78,7 @@ def trial_balance(balances: list[Balance]) -> list[TrialBalanceRow]:
             code=code,
             currency=currency,
             debit=max(total, Decimal(0)),
-            credit=max(total.copy_negate(), Decimal(0)),
+            credit=max(EXACT.minus(total), Decimal(0)),  # of zero, not a zero below zero
         )
         for (code, currency), total in sorted(sums.items())
     ]
@@ -102,7 +102,11 @@ def read_statement(
     account = _named_account(entity, code, currency, tenant)
     account_id = ledger_store.account_id(connection, account)
     if account_id is None:
-        raise NotFound("nothing was posted on this account", field="account")
+        raise NotFound(
+            "nothing was posted on this account",
+            field="account",
+            remedy="list the balances, and name one of their accounts and currencies",
+        )
     opening = store.opening_balance(
         connection, account_id, legal_entity_id=entity.id, before=period.start
     )
