@@ -7,6 +7,7 @@ written for callers, those of frameworks and drivers are never shown.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -28,6 +29,7 @@ log = structlog.get_logger("steelyard.api")
 MEDIA_TYPE = "application/problem+json"
 INTERNAL = "internal_error"
 _UNIQUE_VIOLATION = "23505"
+_MISSING = re.compile(r"Missing required \w+ parameter '([\w-]+)' for path ")
 
 STATUS: Mapping[str, HTTPStatus] = {
     "error": HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -59,10 +61,10 @@ STATUS: Mapping[str, HTTPStatus] = {
 }
 """Status of every stable code of `billing.errors`."""
 
-_FRAMEWORK: Mapping[int, tuple[str, str, str | None]] = {
-    400: ("invalid_input", "the request cannot be read", None),
-    401: ("invalid_api_key", "the API key is not valid", None),
-    403: ("forbidden", "this is not allowed", None),
+_FRAMEWORK: Mapping[int, tuple[str, str, str]] = {
+    400: ("invalid_input", "the request cannot be read", "see /api/v1/openapi.json"),
+    401: ("invalid_api_key", "the API key is not valid", "check the key, or ask for a new one"),
+    403: ("forbidden", "this is not allowed", "ask with a key of another role"),
     404: ("not_found", "there is nothing here", "see /api/v1/openapi.json"),
     405: ("method_not_allowed", "no such method here", "see the Allow header"),
     413: ("body_too_large", "the body is too large", "send it in parts"),
@@ -209,9 +211,15 @@ def _invalid_parameter(error: ValidationException) -> Problem:
         HTTPStatus.BAD_REQUEST,
         "invalid_input",
         detail="a value is missing or not of the form that is asked for",
-        field=first.get("key", "").rstrip("_") or None,
+        field=first.get("key", "").rstrip("_") or _missing(error),
         remedy="see /api/v1/openapi.json",
     )
+
+
+def _missing(error: ValidationException) -> str | None:
+    """The parameter that a handler needs and nobody sent; the framework says it in words only."""
+    found = _MISSING.match(error.detail)
+    return None if found is None else found[1]
 
 
 def _log_failure(connection: Connection, error: Exception) -> None:

@@ -122,7 +122,9 @@ class Money:
 
     def __post_init__(self) -> None:
         if abs(self.minor) >= MINOR_LIMIT:
-            raise AmountOutOfRange("amount exceeds what an invoice can carry")
+            raise AmountOutOfRange(
+                "amount exceeds what an invoice can carry", remedy="check quantities and prices"
+            )
 
     def __add__(self, other: Money) -> Money:
         self._same(other)
@@ -144,7 +146,11 @@ class Money:
 
     def _same(self, other: Money) -> None:
         if self.currency != other.currency:
-            raise InvalidInput("amounts of two currencies cannot be added", field="currency")
+            raise InvalidInput(
+                "amounts of two currencies cannot be added",
+                field="currency",
+                remedy="add amounts of one currency",
+            )
 
 
 def exact_decimal(
@@ -202,7 +208,9 @@ def to_minor(exact: Decimal | Fraction, in_currency: Currency) -> int:
     rounded = round_half_up(exact, in_currency.decimals)
     minor = int(rounded.scaleb(in_currency.decimals, context=EXACT))
     if abs(minor) >= MINOR_LIMIT:
-        raise AmountOutOfRange("amount exceeds what an invoice can carry")
+        raise AmountOutOfRange(
+            "amount exceeds what an invoice can carry", remedy="check quantities and prices"
+        )
     return minor
 
 
@@ -219,7 +227,9 @@ def to_ledger(exact: Decimal | Fraction) -> Decimal:
     """
     quantized = round_half_up(exact, LEDGER_DECIMALS)
     if quantized.copy_abs() >= LEDGER_LIMIT:
-        raise AmountOutOfRange("amount exceeds what the ledger can keep")
+        raise AmountOutOfRange(
+            "amount exceeds what the ledger can keep", remedy="check quantities and prices"
+        )
     return quantized
 
 
@@ -238,12 +248,16 @@ def allocate(total: int, weights: Sequence[int | Fraction]) -> list[int]:
         InvalidInput: a negative weight, or nothing to carry a non-zero total.
     """
     if any(weight < 0 for weight in weights):
-        raise InvalidInput("a weight is negative", field="weights")
+        raise InvalidInput("a weight is negative", field="weights", remedy="use 0 or more")
     whole = sum((Fraction(weight) for weight in weights), Fraction(0))
     if whole == 0:
         if total == 0:
             return [0] * len(weights)
-        raise InvalidInput("no positive weight to carry the total", field="weights")
+        raise InvalidInput(
+            "no positive weight to carry the total",
+            field="weights",
+            remedy="give at least one a weight above 0",
+        )
     magnitude = abs(total)
     shares = [Fraction(weight) * magnitude / whole for weight in weights]
     parts = [share.numerator // share.denominator for share in shares]
@@ -268,7 +282,7 @@ def decimals_of(number: Decimal) -> int:
     """
     _, digits, exponent = number.as_tuple()
     if not isinstance(exponent, int):
-        raise InvalidInput("not a finite number")
+        raise InvalidInput("not a finite number", remedy="use a number like 12.5")
     text = "".join(map(str, digits))
     trailing_zeros = len(text) - len(text.rstrip("0"))
     return 0 if number == 0 else max(0, -exponent - trailing_zeros)

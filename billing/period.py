@@ -33,7 +33,11 @@ class Period:
         require_utc(self.start, field="period.start")
         require_utc(self.end, field="period.end")
         if self.start >= self.end:
-            raise InvalidInput("a period must end after it starts", field="period")
+            raise InvalidInput(
+                "a period must end after it starts",
+                field="period",
+                remedy="use an end after the start",
+            )
 
     def __contains__(self, instant: datetime) -> bool:
         return self.start <= instant < self.end

@@ -202,7 +202,11 @@ def _event_id(request_id: str) -> UUID:
     try:
         return UUID(hex=request_id.removeprefix("req_"))
     except ValueError:
-        raise NotFound("no such usage event", field="event_id") from None
+        raise NotFound(
+            "no such usage event",
+            field="event_id",
+            remedy="use the request id that usage shows for it",
+        ) from None
 
 
 def _correction(

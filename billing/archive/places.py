@@ -72,7 +72,11 @@ def archive_place(url: str, bucket: Bucket) -> ArchivePlace:
     if url.startswith(_SCHEME):
         base = url.removeprefix(_SCHEME).strip("/")
         if not base:
-            raise ConfigurationError("no bucket is named", field="STEELYARD_ARCHIVE_URL")
+            raise ConfigurationError(
+                "no bucket is named",
+                field="STEELYARD_ARCHIVE_URL",
+                remedy="write it like s3://bucket/prefix",
+            )
         return _S3(base=base, files=_s3(bucket))
     if "://" in url:
         raise ConfigurationError(

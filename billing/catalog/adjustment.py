@@ -99,7 +99,9 @@ class SpendCommitment:
         require_factor(self.overage_factor, field="overage_factor")
         if self.overage_factor < 1:
             raise InvalidPlan(
-                "an overage factor below 1 would be a discount", field="overage_factor"
+                "an overage factor below 1 would be a discount",
+                field="overage_factor",
+                remedy="use 1 or more, and a discount to charge less",
             )
 
 

@@ -86,7 +86,7 @@ class Charge:
         for position, name in enumerate(self.split_by):
             require_dimension(name, field=f"split_by[{position}]")
         if len(set(self.split_by)) < len(self.split_by):
-            raise InvalidPlan("a dimension is named twice", field="split_by")
+            raise InvalidPlan("a dimension is named twice", field="split_by", remedy="name it once")
         self._require_units()
         if self.pricing_unit is not None and isinstance(self.price, Reserved):
             raise InvalidPlan(

@@ -48,7 +48,11 @@ class Contract:
         if self.valid_until is not None:
             require_on_grid(self.valid_until, field="valid_until")
             if self.valid_until <= self.valid_from:
-                raise InvalidInput("a contract must end after it starts", field="valid_until")
+                raise InvalidInput(
+                    "a contract must end after it starts",
+                    field="valid_until",
+                    remedy="use a later instant, or none",
+                )
         zone(self.zone)
         if not 1 <= self.anchor_day <= 31:
             raise InvalidInput("not a day of a month", field="anchor_day", remedy="use 1 to 31")

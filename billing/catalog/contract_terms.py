@@ -256,7 +256,9 @@ def _merged(below: Sequence[_Keyed], above: Iterable[_Keyed]) -> tuple[_Keyed, .
 def _require_distinct(member: str, name: str, keys: Sequence[str]) -> None:
     for position, key in enumerate(keys):
         if key in keys[:position]:
-            raise InvalidPlan("named twice", field=f"{member}[{position}].{name}")
+            raise InvalidPlan(
+                "named twice", field=f"{member}[{position}].{name}", remedy="name it once"
+            )
 
 
 NO_TERMS = ContractTerms()

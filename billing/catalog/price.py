@@ -149,7 +149,9 @@ class Percentage:
         require_price(self.fixed, field="fixed")
         require_price(self.minimum, field="minimum")
         if self.free_transactions is not None and self.free_transactions < 0:
-            raise InvalidPlan("a number is negative", field="free_transactions")
+            raise InvalidPlan(
+                "a number is negative", field="free_transactions", remedy="use 0 or more"
+            )
         if self.free_value is not None:
             require_quantity(self.free_value, field="free_value")
         if self.maximum is not None:

@@ -139,7 +139,11 @@ class PricePlan:
     def __post_init__(self) -> None:
         require_slug(self.slug, field="slug")
         if not self.name.strip() or len(self.name) > 200 or not self.name.isprintable():
-            raise InvalidPlan("empty, overlong or unprintable text", field="name")
+            raise InvalidPlan(
+                "empty, overlong or unprintable text",
+                field="name",
+                remedy="use 1 to 200 printable characters",
+            )
         if not 0 <= self.payment_terms_days <= PAYMENT_TERMS_DAYS_MAX:
             raise InvalidPlan(
                 "payment terms out of range",

@@ -46,7 +46,11 @@ class Window:
                 "a window without time in it", field="days", remedy="name days and hours"
             )
         if not all(0 <= quarter < QUARTERS_OF_WEEK for quarter in self.quarters):
-            raise InvalidPlan("not a quarter hour of a week", field="quarters")
+            raise InvalidPlan(
+                "not a quarter hour of a week",
+                field="quarters",
+                remedy="name days and hours of a week",
+            )
         if len(self.closed_on) + len(self.open_on) > DATES_MAX:
             raise InvalidPlan("too many days", field="closed_on", remedy=f"at most {DATES_MAX}")
         if self.closed_on & self.open_on:

@@ -30,7 +30,11 @@ def _money(given: MoneyOption, *, field: str) -> Money:
     exact = exact_decimal(text, field=field)
     minor = to_minor(exact, of)
     if from_minor(minor, of) != exact:
-        raise InvalidInput("this currency has fewer decimals", field=field)
+        raise InvalidInput(
+            "this currency has fewer decimals",
+            field=field,
+            remedy="leave the digits out that it has not",
+        )
     return Money(minor=minor, currency=of)
 
 

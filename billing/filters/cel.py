@@ -178,7 +178,11 @@ def _cel(value: object) -> Any:
         case list() | tuple():
             return celtypes.ListType([_cel(each) for each in cast("Sequence[object]", value)])
         case _:
-            raise InvalidInput("a value of an event that no filter can read", field="data")
+            raise InvalidInput(
+                "a value of an event that no filter can read",
+                field="data",
+                remedy="send text, numbers, true, false, lists and objects",
+            )
 
 
 def _start(node: Tree[Token]) -> tuple[int | None, int | None]:

@@ -343,4 +343,8 @@ def _residual_line(
 def _require_unique(bases: Sequence[LineBasis]) -> None:
     keys = [basis.key for basis in bases]
     if len(set(keys)) != len(keys) or RESIDUAL_KEY in keys:
-        raise InvalidInput("a line key occurs twice or is reserved", field="lines.key")
+        raise InvalidInput(
+            "a line key occurs twice or is reserved",
+            field="lines.key",
+            remedy="give every line a key of its own",
+        )

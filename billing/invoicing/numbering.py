@@ -39,5 +39,5 @@ def invoice_number(prefix: str, ordinal: int) -> str:
     """
     require_prefix(prefix)
     if ordinal < 1:
-        raise InvalidInput("invoice numbers begin at 1", field="ordinal")
+        raise InvalidInput("invoice numbers begin at 1", field="ordinal", remedy="use 1 or more")
     return f"{prefix}{ordinal:0{ORDINAL_WIDTH}d}"

@@ -73,11 +73,19 @@ class Exchange:
 
     def __post_init__(self) -> None:
         if self.sold.currency == self.bought.currency:
-            raise InvalidInput("an exchange has two currencies", field="bought")
+            raise InvalidInput(
+                "an exchange has two currencies", field="bought", remedy="name another currency"
+            )
         if self.sold.minor <= 0 or self.bought.minor <= 0 or self.rate <= 0:
-            raise InvalidInput("amounts and rate of an exchange are above zero", field="rate")
+            raise InvalidInput(
+                "amounts and rate of an exchange are above zero",
+                field="rate",
+                remedy="use amounts and a rate above 0",
+            )
         if round_half_up(self.rate, RATE_DECIMALS) != self.rate:
-            raise InvalidInput("a rate has at most 18 decimals", field="rate")
+            raise InvalidInput(
+                "a rate has at most 18 decimals", field="rate", remedy="round it to 18 decimals"
+            )
         exact = Fraction(self.sold.major()) * Fraction(self.rate)
         one_minor = Fraction(self.bought.major()) / self.bought.minor
         if abs(exact - Fraction(self.bought.major())) >= one_minor:

@@ -167,24 +167,40 @@ class CreditGrant:
         if self.expires_at is not None:
             require_utc(self.expires_at, field="expires_at")
             if self.expires_at <= self.starts_at:
-                raise InvalidInput("expires before it starts", field="expires_at")
+                raise InvalidInput(
+                    "expires before it starts",
+                    field="expires_at",
+                    remedy="let it end later, or not at all",
+                )
         if not 0 <= self.priority <= PRIORITY_MAX:
-            raise InvalidInput(f"outside 0 to {PRIORITY_MAX}", field="priority")
+            raise InvalidInput(
+                f"outside 0 to {PRIORITY_MAX}", field="priority", remedy=f"use 0 to {PRIORITY_MAX}"
+            )
         paid = self.kind is GrantKind.PAID
         if paid != (self.paid_from in PAID_FROM):
             raise InvalidInput(
                 "paid credit came through the bank or Stripe, promotional credit through neither",
                 field="paid_from",
+                remedy="name where paid credit came from, and nothing for promotional credit",
             )
         if paid != (self.taxed_at is not None):
             raise InvalidInput(
                 "paid credit is taxed at purchase or at redemption, promotional credit never",
                 field="taxed_at",
+                remedy="name when paid credit is taxed, and nothing for promotional credit",
             )
         if self.cost_basis < 0 or (self.cost_basis and not paid):
-            raise InvalidInput("promotional credit costs nothing", field="cost_basis")
+            raise InvalidInput(
+                "promotional credit costs nothing",
+                field="cost_basis",
+                remedy="leave the cost out, or grant paid credit",
+            )
         if self.expires_at is None and (self.recurs or self.rollover is not None):
-            raise InvalidInput("credit that recurs or rolls over expires", field="expires_at")
+            raise InvalidInput(
+                "credit that recurs or rolls over expires",
+                field="expires_at",
+                remedy="say when it ends",
+            )
 
     def covers(self, charge: DayCharge) -> bool:
         """Whether it may pay a charge: in scope, and valid in a part of that local day."""

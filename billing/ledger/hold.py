@@ -94,7 +94,9 @@ def require_step(answer: HoldAnswer) -> None:
                 "more than was held", field="amount", remedy="extend the hold before posting"
             )
         case HoldAnswer.UNKNOWN:
-            raise NotFound("no such hold", field="hold")
+            raise NotFound(
+                "no such hold", field="hold", remedy="use the id that the hold was given"
+            )
         case _:
             assert_never(answer)
 

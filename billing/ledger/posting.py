@@ -48,7 +48,11 @@ class Posting:
         if not self.amount:
             raise LedgerError("a posting must be non-zero", field="amount")
         if self.amount.copy_abs() >= LEDGER_LIMIT:
-            raise AmountOutOfRange("the amount does not fit the ledger", field="amount")
+            raise AmountOutOfRange(
+                "the amount does not fit the ledger",
+                field="amount",
+                remedy="check quantities and prices",
+            )
         # What was rounded to the ledger's decimals has them: it is not rounded once more to see.
         if not self.amount.same_quantum(_LEDGER_QUANTUM) and to_ledger(self.amount) != self.amount:
             raise LedgerError("a posting has at most 12 decimals", field="amount")

@@ -39,12 +39,20 @@ class TopUpPolicy:
         for name in ("threshold", "amount", "amount_max"):
             value: Decimal = getattr(self, name)
             if value < 0 or to_ledger(value) != value:
-                raise InvalidInput("not an amount, or more than 12 decimals", field=name)
+                raise InvalidInput(
+                    "not an amount, or more than 12 decimals",
+                    field=name,
+                    remedy="use 0 or more, with at most 12 decimals",
+                )
         for name in ("window_ms", "count_max", "cool_down_ms"):
             if getattr(self, name) < 0:
-                raise InvalidInput("below zero", field=name)
+                raise InvalidInput("below zero", field=name, remedy="use 0 or more")
         if not self.amount or not self.window_ms:
-            raise InvalidInput("must be above zero", field="amount" if self.window_ms else "window")
+            raise InvalidInput(
+                "must be above zero",
+                field="amount" if self.window_ms else "window",
+                remedy="use more than 0",
+            )
 
 
 class TopUpState(StrEnum):

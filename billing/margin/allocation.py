@@ -225,7 +225,9 @@ def _merged(usages: Iterable[TokenUsage]) -> list[TokenUsage]:
     totals: defaultdict[tuple[str, str, TokenClass, bool], int] = defaultdict(int)
     for usage in usages:
         if usage.tokens < 0:
-            raise InvalidInput("tokens are negative", field="tokens")
+            raise InvalidInput(
+                "tokens are negative", field="tokens", remedy="correct the usage first"
+            )
         totals[usage.tenant, usage.model, usage.token_class, usage.scrap] += usage.tokens
     return [
         TokenUsage(tenant=tenant, model=model, token_class=token_class, tokens=tokens, scrap=scrap)
@@ -235,9 +237,15 @@ def _merged(usages: Iterable[TokenUsage]) -> list[TokenUsage]:
 
 def _require_belongs(entry: CostEntry, known: set[str], period: Period, currency: str) -> None:
     if entry.pool not in known:
-        raise InvalidInput("a cost names an unknown pool", field="pool")
+        raise InvalidInput(
+            "a cost names an unknown pool", field="pool", remedy="name one of the pools"
+        )
     if entry.period != period:
-        raise InvalidInput("a cost belongs to another period", field=f"pools.{entry.pool}.period")
+        raise InvalidInput(
+            "a cost belongs to another period",
+            field=f"pools.{entry.pool}.period",
+            remedy="record what the reported period cost",
+        )
     if entry.currency != currency:
         raise InvalidInput(
             "a cost is in another currency",

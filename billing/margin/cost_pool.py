@@ -47,7 +47,11 @@ class CostPool:
 
     def __post_init__(self) -> None:
         if len(self.models) != len(self.throughputs):
-            raise InvalidInput("a model is listed twice in one pool", field=f"pools.{self.slug}")
+            raise InvalidInput(
+                "a model is listed twice in one pool",
+                field=f"pools.{self.slug}",
+                remedy="list it once",
+            )
 
     @property
     def models(self) -> frozenset[str]:
@@ -74,7 +78,9 @@ class CostEntry:
 
     def __post_init__(self) -> None:
         if to_ledger(self.amount) != self.amount:
-            raise InvalidInput("a cost has at most 12 decimals", field="amount")
+            raise InvalidInput(
+                "a cost has at most 12 decimals", field="amount", remedy="round it to 12 decimals"
+            )
 
 
 def gpu_cost(
@@ -164,7 +170,11 @@ def pool_by_model(pools: Iterable[CostPool]) -> dict[str, str]:
     slugs: set[str] = set()
     for pool in pools:
         if pool.slug in slugs:
-            raise InvalidInput("two pools have the same slug", field="pools")
+            raise InvalidInput(
+                "two pools have the same slug",
+                field="pools",
+                remedy="give each pool a slug of its own",
+            )
         slugs.add(pool.slug)
         for model in sorted(pool.models):
             if model in serving:
@@ -180,4 +190,4 @@ def pool_by_model(pools: Iterable[CostPool]) -> dict[str, str]:
 def _require_not_negative(**amounts: Decimal) -> None:
     for name, amount in amounts.items():
         if amount < 0:
-            raise InvalidInput("a cost input is negative", field=name)
+            raise InvalidInput("a cost input is negative", field=name, remedy="use 0 or more")

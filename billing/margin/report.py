@@ -284,5 +284,7 @@ def _require_same(
     for allocation in fleet.pools:
         if allocation.currency != currency or allocation.period != period:
             raise InvalidInput(
-                "cost is of another period or currency", field=f"pools.{allocation.pool}"
+                "cost is of another period or currency",
+                field=f"pools.{allocation.pool}",
+                remedy="report a period and a currency for which costs are recorded",
             )

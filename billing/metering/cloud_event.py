@@ -95,7 +95,7 @@ def _digest(event: CloudEvent) -> bytes:
     try:
         data = _CANONICAL.encode(event.data)
     except RecursionError:
-        raise InvalidInput("nested too deeply", field="data") from None
+        raise InvalidInput("nested too deeply", field="data", remedy="send fewer levels") from None
     members = (event.type, event.time.isoformat(), data)
     return hashlib.blake2b("\x1f".join(members).encode(), digest_size=16).digest()
 

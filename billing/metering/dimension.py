@@ -190,4 +190,6 @@ def _written(found: object, *, field: str) -> str:
         case str():
             return found
         case _:
-            raise InvalidInput("not text and not a number", field=field)
+            raise InvalidInput(
+                "not text and not a number", field=field, remedy="send text or a number"
+            )

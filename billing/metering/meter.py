@@ -126,7 +126,9 @@ class Meter:
                 remedy='write percentile: "95" with aggregation: percentile, else leave it out',
             )
         if self.percentile is not None and not 0 < self.percentile <= 100:
-            raise InvalidInput("not above 0 and at most 100", field="percentile")
+            raise InvalidInput(
+                "not above 0 and at most 100", field="percentile", remedy="use a number like 95"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,7 +163,9 @@ class Reading:
                 "too many dimensions", field="dimensions", remedy=f"at most {DIMENSIONS_MAX}"
             )
         if len({dimension.name for dimension in self.dimensions}) < len(self.dimensions):
-            raise InvalidInput("two dimensions of one name", field="dimensions")
+            raise InvalidInput(
+                "two dimensions of one name", field="dimensions", remedy="name each once"
+            )
 
     def selects_plainly(self, data: Mapping[str, object]) -> bool:
         """Whether the equalities hold; a value that is absent is equal to nothing."""
@@ -233,7 +237,9 @@ def fingerprint(value: object, *, field: str) -> Decimal:
     """
     text = _text(value)
     if text is None:
-        raise InvalidInput("neither text nor a number, or missing", field=field)
+        raise InvalidInput(
+            "neither text nor a number, or missing", field=field, remedy="send text or a number"
+        )
     digest = int.from_bytes(hashlib.blake2b(text.encode()).digest()) % UNIQUE_VALUES
     return Decimal(digest).scaleb(-QUANTITY_DECIMALS_MAX, context=EXACT)
 

@@ -159,7 +159,7 @@ def require_quantity(quantity: Decimal, *, field: str) -> Decimal:
         AmountOutOfRange: beyond 10^18.
     """
     if not quantity.is_finite():
-        raise InvalidInput("not a finite number", field=field)
+        raise InvalidInput("not a finite number", field=field, remedy="send a number like 12.5")
     if quantity < 0:
         raise InvalidInput(
             "quantity is negative",
@@ -172,7 +172,11 @@ def require_quantity(quantity: Decimal, *, field: str) -> Decimal:
         )
     whole = quantity == quantity.to_integral_value()
     if not whole and decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
-        raise InvalidInput(f"quantity has more than {QUANTITY_DECIMALS_MAX} decimals", field=field)
+        raise InvalidInput(
+            f"quantity has more than {QUANTITY_DECIMALS_MAX} decimals",
+            field=field,
+            remedy="round it",
+        )
     return quantity
 
 

@@ -54,4 +54,8 @@ def _written(value: object, depth: int) -> str:
             items = cast("list[object]", value)
             return "[" + ",".join(_written(each, depth - 1) for each in items) + "]"
         case _:
-            raise InvalidInput("not kept while an event waits", field="data")
+            raise InvalidInput(
+                "not kept while an event waits",
+                field="data",
+                remedy="send less data, or define its meter first",
+            )

@@ -64,7 +64,11 @@ def require_transition(current: ClaimState | None, to: ClaimState, actor: Actor)
     """
     actors = _ALLOWED.get((current, to))
     if actors is None:
-        raise Conflict(f"a claim cannot go from {current} to {to}", field="state")
+        raise Conflict(
+            f"a claim cannot go from {current} to {to}",
+            field="state",
+            remedy="look at its state first",
+        )
     if actor not in actors:
         raise Forbidden(
             f"the {actor} cannot make a claim {to}",

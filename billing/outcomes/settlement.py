@@ -27,6 +27,6 @@ def billable_at(
         InvalidInput: a window below zero, or instants that are not in UTC.
     """
     if window < timedelta(0):
-        raise InvalidInput("below zero", field="window")
+        raise InvalidInput("below zero", field="window", remedy="use 0 or more")
     events = [require_utc(instant, field="later_events") for instant in later_events]
     return max([require_utc(resolved_at, field="resolved_at"), *events]) + window

@@ -73,7 +73,9 @@ def read_yaml(text: str | bytes) -> YamlSource:
     except yaml.YAMLError as error:
         raise _malformed(error) from None
     if root is None:
-        raise InvalidPlan("the file is empty", line=1)
+        raise InvalidPlan(
+            "the file is empty", line=1, remedy="begin with an example: steelyard plan example"
+        )
     reader = _Reader()
     content = reader.read(root, ())
     return YamlSource(content=content, lines=reader.lines)

@@ -121,7 +121,11 @@ class MeterPrices:
             if selector.selects(selector.meter, model, values, at, zone):
                 found.append(charge)
         if len(found) > 1:
-            raise OverlappingCharges("two charges price the same usage", field=found[1].key)
+            raise OverlappingCharges(
+                "two charges price the same usage",
+                field=found[1].key,
+                remedy="narrow one of the charges",
+            )
         return found[0] if found else None
 
 

@@ -176,7 +176,11 @@ def _require_changes(terms: Terms, weighing: Weighing) -> None:
 def _moved(level: Decimal, change: LevelChange) -> Decimal:
     moved = level + change.units
     if moved < 0:
-        raise InvalidInput("a level falls below zero", field="changes")
+        raise InvalidInput(
+            "a level falls below zero",
+            field="changes",
+            remedy="let the level begin higher, or take away less",
+        )
     return moved
 
 

@@ -107,7 +107,10 @@ def rate(
             if plan.commitments or plan.coupons:
                 lines = (*lines, *_together(ready, selected, lines, of))
         except Inexact:
-            raise AmountOutOfRange("an amount has more digits than can be kept exactly") from None
+            raise AmountOutOfRange(
+                "an amount has more digits than can be kept exactly",
+                remedy="check quantities and prices",
+            ) from None
     if not explained:
         lines = tuple(replace(line, explanation=()) if line.explanation else line for line in lines)
     return Rating(currency=plan.currency, lines=lines, unrated=unrated)
@@ -210,7 +213,11 @@ def _plain_line(
     """What `_rate_charge` yields of a plain charge, without the explanation."""
     charge = ready.charge
     if quantity > QUANTITY_MAX:
-        raise AmountOutOfRange("usage of one charge is out of range", field=charge.key)
+        raise AmountOutOfRange(
+            "usage of one charge is out of range",
+            field=charge.key,
+            remedy="check the reported quantities",
+        )
     exact = plain.costs(quantity, of.share)
     if not (quantity or exact):
         return ()
@@ -247,7 +254,11 @@ def _rate_charge(
     before_quantity = sum((group.before for group in groups), _ZERO)
     quantity = sum((group.quantity for group in groups), _ZERO)
     if (before_quantity + quantity).copy_abs() > QUANTITY_MAX:
-        raise AmountOutOfRange("usage of one charge is out of range", field=charge.key)
+        raise AmountOutOfRange(
+            "usage of one charge is out of range",
+            field=charge.key,
+            remedy="check the reported quantities",
+        )
     through = weigh(terms, groups, through=True)
     before = None if of.opens_period else weigh(terms, groups, through=False)
     by_model = _shares(usage)

@@ -36,7 +36,9 @@ class LevelChange:
         _require_quantity(self.units, field="units")
         _require_quantity(self.prorated, field="prorated")
         if self.prorated and (not self.units or (self.units > 0) is not (self.prorated > 0)):
-            raise InvalidInput("prorated units of the other sign", field="prorated")
+            raise InvalidInput(
+                "prorated units of the other sign", field="prorated", remedy="give both one sign"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +120,11 @@ def _values(points: Iterable[Point]) -> Iterable[Decimal]:
     for point in points:
         _require_quantity(point.value, field="transactions")
         if point.value < 0:
-            raise InvalidInput("a transaction is negative", field="transactions")
+            raise InvalidInput(
+                "a transaction is negative",
+                field="transactions",
+                remedy="use 0 or more, and take reports back by a void",
+            )
         yield point.value
 
 
@@ -127,15 +133,19 @@ def _require_sum(parts: Iterable[Decimal], whole: Decimal, *, field: str) -> Non
     for part in parts:
         total = EXACT.add(total, part)
     if total != whole:
-        raise InvalidInput(f"{field} do not add up", field=field)
+        raise InvalidInput(
+            f"{field} do not add up", field=field, remedy="give parts that sum to the whole"
+        )
 
 
 def _require_quantity(quantity: Decimal, *, field: str) -> None:
     if not quantity.is_finite():
-        raise InvalidInput("not a finite number", field=field)
+        raise InvalidInput("not a finite number", field=field, remedy="use a number like 12.5")
     # `abs()` would round to the caller's context.
     if quantity.copy_abs() > QUANTITY_MAX:
         raise AmountOutOfRange("usage out of range", field=field, remedy=f"at most {QUANTITY_MAX}")
     # Most are whole, and to look at the digits of a number takes longer than all else here.
     if quantity != int(quantity) and decimals_of(quantity) > QUANTITY_DECIMALS_MAX:
-        raise InvalidInput(f"more than {QUANTITY_DECIMALS_MAX} decimals", field=field)
+        raise InvalidInput(
+            f"more than {QUANTITY_DECIMALS_MAX} decimals", field=field, remedy="round it"
+        )

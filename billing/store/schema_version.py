@@ -26,7 +26,9 @@ def migrations_folder() -> Path:
     """
     found = find_spec("migrations")
     if found is None or found.origin is None:
-        raise ConfigurationError("the migrations package is not installed")
+        raise ConfigurationError(
+            "the migrations package is not installed", remedy="install the whole package again"
+        )
     return Path(found.origin).parent
 
 

@@ -84,8 +84,8 @@ def bind_contract(
     """
     owner = require_tenant(connection, tenant)
     require_on_grid(valid_from, field="valid_from")
-    if valid_until is not None and require_on_grid(valid_until, field="valid_until") <= valid_from:
-        raise InvalidInput("a contract must end after it starts", field="valid_until")
+    if valid_until is not None:
+        _require_later(require_on_grid(valid_until, field="valid_until"), than=valid_from)
     row = require_plan_row(connection, plan, version)
     if approval_required:
         require_approved(connection, row)
@@ -125,13 +125,24 @@ def end_contract(connection: sa.Connection, contract_id: int, *, valid_until: da
     found = [entry for entry in store.contracts(connection) if entry.id == contract_id]
     for entry in found:
         store.lock_contracts(connection, entry.tenant_id)
-    if found and valid_until <= found[0].valid_from:
-        raise InvalidInput("a contract must end after it starts", field="valid_until")
+    if found:
+        _require_later(valid_until, than=found[0].valid_from)
     for entry in found:
         _require_not_invoiced(connection, entry, valid_until)
     if not store.end_contract(connection, contract_id, valid_until=valid_until):
-        raise NotFound("no such contract without an end", field="contract")
+        raise NotFound(
+            "no such contract without an end",
+            field="contract",
+            remedy="list the contracts, and name one that is open",
+        )
     return next(entry for entry in store.contracts(connection) if entry.id == contract_id)
+
+
+def _require_later(valid_until: datetime, *, than: datetime) -> None:
+    if valid_until <= than:
+        raise InvalidInput(
+            "a contract must end after it starts", field="valid_until", remedy="use a later instant"
+        )
 
 
 def list_contracts(connection: sa.Connection, *, tenant_id: int | None = None) -> list[Contract]:

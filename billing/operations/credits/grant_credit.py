@@ -233,7 +233,11 @@ def _grant(
     starts_at = terms.starts_at or (found.grant.starts_at if found else now)
     source = terms.source.strip()
     if not source or len(source) > SOURCE_CHARS_MAX or not source.isprintable():
-        raise InvalidInput("empty, overlong or unprintable text", field="source")
+        raise InvalidInput(
+            "empty, overlong or unprintable text",
+            field="source",
+            remedy=f"use 1 to {SOURCE_CHARS_MAX} printable characters",
+        )
     if terms.recurs and terms.kind is GrantKind.PAID:
         raise InvalidInput(
             "paid credit does not recur", field="recurs", remedy="set an automatic top-up"

@@ -114,7 +114,7 @@ def pay_top_up(
     """
     owner = store.top_up_owner(connection, top_up_id)
     if owner is None:
-        raise NotFound("no such top-up", field="top_up")
+        raise NotFound("no such top-up", field="top_up", remedy="list the tenant's top-ups")
     tenant_id, currency_code, amount = owner
     granted = grant_credit(
         connection,
@@ -142,7 +142,7 @@ def decline_top_up(connection: sa.Connection, *, top_up_id: UUID, now: datetime)
         Conflict: it was paid before. Declined before: nothing changes (L3).
     """
     if store.top_up_owner(connection, top_up_id) is None:
-        raise NotFound("no such top-up", field="top_up")
+        raise NotFound("no such top-up", field="top_up", remedy="list the tenant's top-ups")
     _resolve(connection, top_up_id, None, now)
 
 

@@ -323,7 +323,11 @@ def _place(connection: sa.Connection, request_id: str, tenant_id: int) -> tuple[
         event_id = None
     found = None if event_id is None else place_of(connection, event_id, tenant_id=tenant_id)
     if found is None:
-        raise NotFound("no such request", field="after")
+        raise NotFound(
+            "no such request",
+            field="after",
+            remedy="use the request id of the last event of the page before",
+        )
     return found
 
 

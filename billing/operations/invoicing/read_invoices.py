@@ -41,7 +41,7 @@ def require_invoice(
             raise Conflict(
                 "invoices of two legal entities have this number",
                 field="invoice",
-                remedy="name it by its id",
+                remedy="name it by its id: lists as JSON have it",
             ) from None
         found = numbered[0] if numbered else None
     if found is None:

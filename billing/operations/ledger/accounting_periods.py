@@ -34,15 +34,22 @@ def close_period(
     store.lock_closing(connection, entity.id)
     closed = store.closed_periods(connection, entity.id)
     if closed and period.end <= closed[-1].period.end:
-        raise Conflict("the period is closed", field="period")
+        raise Conflict(
+            "the period is closed",
+            field="period",
+            remedy="name the month after the last one that is closed",
+        )
     calendar = zone(entity.zone)
     if month_of(period.start, calendar) != period:
         raise Conflict(
             "an accounting period is a calendar month in the zone of the legal entity",
             field="period",
+            remedy="name a month, like 2026-11",
         )
     if period.end > now:
-        raise Conflict("the period has not ended", field="period")
+        raise Conflict(
+            "the period has not ended", field="period", remedy="close it once it is over"
+        )
     oldest = store.first_effective_at(connection, entity.id)
     opens = closed[-1].period.end if closed else oldest and month_of(oldest, calendar).start
     if opens is not None and (period.start > opens or (not closed and period.start < opens)):

@@ -58,7 +58,9 @@ def exchange_currency(
         )
     if not _KEY.fullmatch(key):
         raise InvalidInput(
-            "a key has 1 to 128 letters, digits, dots, dashes, colons or underscores", field="key"
+            "a key has 1 to 128 letters, digits, dots, dashes, colons or underscores",
+            field="key",
+            remedy="use a reference of the exchange, like fx-20",
         )
     if at > now:
         raise InvalidInput("an exchange has happened", field="at", remedy="give its own time")

@@ -54,7 +54,9 @@ def reverse_transaction(
     """
     found = store.stored_transaction(connection, transaction_id)
     if found is None:
-        raise NotFound("no such transaction", field="transaction")
+        raise NotFound(
+            "no such transaction", field="transaction", remedy="use an id that the journal shows"
+        )
     instead = INSTEAD.get(found.kind)
     if instead is not None:
         raise Conflict(
@@ -67,5 +69,7 @@ def reverse_transaction(
         connection, mirrored(found, new_id=mint_id(now), at=max(now, found.effective_at))
     )
     if not store.post(connection, undone, now=now):
-        raise Conflict("it was reversed before", field="transaction")
+        raise Conflict(
+            "it was reversed before", field="transaction", remedy="post anew what should stand"
+        )
     return undone

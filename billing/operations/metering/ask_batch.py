@@ -102,7 +102,11 @@ def _pieces(client: httpx.Client, backend: BackendSpec, path: str) -> Generator[
     try:
         with client.stream("GET", f"{backend.url}{path}", headers=headers) as answer:
             if answer.status_code in GONE:
-                raise NotFound("the backend has it no more", field="batch_id")
+                raise NotFound(
+                    "the backend has it no more",
+                    field="batch_id",
+                    remedy="ask the engine's operator what became of it",
+                )
             if answer.status_code != OK:
                 raise UpstreamUnavailable(f"the backend answers {answer.status_code}")
             yield from answer.iter_bytes()

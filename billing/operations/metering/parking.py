@@ -166,7 +166,7 @@ def _report(row: ParkedRow) -> UsageReport:
 def _undecided(connection: sa.Connection, parked_id: UUID) -> ParkedRow:
     row = store.parked_by_id(connection, parked_id)
     if row is None:
-        raise NotFound("no such parked report", field="parked_id")
+        raise NotFound("no such parked report", field="parked_id", remedy="list what is parked")
     keys = [(row.source, row.foreign_id)]
     known = store.parked_keys(connection, tenant_id=row.tenant_id, keys=keys)
     if known[keys[0]].decision is not None:

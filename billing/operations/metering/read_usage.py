@@ -127,7 +127,11 @@ def request_of(connection: sa.Connection, *, tenant: Tenant, request_id: str) ->
         else store.event(connection, tenant_id=tenant.id, event_id=event_id)
     )
     if found is None:
-        raise NotFound("no such request", field="request_id")
+        raise NotFound(
+            "no such request",
+            field="request_id",
+            remedy="use the x-steelyard-request-id of its answer",
+        )
     return found
 
 

@@ -183,7 +183,11 @@ def _count_page(
     batch = settlement.batch
     current = _locked(connection, settlement)
     if current.state is not BatchState.OPEN or current.passed[file] != passed:
-        raise Conflict("another process settles this batch", field="batch_id")
+        raise Conflict(
+            "another process settles this batch",
+            field="batch_id",
+            remedy="ask for it again in a minute",
+        )
     assert current.ended is not None
     ended_at = current.ended.at
     with acting_as(connection, Role.INGEST):

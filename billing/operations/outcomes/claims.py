@@ -101,7 +101,7 @@ def confirm_outcome(
     store.lock_claim(connection, claim_id)
     claim = store.claim(connection, claim_id, tenant_id=tenant.id)
     if claim is None:
-        raise NotFound("no such claim", field="claim")
+        raise NotFound("no such claim", field="claim", remedy="list the claims")
     if claim.state is ClaimState.CONFIRMED and actor is Actor.TENANT:
         return claim
     require_transition(claim.state, ClaimState.CONFIRMED, actor)

@@ -93,7 +93,11 @@ class _Mirroring:
         with self.database.transaction(Role.OPERATOR) as connection:
             row = store.mirror(connection, self.invoice_id)
         if row is None:
-            raise NotFound("this invoice is not to be mirrored", field="invoice")
+            raise NotFound(
+                "this invoice is not to be mirrored",
+                field="invoice",
+                remedy="issue it with Stripe's key set",
+            )
         return row
 
     def _customer(self) -> str:

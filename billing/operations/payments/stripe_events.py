@@ -56,7 +56,9 @@ def apply_event(
     with database.transaction(Role.OPERATOR) as connection:
         event = store.received_event(connection, event_id)
         if event is None:
-            raise NotFound("no such stored event", field="event")
+            raise NotFound(
+                "no such stored event", field="event", remedy="wait for Stripe to send it again"
+            )
         mirror = store.mirror_by_stripe_id(connection, event.object_id)
     if event.applied_at is None and mirror is not None:
         current = retrieve_invoice(client, event.object_id)

@@ -175,9 +175,15 @@ def is_beyond(month: date, keep_months: int, *, now: datetime) -> bool:
 
 def _closed_month(connection: sa.Connection, month: date, *, now: datetime) -> MonthRow:
     if month.day != 1:
-        raise InvalidInput("a month begins on its first day", field="month")
+        raise InvalidInput(
+            "a month begins on its first day", field="month", remedy="name a month, like 2026-10"
+        )
     if month not in retention.months(connection):
-        raise NotFound("the database holds no such month", field="month")
+        raise NotFound(
+            "the database holds no such month",
+            field="month",
+            remedy="list the archives, since it may have left",
+        )
     if not is_beyond(month, 0, now=now):
         raise Conflict("the month is not over", field="month", remedy="archive it next month")
     content = retention.month_content(connection, month)

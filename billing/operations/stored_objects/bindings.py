@@ -40,7 +40,10 @@ def bind(connection: sa.Connection, bindings: Sequence[Binding]) -> None:
     # In one order, so that two requests that bind the same files cannot wait for each other.
     for binding in sorted(bindings, key=lambda binding: (binding.kind, binding.object_id)):
         if not is_object_id(binding.object_id) or not store.insert_object(connection, binding):
-            raise Conflict("the backend issued an id that cannot be bound to this tenant")
+            raise Conflict(
+                "the backend issued an id that cannot be bound to this tenant",
+                remedy="ask the backend for another one",
+            )
 
 
 def find(

@@ -131,5 +131,7 @@ def _owner(
     owner = require_tenant(connection, tenant)
     project_id = store.projects(connection, owner.id).get(project)
     if project_id is None:
-        raise NotFound("no such project", field="project")
+        raise NotFound(
+            "no such project", field="project", remedy="leave it out for the project `default`"
+        )
     return owner.id, project_id

@@ -73,7 +73,11 @@ def require_legal_entity(connection: sa.Connection, slug: str | None) -> LegalEn
         return entities[0]
     found = store.legal_entity(connection, slug)
     if found is None:
-        raise NotFound("no such legal entity", field="legal_entity")
+        raise NotFound(
+            "no such legal entity",
+            field="legal_entity",
+            remedy="list the legal entities, or create it",
+        )
     return found
 
 

@@ -310,7 +310,9 @@ def _numeric_bytes(quantity: Quantity) -> bytes:
             return _ONE_GROUP.pack(10, 1, 1 if high else 0, 0, 0, high or low)
     sign, digits, exponent = Decimal(quantity).as_tuple()
     if not isinstance(exponent, int):
-        raise AmountOutOfRange("a quantity is not a number", field="quantity")
+        raise AmountOutOfRange(
+            "a quantity is not a number", field="quantity", remedy="use a finite number"
+        )
     decimals = max(0, -exponent)
     groups_behind = -(-decimals // 4)
     rest = int("".join(map(str, digits))) * 10 ** (groups_behind * 4 - decimals + max(0, exponent))
