@@ -27,7 +27,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 # The first interpreter that is new enough and can make environments; one that is named on the command
 # line is taken as it is. The distribution's comes first: it was built with profiles of what it runs,
-# which those that version managers build mostly are not, and a request takes a fifth less with it.
+# which those that version managers build mostly are not, and every request takes less with it.
 PYTHON ?= $(shell for python in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do \
 	if $$python -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
 	>/dev/null 2>&1; then command -v $$python; break; fi; done)
