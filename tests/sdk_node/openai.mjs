@@ -157,7 +157,7 @@ export const flows = {
     assert.ok(error instanceof OpenAI.RateLimitError);
     assert.equal(error.code, 'rate_limit_exceeded');
     assert.equal(error.headers.get('x-ratelimit-limit-requests'), '0');
-    assert.ok(Number(error.headers.get('retry-after')) >= 1);
+    assert.equal(error.headers.get('retry-after'), null); // of a limit of none, waiting brings none
     return {};
   },
 
